@@ -1,0 +1,46 @@
+# `make demo` and `make test` set everything up by themselves. Python 3.11 or newer is all they need.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+JOBS ?= 2
+DEFAULT_TIERS := not slow and not runtime and not browser and not gpu
+
+.PHONY: help install install-runtimes demo lint types test test-all clean
+
+help:
+	@echo "make demo      set up and run the main job on the bundled digits (runs/demo/report.html)"
+	@echo "make test      set up, then lint, types, tests and doctests"
+	@echo "make test-all  the slow, runtime and browser tests on top"
+
+install: $(READY)
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "tersa needs Python 3.11 or newer, this is " + sys.version.split()[0] + "; try: make PYTHON=python3.12")'
+	@echo "installing into $(VENV) (about 1.5 GB, a few minutes the first time)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	@touch $(READY)
+
+install-runtimes: $(READY)
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,runtimes]"
+
+demo: $(READY)
+	$(BIN)/tersa shrink --data digits --max-loss 2.0 --out runs/demo --overwrite
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(READY)
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+test: lint types
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "$(DEFAULT_TIERS)"
+
+test-all: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "(slow or runtime or browser) and not gpu" tests
+
+clean:
+	rm -rf $(VENV) .pytest_cache .ruff_cache build dist

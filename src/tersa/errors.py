@@ -1,0 +1,66 @@
+"""What can go wrong, said in one line: what was asked, what was found, what is allowed, what to do.
+
+Every error that a user can cause derives from `TersaError` and carries the exit code that the command
+line returns for it. Anything else that is raised is a defect of tersa and keeps its traceback.
+
+Example:
+    >>> raise unknown("rule", "hsci", ["bp", "hsic"])
+    Traceback (most recent call last):
+    ...
+    tersa.errors.UsageError: unknown rule 'hsci'; did you mean 'hsic'? known: bp, hsic
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class TersaError(Exception):
+    """Work that failed for a reason the user can act on (exit code 1)."""
+
+    exit_code = 1
+
+
+class UsageError(TersaError):
+    """Arguments that cannot be carried out; found before any work starts (exit code 2)."""
+
+    exit_code = 2
+
+
+class DataError(TersaError):
+    """Input data that are missing, damaged or not what they claim to be."""
+
+
+class ModelError(TersaError):
+    """A model that cannot be built, loaded, traced or exported."""
+
+
+class TargetError(TersaError):
+    """A runtime that is missing, or does not offer what was asked of it."""
+
+
+class Diverged(TersaError):
+    """Training that ended in NaN or infinity; the history up to there is kept."""
+
+
+def unknown(kind: str, asked: str, known: Iterable[str]) -> UsageError:
+    """The error for a name that is in no registry, with the closest match.
+
+    Args:
+        kind: what the name stands for, in the words of the command line (`model`, `rule`).
+        asked: the name as the user typed it.
+        known: every name that would have worked.
+    """
+    names = sorted(known)
+    close = difflib.get_close_matches(asked, names, n=1, cutoff=0.5)
+    hint = f"; did you mean '{close[0]}'?" if close else ";"
+    return UsageError(f"unknown {kind} '{asked}'{hint} known: {', '.join(names)}")
+
+
+def faults(what: str, found: list[str]) -> UsageError:
+    """All faults of one specification together, so that a user mends them in one go."""
+    if len(found) == 1:
+        return UsageError(f"{what}: {found[0]}")
+    lines = "".join(f"\n  - {fault}" for fault in found)
+    return UsageError(f"{what}: {len(found)} faults{lines}")

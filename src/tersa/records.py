@@ -1,0 +1,369 @@
+"""The rows that get stored, and the only way a file reaches the disk.
+
+Records are frozen pydantic models: what is written can be read back and is checked when it is. Files are
+written whole or not at all (temporary file in the same folder, fsync, rename), so that a kill at any
+moment leaves the old file or the new one, never half of one.
+
+Example:
+    >>> Quantiles(median=0.41, p10=0.40, p90=0.44).model_dump_json()
+    '{"median":0.41,"p10":0.4,"p90":0.44}'
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from tersa.errors import DataError
+
+SCHEMA = 1
+"""Version of every record written to disk; a reader refuses a newer one."""
+
+Verdict = Literal["faster", "slower", "no difference", "not offered"]
+Stage = Literal["baseline", "prune", "distil", "quantise"]
+
+
+class Record(BaseModel):
+    """A frozen row; unknown keys are refused, so that a typing error is never silently lost."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class Quantiles(Record):
+    """Median, 10th and 90th percentile of repeated measurements, in milliseconds."""
+
+    median: float
+    p10: float
+    p90: float
+
+
+class Epoch(Record):
+    """One epoch of one training run.
+
+    Accuracies are in percent; `seconds` is the wall time of this epoch with its validation.
+    """
+
+    epoch: int
+    train_loss: float
+    train_accuracy: float
+    validation_loss: float
+    validation_accuracy: float
+    learning_rate: float
+    seconds: float
+
+
+class Figures(Record):
+    """What a network costs and gives, before or after.
+
+    Attributes:
+        test_accuracy: percent, measured by running the exported artefact on the whole test set.
+        validation_accuracy: percent, of the artefact, on the split that steered the choices.
+        parameters: number of trainable values.
+        macs: multiply-accumulates of convolutions and fully connected layers for one image.
+        size_bytes: size of the artefact's file on disk.
+        latency_ms: at the goal's target, batch and precision.
+        precision: `fp32` or `int8`, of the artefact.
+    """
+
+    test_accuracy: float
+    validation_accuracy: float
+    parameters: int
+    macs: int
+    size_bytes: int
+    latency_ms: Quantiles
+    precision: str
+
+
+class Goal(Record):
+    """One thing that was asked, and whether the test set or the measurement says that it was reached.
+
+    Attributes:
+        name: `max-loss`, `min-accuracy`, `size`, `latency` or `macs`.
+        asked: the bound, in `unit`.
+        reached: what the result has, in `unit`.
+        unit: `points`, `%`, `bytes`, `ms` or `MACs`.
+        met: reached is within asked.
+        text: the goal as a sentence (`lose at most 0.24 points`).
+        reason: empty when met; else why not, in words.
+    """
+
+    name: str
+    asked: float
+    reached: float
+    unit: str
+    met: bool
+    text: str
+    reason: str = ""
+
+
+class Step(Record):
+    """One point of the way from the baseline to the result.
+
+    Attributes:
+        index: 0 is the baseline.
+        stage: what kind of work was done.
+        what: in words, for the table (`removed 37 channels, retrained 200 iterations`).
+        validation_accuracy: percent.
+        loss_points: of validation accuracy against the baseline, on the same images.
+        standard_error: of `loss_points`.
+        parameters: trainable values left.
+        macs: for one image.
+        size_bytes: of the artefact where it was exported, else None.
+        latency_ms: median at the goal's target where it was measured, else None.
+        widths: units left in each prunable layer, by layer name.
+        seconds: wall time of this step.
+        kept: this is the network that became the result.
+    """
+
+    index: int
+    stage: Stage
+    what: str
+    validation_accuracy: float
+    loss_points: float
+    standard_error: float
+    parameters: int
+    macs: int
+    size_bytes: int | None = None
+    latency_ms: float | None = None
+    widths: dict[str, int]
+    seconds: float
+    kept: bool = False
+
+
+class LayerWidth(Record):
+    """Channels (or neurons) of one layer before and after, with its parameters and MACs."""
+
+    name: str
+    kind: str
+    before: int
+    after: int
+    parameters_before: int
+    parameters_after: int
+    macs_before: int
+    macs_after: int
+    note: str = ""
+
+
+class Measurement(Record):
+    """Latency of one artefact on one target.
+
+    Attributes:
+        model: what was run (`baseline`, `result`, or a path).
+        target: runtime and options (`onnxruntime@threads=1`).
+        precision: `fp32` or `int8`.
+        batch: images per call.
+        threads: used by the runtime within one call.
+        latency_ms: time of one call, over all rounds.
+        rounds: timed rounds, interleaved with the other side's.
+        warmup: calls before the first timed one.
+        calls: timed calls in all.
+        low: lower end of the 95 % bootstrap interval of the median, ms.
+        high: upper end of it, ms.
+        outliers: rounds further than 3 median absolute deviations above the median.
+        drift: median of the last third of the rounds over that of the first third.
+        runtime: name and version (`onnxruntime 1.31.1`).
+        device: where it ran (`cpu`).
+    """
+
+    model: str
+    target: str
+    precision: str
+    batch: int
+    threads: int
+    latency_ms: Quantiles
+    rounds: int
+    warmup: int
+    calls: int
+    low: float
+    high: float
+    outliers: int
+    drift: float
+    runtime: str
+    device: str = "cpu"
+
+
+class Comparison(Record):
+    """Baseline against result on one target, from interleaved rounds.
+
+    Attributes:
+        target: runtime and options.
+        precision: of the result; the baseline is always run as fp32.
+        before: the baseline's measurement, None when not offered.
+        after: the result's measurement, None when not offered.
+        speedup: median over rounds of before / after; above 1 is faster.
+        low: lower end of its 95 % bootstrap interval.
+        high: upper end of it.
+        verdict: `faster` when low > 1, `slower` when high < 1, else `no difference`.
+        reason: for `not offered`, why; for `slower` and `no difference`, the likely cause.
+    """
+
+    target: str
+    precision: str
+    before: Measurement | None = None
+    after: Measurement | None = None
+    speedup: float | None = None
+    low: float | None = None
+    high: float | None = None
+    verdict: Verdict
+    reason: str = ""
+
+
+class Agreement(Record):
+    """An artefact held against the trained network on the same images.
+
+    Attributes:
+        images: how many were compared (the whole split).
+        same_class: on how many both name the same class.
+        largest_difference: of any logit, absolute.
+        tolerance: the largest difference that was allowed (0 when only classes are compared).
+    """
+
+    images: int
+    same_class: int
+    largest_difference: float
+    tolerance: float
+
+
+class Sample(Record):
+    """One test image with the result's answer; `png` is base64."""
+
+    png: str
+    label: str
+    predicted: str
+    probability: float
+
+
+class Environment(Record):
+    """The machine and the versions a number belongs to."""
+
+    machine: str
+    processor: str
+    cores: int
+    memory_bytes: int
+    system: str
+    python: str
+    versions: dict[str, str]
+    threads: int
+    date: str
+    commit: str = ""
+
+
+class ShrinkResult(Record):
+    """Everything that `tersa shrink` found: `result.json`, and all that its report shows."""
+
+    schema_version: int = SCHEMA
+    verb: Literal["shrink"] = "shrink"
+    name: str
+    command: str
+    task: str
+    task_note: str = ""
+    model: str
+    target: str
+    batch: int
+    precision: str
+    seed: int
+    split_sizes: dict[str, int]
+    classes: list[str]
+    sha256: dict[str, str]
+    baseline: Figures
+    result: Figures
+    compression: float
+    acceleration: float
+    size_ratio: float
+    speedup: float
+    loss_points: float
+    loss_standard_error: float
+    goals: list[Goal]
+    verdict: str
+    detail: str
+    agreement: Agreement
+    reference_agreement: Agreement
+    comparisons: list[Comparison]
+    layers: list[LayerWidth]
+    steps: list[Step]
+    confusion: list[list[int]]
+    samples: list[Sample]
+    mistakes: list[Sample]
+    protocol: dict[str, str | int | float | bool]
+    environment: Environment
+    notes: list[str] = []
+    artefacts: list[str]
+    report: str
+    seconds: float
+
+    def absolute(self, folder: Path) -> ShrinkResult:
+        """The same with artefacts and report as paths from the working folder, as scripts want them."""
+        paths = [str(folder / name) for name in self.artefacts]
+        return self.model_copy(update={"artefacts": paths, "report": str(folder / self.report)})
+
+
+@contextmanager
+def replacing(path: Path) -> Generator[Path]:
+    """A temporary path beside `path` that replaces it when the block ends without an error.
+
+    The file is flushed to the disk before the rename, and the folder after it. On an error the temporary
+    file is removed and `path` is as it was.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)
+        temporary.replace(path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_atomic(path: Path, content: bytes | str) -> None:
+    """Write a whole file or nothing."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def write_record(path: Path, record: Record) -> None:
+    """Write a record as indented JSON, whole or not at all."""
+    write_atomic(path, record.model_dump_json(indent=2) + "\n")
+
+
+R = TypeVar("R", bound=Record)
+
+
+def read_record(path: Path, kind: type[R]) -> R:
+    """Read a record back, checked.
+
+    Raises:
+        DataError: no such file, not JSON, a newer schema, or fields that do not fit.
+    """
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(f"no file {path}") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise DataError(f"{path} is not a readable JSON file: {error}") from None
+    version = raw.get("schema_version", SCHEMA) if isinstance(raw, dict) else None
+    if isinstance(version, int) and version > SCHEMA:
+        raise DataError(f"{path} has schema {version}, this tersa reads up to {SCHEMA}; install a newer tersa")
+    try:
+        return kind.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise DataError(f"{path} is not a {kind.__name__}: {where}: {first['msg']}") from None
