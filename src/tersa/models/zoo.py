@@ -1,0 +1,127 @@
+"""The zoo: every network that tersa builds by name, and the grammar of those names.
+
+A spec is `FAMILY` or `FAMILY:ARGUMENT`: `lenet`, `mlp:100x100`, `vgg:16`, `mobilenet:0.5`. A new family is
+one file with a `Family` and one line in `FAMILIES`; everything else picks it up.
+
+Example:
+    >>> model = build("mlp:100x100", (1, 28, 28), 10)
+    >>> type(model).__name__, default_spec((1, 8, 8), 10)
+    ('MLP', 'lenet')
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from tersa.errors import UsageError, unknown
+from tersa.models import alexnet, cnv, densenet, lenet, mlp, mobilenet, resnet, vgg
+from tersa.models.family import Family, Shape
+
+FAMILIES: dict[str, Family] = {
+    family.name: family
+    for family in (
+        mlp.FAMILY,
+        lenet.LENET,
+        lenet.LENET5,
+        vgg.VGG_FAMILY,
+        vgg.SMALL,
+        cnv.FAMILY,
+        alexnet.FAMILY,
+        mobilenet.FAMILY,
+        resnet.CIFAR,
+        resnet.RESNET18,
+        densenet.FAMILY,
+    )
+}
+
+MOST_PARAMETERS = 500_000_000
+"""Largest network that is built: 2 GB of weights."""
+LARGEST_SEED = 2**63 - 1
+
+
+def known() -> tuple[str, ...]:
+    """The grammar of every family, in the order of the registry."""
+    return tuple(family.grammar for family in FAMILIES.values())
+
+
+def build(spec: str, shape: Shape, classes: int, *, seed: int = 0) -> nn.Module:
+    """A network by name, with weights drawn from `seed`.
+
+    Equal arguments give equal weights on any machine; the global random state is left as it was.
+
+    Args:
+        spec: `FAMILY` or `FAMILY:ARGUMENT`, see `known()`.
+        shape: (C, H, W) of one image, or (1, 1, F) for F features.
+        classes: K, the number of outputs.
+        seed: of the weights, 0 or more.
+
+    Returns:
+        A plain module in train mode that maps (N, C, H, W) to logits (N, K).
+
+    Raises:
+        UsageError: an unknown name, a malformed argument, an image size that the family does not take, or a
+            network of more than `MOST_PARAMETERS` parameters.
+    """
+    family, argument = parse(spec)
+    _check_numbers(shape, classes, seed)
+    family.check_size(spec, shape)
+    with torch.device("meta"):
+        count = sum(p.numel() for p in family.build(argument, shape, classes).parameters())
+    if count > MOST_PARAMETERS:
+        raise UsageError(
+            f"model '{spec}' for {_times(shape)} images would have {count:,} parameters, "
+            f"at most {MOST_PARAMETERS:,} are built; choose smaller widths"
+        )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return family.build(argument, shape, classes)
+
+
+def parse(spec: str) -> tuple[Family, str]:
+    """The family and the argument that a spec names; the family's default where it has no argument.
+
+    Raises:
+        UsageError: an unknown name, or an argument where none is taken or none follows the colon.
+    """
+    name, colon, argument = spec.strip().partition(":")
+    if name not in FAMILIES:
+        raise unknown("model", name, FAMILIES)
+    family = FAMILIES[name]
+    if not colon:
+        return family, family.default
+    if not family.takes_argument:
+        raise UsageError(f"model '{spec}': '{name}' takes no argument; write {family.grammar}")
+    if not argument:
+        raise UsageError(f"model '{spec}': nothing follows the colon; write {family.grammar}")
+    return family, argument
+
+
+def default_spec(shape: Shape, classes: int) -> str:
+    """The model that is used when the user names none.
+
+    Features (1, 1, F) get `mlp:64x64`; grey images up to 32x32 `lenet`; other images up to 64x64 `vgg-small`;
+    larger ones `mobilenet:1.0`. `classes` has no say so far.
+    """
+    del classes
+    channels, height, width = shape
+    if min(height, width) < 8:
+        return "mlp:64x64"
+    if max(height, width) <= 32 and channels == 1:
+        return "lenet"
+    return "vgg-small" if max(height, width) <= 64 else "mobilenet:1.0"
+
+
+def _check_numbers(shape: Shape, classes: int, seed: int) -> None:
+    if min(shape) < 1:
+        raise UsageError(
+            f"images of shape {_times(shape)} have no pixels; shape is (channels, height, width)"
+        )
+    if classes < 1:
+        raise UsageError(f"{classes} classes; a network needs at least one output")
+    if not 0 <= seed <= LARGEST_SEED:
+        raise UsageError(f"seed {seed} is outside 0..{LARGEST_SEED}")
+
+
+def _times(shape: Shape) -> str:
+    return "x".join(str(side) for side in shape)

@@ -1,0 +1,61 @@
+"""Text from outside made harmless to look at: no control characters, no reordering of what stands beside it.
+
+Class names come from folder names, notes from error messages, commands from the shell. Escaping for HTML is
+the template's work (it always does); this removes what escaping leaves alone: terminal escape sequences and
+the Unicode characters that make a page or a terminal show text in another order than it is stored.
+
+Example:
+    >>> plain("cat\\x1b[31m"), plain("abc\\u202edef")
+    ('cat�[31m', 'abc�def')
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from typing import Any
+
+from tersa.records import ShrinkResult
+
+REPLACEMENT = "\ufffd"
+_REORDERING = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+
+
+def plain(text: str) -> str:
+    """The text on one line, every control or reordering character replaced by U+FFFD.
+
+    Letters of right-to-left scripts stay as they are; line breaks and tabs become spaces.
+    """
+    return "".join(_harmless(character) for character in text)
+
+
+def short(text: str, length: int) -> str:
+    """At most `length` characters, the end replaced by an ellipsis.
+
+    >>> short("automobile", 6)
+    'autom…'
+    """
+    return text if len(text) <= length else text[: length - 1] + "…"
+
+
+def cleaned(result: ShrinkResult) -> ShrinkResult:
+    """The same result with `plain` applied to every text in it."""
+    return ShrinkResult.model_validate(_walk(result.model_dump()))
+
+
+def _harmless(character: str) -> str:
+    if character in "\n\r\t":
+        return " "
+    if character in _REORDERING or unicodedata.category(character) in ("Cc", "Cs"):
+        return REPLACEMENT
+    return character
+
+
+def _walk(value: Any) -> Any:
+    if isinstance(value, str):
+        # Most texts are long base64 pictures: nothing to look for in ASCII that can be printed.
+        return value if value.isascii() and value.isprintable() else plain(value)
+    if isinstance(value, dict):
+        return {_walk(key): _walk(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_walk(item) for item in value]
+    return value

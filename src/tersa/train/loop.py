@@ -1,0 +1,421 @@
+"""The training loop: epochs of updates, validation, early stop, divergence, checkpoints.
+
+One run is a sequence of updates (`step.update_`) over shuffled, equal batches. After each evaluated epoch the
+validation split is read; its accuracy steers early stop and which weights are kept. The same task, model,
+config, machine and number of threads give the same weights, whether or not the run was interrupted.
+
+Nothing here prints: who wants to show or store progress passes a function.
+
+Example:
+    >>> from tersa.data.task import Provenance, Split
+    >>> images = torch.linspace(0, 1, 160).reshape(40, 1, 2, 2)
+    >>> split = Split(images, torch.arange(40) % 2)
+    >>> task = Task("t", split, split, split, ("a", "b"), (0.5,), (0.3,), Provenance("made", "", {}))
+    >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
+    >>> train(model, task, TrainConfig(epochs=2, batch=20)).status
+    'done'
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from tersa.data.task import Task, fingerprint
+from tersa.errors import UsageError
+from tersa.records import Epoch
+from tersa.train import device as devices
+from tersa.train.batches import Resident, inputs, order, parts, settle
+from tersa.train.checkpoint import (
+    Identity,
+    Snapshot,
+    read_snapshot,
+    remove_leftovers,
+    signature,
+    weights_digest,
+    write_snapshot,
+)
+from tersa.train.config import Extent, TrainConfig, extent
+from tersa.train.evaluation import check_logits, evaluate
+from tersa.train.losses import objective
+from tersa.train.optimisers import build, set_rate_
+from tersa.train.schedules import factor
+from tersa.train.step import Batch, Outcome, autocast, update_
+
+Status = Literal["done", "diverged", "stopped-early"]
+
+CHECK_EVERY = 20
+"""Updates between two looks at whether the loss is still finite."""
+
+PROGRESS_SECONDS = 0.25
+"""Least time between two calls of `progress` within an epoch."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run is; for display.
+
+    Attributes:
+        epoch: the epoch at work, from 1.
+        epochs: epochs in all.
+        iteration: updates done.
+        iterations: updates in all.
+        loss: mean training loss of this epoch so far.
+        validation_accuracy: percent, at the last evaluation, or None before the first.
+        seconds: of work so far, over all attempts.
+        eta_seconds: estimate of what is left, without early stop.
+    """
+
+    epoch: int
+    epochs: int
+    iteration: int
+    iterations: int
+    loss: float
+    validation_accuracy: float | None
+    seconds: float
+    eta_seconds: float
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """How a run ended.
+
+    Attributes:
+        status: `done`, `stopped-early`, or `diverged` (NaN or infinity in the loss or the weights).
+        history: evaluated epochs, in order; a diverging one is not among them.
+        best_epoch: with the best validation accuracy (ties: lower loss); 0 when there is none.
+        seconds: of work, over all attempts.
+    """
+
+    status: Status
+    history: list[Epoch]
+    best_epoch: int
+    seconds: float
+
+
+class _NotFinite(Exception):
+    """The loss or a weight became NaN or infinite."""
+
+
+@dataclass
+class _Run:
+    """One run at work: what does not change, then its state."""
+
+    model: nn.Module
+    teacher: nn.Module | None
+    task: Task
+    config: TrainConfig
+    length: Extent
+    device: str
+    data: Resident
+    optimizer: Optimizer
+    shuffling: torch.Generator
+    augmenting: torch.Generator
+    evaluate_every: int
+    progress: Callable[[Progress], None] | None
+    kept: dict[str, Tensor]
+    iteration: int = 0
+    history: list[Epoch] = field(default_factory=list)
+    earlier_seconds: float = 0.0
+    earlier_iterations: int = 0
+    started: float = field(default_factory=time.perf_counter)
+    shown: float = 0.0
+
+    @property
+    def seconds(self) -> float:
+        return self.earlier_seconds + time.perf_counter() - self.started
+
+
+def train(
+    model: nn.Module,
+    task: Task,
+    config: TrainConfig,
+    *,
+    teacher: nn.Module | None = None,
+    device: str = "cpu",
+    checkpoint: Path | None = None,
+    resume: bool = False,
+    progress: Callable[[Progress], None] | None = None,
+    on_epoch: Callable[[Epoch], None] | None = None,
+    evaluate_every: int = 1,
+) -> TrainResult:
+    """Train a model in place.
+
+    The model ends on `device` in eval mode, with the weights of the best epoch (`keep="best"`) or the last.
+    A diverged run ends with the weights of the last good evaluated epoch (`keep="last"`), the best one
+    (`keep="best"`), or those it began with.
+
+    Args:
+        model: takes normalised (N, C, H, W), gives logits (N, K); its weights are changed.
+        task: whose train split is learnt and whose validation split steers.
+        config: settings of the run.
+        teacher: followed as `config.distillation` says; read in eval mode, moved to `device`, not changed.
+        device: `cpu`, `cuda`, or `auto`.
+        checkpoint: file for the state of the run, written after every epoch.
+        resume: go on from `checkpoint` where it is there; else the run starts at its beginning.
+        progress: called a few times per second and after each evaluation.
+        on_epoch: called for every row of the history in order; when resuming, for the restored ones first.
+        evaluate_every: epochs between two evaluations (each gives one row of the history); the last epoch
+            is always evaluated. 0: the last alone.
+
+    Raises:
+        UsageError: teacher and config do not fit, no trainable parameters, or a checkpoint of another run.
+        DataError: a truncated or damaged checkpoint.
+        ModelError: the model's output does not fit the task.
+    """
+    _check_request(model, teacher, config, evaluate_every)
+    place = devices.choose(device)
+    seeds = devices.streams(config.seed)
+    with devices.reproducible(seeds[2], place), devices.modes_kept(teacher):
+        run = _begin(model, teacher, task, config, place, seeds, evaluate_every, progress)
+        identity = _identity(run) if checkpoint else None
+        if checkpoint and identity:
+            remove_leftovers(checkpoint)
+            if resume and checkpoint.exists():
+                _restore_(run, read_snapshot(checkpoint, identity))
+        if on_epoch:
+            for row in run.history:
+                on_epoch(row)
+        try:
+            status = _epochs_(run, checkpoint, identity, on_epoch)
+        finally:
+            model.to(memory_format=torch.contiguous_format)  # pyright: ignore[reportCallIssue] - stub lacks it
+            model.eval()
+    chosen = best_row(run.history)
+    return TrainResult(status, run.history, chosen.epoch if chosen else 0, run.seconds)
+
+
+def best_row(history: list[Epoch]) -> Epoch | None:
+    """The epoch of the best validation accuracy; of equal ones that of lower loss, then the first."""
+    return max(history, key=lambda row: (row.validation_accuracy, -row.validation_loss), default=None)
+
+
+def _check_request(
+    model: nn.Module, teacher: nn.Module | None, config: TrainConfig, evaluate_every: int
+) -> None:
+    if teacher is None and config.distillation != "none":
+        raise UsageError(
+            f"distillation={config.distillation} needs a teacher; give one, or distillation=none"
+        )
+    if teacher is not None and config.distillation == "none":
+        raise UsageError("a teacher was given but distillation=none; set it to document or temperature")
+    if teacher is model:
+        raise UsageError("the teacher is the model itself, which changes while it learns; give a copy")
+    if evaluate_every < 0:
+        raise UsageError(f"evaluate_every is {evaluate_every}; must be 0 (the last epoch alone) or more")
+
+
+def _begin(
+    model: nn.Module,
+    teacher: nn.Module | None,
+    task: Task,
+    config: TrainConfig,
+    device: str,
+    seeds: tuple[int, int, int],
+    evaluate_every: int,
+    progress: Callable[[Progress], None] | None,
+) -> _Run:
+    """A run at its beginning, everything on the device."""
+    length = extent(config, len(task.train))
+    model.to(device)
+    optimizer = build(config, model)
+    sample = task.normalise(task.train.images[:2].to(device))
+    with torch.inference_mode():
+        check_logits(model.eval()(sample), len(sample), task)
+        if teacher is not None:
+            check_logits(teacher.to(device).eval()(sample), len(sample), task)
+    if config.channels_last:
+        model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] - stub lacks it
+    return _Run(
+        model=model,
+        teacher=teacher,
+        task=task,
+        config=config,
+        length=length,
+        device=device,
+        data=settle(task, config, length, device),
+        optimizer=optimizer,
+        shuffling=torch.Generator().manual_seed(seeds[0]),
+        augmenting=torch.Generator().manual_seed(seeds[1]),
+        evaluate_every=evaluate_every,
+        progress=progress,
+        kept=_copy(model),
+    )
+
+
+def _epochs_(
+    run: _Run, checkpoint: Path | None, identity: Identity | None, on_epoch: Callable[[Epoch], None] | None
+) -> Status:
+    """Run all epochs that are left and leave the model with the weights it is to end with."""
+    status: Status = "done"
+    try:
+        while run.iteration < run.length.iterations:
+            if _stale(run.history, run.config.early_stop):
+                status = "stopped-early"
+                break
+            row = _epoch_(run)
+            if row and on_epoch:
+                on_epoch(row)
+            if checkpoint and identity:
+                write_snapshot(checkpoint, _snapshot(run), identity)
+    except _NotFinite:
+        run.model.load_state_dict(run.kept)
+        return "diverged"
+    if run.config.keep == "best":
+        run.model.load_state_dict(run.kept)
+    return status
+
+
+def _stale(history: list[Epoch], patience: int) -> bool:
+    """`patience` epochs have gone without a better one."""
+    best = best_row(history)
+    return bool(patience and best and history[-1].epoch - best.epoch >= patience)
+
+
+def _epoch_(run: _Run) -> Epoch | None:
+    """One epoch, or what is left of the run; its row where it is evaluated."""
+    began = time.perf_counter()
+    epoch = run.iteration // run.length.per_epoch + 1
+    left = run.length.iterations - run.iteration
+    shuffled = order(len(run.task.train), run.shuffling).to(run.device)
+    loss = torch.zeros((), device=run.device)
+    correct = torch.zeros((), dtype=torch.int64, device=run.device)
+    seen, rate = 0, 0.0
+    run.model.train()
+    for index in parts(shuffled, run.length.per_epoch)[:left]:
+        rate = run.config.learning_rate * factor(run.config, run.iteration, run.length)
+        outcome = _update_(run, index, rate)
+        seen += len(index)
+        loss += outcome.loss * len(index)
+        correct += outcome.correct
+        run.iteration += 1
+        if run.iteration % CHECK_EVERY == 0 and not bool(torch.isfinite(loss)):
+            raise _NotFinite
+        _show(run, epoch, loss, seen, PROGRESS_SECONDS)
+    if not bool(torch.isfinite(loss)) or not _finite(run.model):
+        raise _NotFinite
+    last = run.iteration == run.length.iterations
+    if not last and (run.evaluate_every == 0 or epoch % run.evaluate_every):
+        return None
+    validation = evaluate(run.model, run.task.validation, run.task, device=run.device)
+    row = Epoch(
+        epoch=epoch,
+        train_loss=float(loss) / seen,
+        train_accuracy=100.0 * int(correct) / seen,
+        validation_loss=validation.loss,
+        validation_accuracy=validation.accuracy,
+        learning_rate=rate,
+        seconds=time.perf_counter() - began,
+    )
+    run.history.append(row)
+    if run.config.keep == "last" or best_row(run.history) is row:
+        run.kept = _copy(run.model)
+    _show(run, epoch, loss, seen, 0.0)
+    return row
+
+
+def _update_(run: _Run, index: Tensor, rate: float) -> Outcome:
+    """One update on the images at `index`."""
+    set_rate_(run.optimizer, rate)
+    images = inputs(run.data, index, run.task, run.config, run.augmenting)
+    labels = run.data.labels.index_select(0, index)
+    with autocast(run.device, run.config.precision):
+        batch = Batch(images, labels, _teach(run, images))
+
+    def network(x: Tensor) -> Tensor:
+        with autocast(run.device, run.config.precision):
+            return run.model(x)
+
+    return update_(
+        run.optimizer,
+        network,
+        objective(run.config),
+        batch,
+        clip_norm=run.config.clip_norm,
+        device=run.device,
+    )
+
+
+def _teach(run: _Run, images: Tensor) -> Tensor | None:
+    """The teacher's logits on a batch, (N, K) float32, as plain tensors that autograd may keep."""
+    if run.teacher is None:
+        return None
+    with torch.inference_mode():
+        logits = run.teacher(images).float()
+    return logits.clone()
+
+
+def _show(run: _Run, epoch: int, loss: Tensor, seen: int, pause: float) -> None:
+    """Tell `progress` where the run is, unless it was told less than `pause` seconds ago."""
+    now = time.perf_counter()
+    if run.progress is None or now - run.shown < pause:
+        return
+    run.shown = now
+    done = run.iteration - run.earlier_iterations
+    run.progress(
+        Progress(
+            epoch=epoch,
+            epochs=run.length.epochs,
+            iteration=run.iteration,
+            iterations=run.length.iterations,
+            loss=float(loss) / seen,
+            validation_accuracy=run.history[-1].validation_accuracy if run.history else None,
+            seconds=run.seconds,
+            eta_seconds=(now - run.started) / done * (run.length.iterations - run.iteration),
+        )
+    )
+
+
+def _finite(model: nn.Module) -> bool:
+    """No parameter or buffer holds NaN or infinity."""
+    return all(bool(torch.isfinite(t).all()) for t in model.state_dict().values() if t.is_floating_point())
+
+
+def _copy(model: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+
+
+def _identity(run: _Run) -> Identity:
+    return Identity(
+        config=run.config,
+        data=fingerprint(run.task),
+        model=signature(run.model),
+        teacher=weights_digest(run.teacher) if run.teacher else "",
+        evaluate_every=run.evaluate_every,
+    )
+
+
+def _snapshot(run: _Run) -> Snapshot:
+    return Snapshot(
+        iteration=run.iteration,
+        seconds=run.seconds,
+        history=tuple(run.history),
+        weights=run.model.state_dict(),
+        kept=run.kept,
+        optimizer=run.optimizer.state_dict(),
+        generators={
+            "shuffling": run.shuffling.get_state(),
+            "augmenting": run.augmenting.get_state(),
+            **devices.random_state(run.device),
+        },
+    )
+
+
+def _restore_(run: _Run, snapshot: Snapshot) -> None:
+    """Put a run back where it was."""
+    run.model.load_state_dict(snapshot.weights)
+    run.optimizer.load_state_dict(snapshot.optimizer)
+    run.kept = {name: tensor.to(run.device) for name, tensor in snapshot.kept.items()}
+    run.shuffling.set_state(snapshot.generators["shuffling"])
+    run.augmenting.set_state(snapshot.generators["augmenting"])
+    devices.set_random_state_(snapshot.generators, run.device)
+    run.iteration, run.earlier_iterations = snapshot.iteration, snapshot.iteration
+    run.history = list(snapshot.history)
+    run.earlier_seconds = snapshot.seconds
