@@ -55,7 +55,9 @@ def paired_loss(before: npt.ArrayLike, after: npt.ArrayLike) -> PairedLoss:
     """
     first, second = np.asarray(before, dtype=bool), np.asarray(after, dtype=bool)
     if first.shape != second.shape or first.ndim != 1 or not first.size:
-        raise ValueError(f"paired answers need two equal, non-empty vectors, got {first.shape} and {second.shape}")
+        raise ValueError(
+            f"paired answers need two equal, non-empty vectors, got {first.shape} and {second.shape}"
+        )
     n = first.size
     b = int(np.sum(first & ~second))
     c = int(np.sum(~first & second))

@@ -256,7 +256,18 @@ class Environment(Record):
 
 
 class ShrinkResult(Record):
-    """Everything that `tersa shrink` found: `result.json`, and all that its report shows."""
+    """Everything that `tersa shrink` found: `result.json`, and all that its report shows.
+
+    Attributes:
+        compression: parameters of the baseline over the result's (document 002's word).
+        acceleration: MACs of the baseline over the result's (document 002's word).
+        size_ratio: file size of the baseline over the result's.
+        speedup: measured, at the goal's target; above 1 is faster.
+        agreement: `artefacts[0]` against the trained network, on the test set.
+        reference_agreement: the result's fp32 file against the trained network, logit by logit.
+        confusion: counts, rows are true classes, columns what the file said.
+        artefacts: file names in the run's folder, the one to ship first.
+    """
 
     schema_version: int = SCHEMA
     verb: Literal["shrink"] = "shrink"
@@ -360,7 +371,9 @@ def read_record(path: Path, kind: type[R]) -> R:
         raise DataError(f"{path} is not a readable JSON file: {error}") from None
     version = raw.get("schema_version", SCHEMA) if isinstance(raw, dict) else None
     if isinstance(version, int) and version > SCHEMA:
-        raise DataError(f"{path} has schema {version}, this tersa reads up to {SCHEMA}; install a newer tersa")
+        raise DataError(
+            f"{path} has schema {version}, this tersa reads up to {SCHEMA}; install a newer tersa"
+        )
     try:
         return kind.model_validate(raw)
     except ValidationError as error:

@@ -126,6 +126,9 @@ def _scores(
             handle.remove()
     found: list[tuple[Tensor, Tensor]] = []
     for (gate, index, z), dz in zip(shown, grads, strict=True):
-        z, dz = (t.detach().movedim(gate.dim, 1).flatten(2) if t.dim() > 2 else t.detach()[:, :, None] for t in (z, dz))
+        z, dz = (
+            t.detach().movedim(gate.dim, 1).flatten(2) if t.dim() > 2 else t.detach()[:, :, None]
+            for t in (z, dz)
+        )
         found.append((index, criterion(z, dz).sum(dim=0).double().cpu()))
     return found

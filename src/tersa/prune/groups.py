@@ -97,6 +97,7 @@ class Groups:
         gates: where units can be observed.
         groups: the prunable groups, in order of the forward pass.
         kept: layer name -> why its channels stay.
+        depthwise: names of convolutions with one group per input channel; their groups shrink with it.
         shape: of one input, without the batch.
     """
 
@@ -104,6 +105,7 @@ class Groups:
     gates: tuple[Gate, ...]
     groups: tuple[Group, ...]
     kept: dict[str, str]
+    depthwise: frozenset[str]
     shape: tuple[int, ...]
 
     def widths(self) -> dict[str, int]:
@@ -113,7 +115,11 @@ class Groups:
     @property
     def units(self) -> Tensor:
         """All prunable units, (U,), int64."""
-        return torch.cat([group.units for group in self.groups]) if self.groups else torch.empty(0, dtype=torch.long)
+        return (
+            torch.cat([group.units for group in self.groups])
+            if self.groups
+            else torch.empty(0, dtype=torch.long)
+        )
 
 
 @dataclass
@@ -127,6 +133,7 @@ class _Trace:
     makers: list[tuple[str, Tensor, fx.Node]] = field(default_factory=list)
     gates: list[tuple[Gate, fx.Node]] = field(default_factory=list)
     reasons: list[tuple[Tensor, str]] = field(default_factory=list)
+    depthwise: set[str] = field(default_factory=set)
 
     def keep(self, units: Tensor, reason: str) -> None:
         """Tie `units` to what stays."""
@@ -192,10 +199,15 @@ def _export(model: nn.Module, shape: Sequence[int]) -> torch.export.ExportedProg
 def _collect(trace: _Trace, shape: tuple[int, ...]) -> Groups:
     """Turn united numbers into slots, gates and groups."""
     find = trace.sets.find
+    first: dict[tuple[str, int], Tensor] = {}
+    for slot in trace.slots:  # a parameter that is used twice has one unit per index all the same
+        trace.sets.unite(first.setdefault((slot.name, slot.dim), slot.units), slot.units)
     slots = tuple(Slot(s.name, s.dim, find(s.units), s.incoming) for s in trace.slots)
     followed = {id(node.args[0]) for _, node in trace.gates if _name(node) == "batch_norm"}
     gates = tuple(
-        Gate(gate.module, gate.dim, find(gate.units)) for gate, node in trace.gates if id(node) not in followed
+        Gate(gate.module, gate.dim, find(gate.units))
+        for gate, node in trace.gates
+        if id(node) not in followed
     )
     layers = DisjointSets(len(trace.makers))
     owner: dict[int, int] = {}
@@ -214,7 +226,7 @@ def _collect(trace: _Trace, shape: tuple[int, ...]) -> Groups:
         if len(units):
             names = tuple(dict.fromkeys(trace.makers[i][0] for i in indices))
             groups.append(Group("+".join(names), names, units))
-    return Groups(slots, gates, tuple(groups), _reasons(trace, rooted), shape)
+    return Groups(slots, gates, tuple(groups), _reasons(trace, rooted), frozenset(trace.depthwise), shape)
 
 
 def _reasons(trace: _Trace, rooted: list[Tensor]) -> dict[str, str]:
@@ -224,7 +236,7 @@ def _reasons(trace: _Trace, rooted: list[Tensor]) -> dict[str, str]:
         if bool((roots != FIXED).all()):
             continue
         direct = (why for held, why in trace.reasons if bool(torch.isin(held, units).any()))
-        said[name] = next(direct, "it is added to channels that stay")
+        said[name] = next(direct, "it is tied to channels that stay")
     return said
 
 
@@ -294,6 +306,7 @@ def _convolution(trace: _Trace, node: fx.Node) -> bool:
         grid_in, grid_out = incoming.view(groups, per_in), out.view(groups, per_out)
         if per_in == 1:  # depthwise: a channel goes with all that is made of it
             trace.sets.unite(grid_in.expand(groups, per_out).reshape(-1), out)
+            trace.depthwise.add(trace.parameters[weight].rpartition(".")[0])
         else:  # every group of the convolution keeps the same number of channels
             trace.sets.unite(grid_in.reshape(-1), grid_in[:1].expand_as(grid_in).reshape(-1))
             trace.sets.unite(out, grid_out[:1].expand_as(grid_out).reshape(-1))
@@ -465,11 +478,19 @@ RULES: dict[str, Rule] = {
     "batch_norm": _batch_norm,
     **dict.fromkeys(("add", "sub", "mul", "div", "maximum", "minimum"), _elementwise),
     **dict.fromkeys(
-        ("max_pool1d", "max_pool2d", "max_pool2d_with_indices", "avg_pool1d", "avg_pool2d", "adaptive_avg_pool1d"),
+        (
+            "max_pool1d",
+            "max_pool2d",
+            "max_pool2d_with_indices",
+            "avg_pool1d",
+            "avg_pool2d",
+            "adaptive_avg_pool1d",
+        ),
         _same_channels,
     ),
     **dict.fromkeys(
-        ("adaptive_avg_pool2d", "adaptive_max_pool2d", "pad", "constant_pad_nd", "upsample_nearest2d"), _same_channels
+        ("adaptive_avg_pool2d", "adaptive_max_pool2d", "pad", "constant_pad_nd", "upsample_nearest2d"),
+        _same_channels,
     ),
     **dict.fromkeys(("upsample_bilinear2d", "_upsample_nearest", "instance_norm"), _same_channels),
     **dict.fromkeys(("mean", "sum", "amax"), _mean),
@@ -480,6 +501,43 @@ RULES: dict[str, Rule] = {
 """Operation -> rule; a rule returns False when the case is not one it covers, and the channels are kept."""
 
 UNARY = frozenset(
-    ["relu", "relu6", "leaky_relu", "elu", "selu", "celu", "silu", "gelu", "mish", "hardtanh", "hardswish", "hardsigmoid", "sigmoid", "tanh", "softplus", "clamp", "dropout", "feature_dropout", "alpha_dropout", "clone", "contiguous", "to", "_to_copy", "abs", "neg", "exp", "sqrt", "pow", "alias", "detach", "square", "rsqrt", "sign", "log1p", "threshold", "softsign"]
+    [
+        "relu",
+        "relu6",
+        "leaky_relu",
+        "elu",
+        "selu",
+        "celu",
+        "silu",
+        "gelu",
+        "mish",
+        "hardtanh",
+        "hardswish",
+        "hardsigmoid",
+        "sigmoid",
+        "tanh",
+        "softplus",
+        "clamp",
+        "dropout",
+        "feature_dropout",
+        "alpha_dropout",
+        "clone",
+        "contiguous",
+        "to",
+        "_to_copy",
+        "abs",
+        "neg",
+        "exp",
+        "sqrt",
+        "pow",
+        "alias",
+        "detach",
+        "square",
+        "rsqrt",
+        "sign",
+        "log1p",
+        "threshold",
+        "softsign",
+    ]
 )
 """Operations on each value alone: the numbers pass through."""

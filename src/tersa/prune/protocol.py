@@ -50,4 +50,6 @@ def choose(scores: Tensor, groups: Groups, *, count: int, least: int = 1) -> Ten
 def layer_widths(model: nn.Module, groups: Groups) -> dict[str, int]:
     """Output channels (or neurons) of each prunable layer, in order of the forward pass."""
     state = model.state_dict()
-    return {layer: int(state[f"{layer}.weight"].shape[0]) for group in groups.groups for layer in group.layers}
+    return {
+        layer: int(state[f"{layer}.weight"].shape[0]) for group in groups.groups for layer in group.layers
+    }

@@ -18,7 +18,7 @@ Example:
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 import torch
@@ -27,8 +27,10 @@ from torch import Tensor, nn
 from tersa.errors import ModelError
 from tersa.prune.groups import Gate, Group, Groups
 
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
 EQUAL_OUTPUT = 1e-4
-"""Largest difference between pruned and masked outputs, relative to the largest output: sums in another order."""
+"""Largest difference of pruned and masked outputs, relative to the largest: sums in another order."""
 
 
 def remove_(model: nn.Module, groups: Groups, units: Tensor) -> Groups:
@@ -56,12 +58,13 @@ def remove_(model: nn.Module, groups: Groups, units: Tensor) -> Groups:
                 value = value.index_select(dim, kept.to(value.device))
         if value.shape != tensors[name].shape:
             resized[name] = value
-    _assign_(model, resized)
+    _assign_(model, resized, groups.depthwise)
     return Groups(
         tuple(replace(slot, units=slot.units[mask]) for slot, mask in zip(groups.slots, keep, strict=True)),
         tuple(Gate(g.module, g.dim, g.units[~torch.isin(g.units, units)]) for g in groups.gates),
         tuple(Group(g.name, g.layers, g.units[~torch.isin(g.units, units)]) for g in groups.groups),
         groups.kept,
+        groups.depthwise,
         groups.shape,
     )
 
@@ -98,10 +101,14 @@ def verify(model: nn.Module, groups: Groups, units: Tensor, images: Tensor) -> f
                 "(use torch.flatten(x, 1) and sizes taken from the input)"
             ) from error
     if found.shape != expected.shape:
-        raise ModelError(f"the pruned network gives {tuple(found.shape)}, the masked one {tuple(expected.shape)}")
+        raise ModelError(
+            f"the pruned network gives {tuple(found.shape)}, the masked one {tuple(expected.shape)}"
+        )
     difference = float((found - expected).abs().max())
     if difference > EQUAL_OUTPUT * max(1.0, float(expected.abs().max())):
-        raise ModelError(f"the pruned network differs from the masked one by {difference:.3g}; this is a defect")
+        raise ModelError(
+            f"the pruned network differs from the masked one by {difference:.3g}; this is a defect"
+        )
     return difference
 
 
@@ -120,7 +127,14 @@ def resize_(model: nn.Module, state: Mapping[str, Tensor]) -> None:
             f"the weights are of another network: missing {missing or 'none'}, unknown {surplus or 'none'}, "
             f"other dimensions {sorted(shapes) or 'none'}"
         )
-    _assign_(model, {name: value for name, value in state.items() if value.shape != own[name].shape})
+    depthwise = {
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, CONVOLUTIONS) and module.groups > 1 and module.in_channels == module.groups
+    }
+    _assign_(
+        model, {name: value for name, value in state.items() if value.shape != own[name].shape}, depthwise
+    )
     model.load_state_dict(dict(state))
 
 
@@ -131,10 +145,12 @@ def _check(groups: Groups, units: Tensor) -> None:
         raise ModelError(f"units {strange.tolist()} are not prunable; there are {len(known)} prunable units")
     for group in groups.groups:
         if len(group.units) and bool(torch.isin(group.units, units).all()):
-            raise ModelError(f"nothing would be left of {group.name}; keep at least one of its {len(group.units)} units")
+            raise ModelError(
+                f"nothing would be left of {group.name}; keep at least one of its {len(group.units)} units"
+            )
 
 
-def _assign_(model: nn.Module, resized: Mapping[str, Tensor]) -> None:
+def _assign_(model: nn.Module, resized: Mapping[str, Tensor], depthwise: Collection[str]) -> None:
     """Replace parameters and buffers, keeping ties between modules, and mend the sizes modules remember."""
     made: dict[int, nn.Parameter] = {}
     touched: dict[str, nn.Module] = {}
@@ -148,15 +164,15 @@ def _assign_(model: nn.Module, resized: Mapping[str, Tensor]) -> None:
             setattr(module, leaf, fresh)
         else:
             setattr(module, leaf, value.clone())
-    for module in touched.values():
-        _mend_(module)
+    for path, module in touched.items():
+        _mend_(module, depthwise=path in depthwise)
 
 
-def _mend_(module: nn.Module) -> None:
+def _mend_(module: nn.Module, *, depthwise: bool) -> None:
     """Sizes that a module keeps beside its weights, taken from the weights again."""
-    if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
+    if isinstance(module, CONVOLUTIONS):
         out, per_group = int(module.weight.shape[0]), int(module.weight.shape[1])
-        if module.groups > 1 and module.in_channels == module.groups:  # depthwise: as many groups as channels
+        if depthwise:  # as many groups as channels
             module.groups = out // (module.out_channels // module.groups)
         module.out_channels = out
         module.in_channels = per_group * module.groups
@@ -165,5 +181,3 @@ def _mend_(module: nn.Module) -> None:
     elif isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)):
         held = module.running_mean if module.running_mean is not None else module.weight
         module.num_features = len(held)
-
-

@@ -1,0 +1,145 @@
+"""What a verb prints, and where: results on standard output, progress and errors on standard error.
+
+With `--json` the result is one JSON object on one line, alone on standard output; tables and remarks go to
+standard error with everything else. Nothing here imports torch, so that `--help` stays quick.
+
+Example:
+    >>> terminal = Terminal(json=True)
+    >>> terminal.result({"seconds": 1.5})
+    {"seconds":1.5}
+"""
+
+from __future__ import annotations
+
+import json as json_module
+import sys
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+    from rich.console import Console
+
+
+class Terminal:
+    """The two streams of one command.
+
+    Args:
+        json: the user asked for JSON: keep standard output for it.
+    """
+
+    def __init__(self, *, json: bool = False) -> None:
+        self.json = json
+
+    def console(self, *, errors: bool = False) -> Console:
+        """A rich console on standard output, or on standard error for progress and under `--json`."""
+        from rich.console import Console
+
+        file = sys.stderr if errors or self.json else sys.stdout
+        width = None if file.isatty() else 120
+        return Console(file=file, highlight=False, soft_wrap=not file.isatty(), width=width)
+
+    def say(self, text: str = "", *, style: str | None = None) -> None:
+        """One line of plain text; markup in it is printed as it stands."""
+        self.console().print(text, style=style, markup=False)
+
+    def note(self, text: str) -> None:
+        """One line about the progress of the work, on standard error."""
+        self.console(errors=True).print(text, style="dim", markup=False)
+
+    def table(
+        self,
+        title: str,
+        columns: Sequence[str],
+        rows: Iterable[Sequence[str]],
+        *,
+        left: int = 1,
+        caption: str = "",
+    ) -> None:
+        """A table; the first `left` columns are text, the others are numbers and stand to the right."""
+        from rich import box
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(
+            title=Text(title),
+            caption=Text(caption) if caption else None,
+            box=box.SIMPLE_HEAD,
+            title_justify="left",
+            title_style="bold",
+            caption_justify="left",
+        )
+        for index, name in enumerate(columns):
+            table.add_column(Text(name), justify="left" if index < left else "right")
+        for row in rows:
+            table.add_row(*(Text(str(cell)) for cell in row))
+        self.console().print(table)
+
+    def result(self, payload: BaseModel | dict[str, Any]) -> None:
+        """Print the result under `--json`; do nothing otherwise (the tables have told it)."""
+        if not self.json:
+            return
+        if isinstance(payload, dict):
+            text = json_module.dumps(payload, separators=(",", ":"), default=_plain)
+        else:
+            text = payload.model_dump_json()
+        sys.stdout.write(text + "\n")
+        sys.stdout.flush()
+
+    @contextmanager
+    def progress(self) -> Generator[Callable[[str, float, str], None]]:
+        """A progress bar with the time left, on standard error.
+
+        Yields a function `update(task, fraction, remark)`; a new `task` name starts a new line. Without a
+        terminal a line is printed when a task begins, so that a log stays short.
+        """
+        from rich.progress import (
+            BarColumn,
+            Progress,
+            TaskID,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
+
+        console = self.console(errors=True)
+        known: dict[str, TaskID] = {}
+        if not console.is_terminal:
+
+            def log(task: str, fraction: float, remark: str) -> None:
+                if task not in known:
+                    known[task] = TaskID(0)
+                    console.print(task, markup=False)
+                elif fraction >= 1.0 and remark:
+                    console.print(f"  {remark}", markup=False)
+
+            yield log
+            return
+        bar = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=24),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[remark]}", markup=False),
+            console=console,
+        )
+
+        def update(task: str, fraction: float, remark: str) -> None:
+            if task not in known:
+                known[task] = bar.add_task(task, total=1.0, remark="")
+            bar.update(known[task], completed=fraction, remark=remark)
+
+        with bar:
+            yield update
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Path):
+        return str(value)
+    dump = getattr(value, "model_dump", None)
+    if dump is not None:
+        return dump()
+    raise TypeError(f"{type(value).__name__} is not JSON")

@@ -1,0 +1,45 @@
+"""`tersa doctor`: what this machine has, and what to install for the rest."""
+
+from __future__ import annotations
+
+from tersa.cli.console import Terminal
+from tersa.cli.options import DataDir, Json
+
+EPILOG = "Example: tersa doctor --json"
+
+
+def doctor(data_dir: DataDir = None, json: Json = False) -> None:
+    """Runtimes, processor, memory, data and cache of this machine, and what to install for the rest."""
+    from tersa.recipes.doctor import diagnose
+
+    found = diagnose(data_dir)
+    terminal = Terminal(json=json)
+    gigabyte = 1e9
+    machine = [
+        ("tersa", f"{found.tersa}, Python {found.python}, {found.system}"),
+        ("processor", f"{found.processor}, {found.cores} cores; PyTorch uses {found.threads} threads"),
+        *((f"  {name}", meaning) for name, meaning in found.features.items()),
+        ("INT8", found.int8),
+        (
+            "memory",
+            f"{found.memory_bytes / gigabyte:.1f} GB, {found.memory_free_bytes / gigabyte:.1f} GB free",
+        ),
+        ("GPU", found.gpu or "none that PyTorch can use"),
+        ("cache", f"{found.cache}, {found.cache_bytes / 1e6:.1f} MB"),
+    ]
+    terminal.table("Machine", ("what", "found"), machine, left=2)
+    runtimes = [
+        (
+            one.name,
+            one.version or "not installed",
+            ", ".join(one.precisions),
+            "" if one.version else one.install,
+        )
+        for one in found.runtimes
+    ]
+    terminal.table("Runtimes", ("target", "version", "runs", "to install"), runtimes, left=4)
+    packages = [(name, version or "not installed") for name, version in found.packages.items()]
+    terminal.table("Packages", ("package", "version"), packages, left=2)
+    data = [(one.name, one.state, one.location or "-", one.hint) for one in found.data]
+    terminal.table("Data", ("name", "state", "where", "to get it"), data, left=4)
+    terminal.result(found)

@@ -1,0 +1,53 @@
+"""`tersa export`: a trained network as one checked file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tersa.cli.console import Terminal
+from tersa.cli.options import Checkpoint, DataDir, Json, Model, Overwrite
+from tersa.errors import UsageError
+
+EPILOG = "Example: tersa export --model lenet --checkpoint lenet.safetensors --data mnist --out lenet.onnx"
+
+
+def export(
+    file: Annotated[Path | None, typer.Argument(help="An fp32 .onnx file that tersa wrote.")] = None,
+    run: Annotated[Path | None, typer.Option("--run", help="A run folder: export what it made.")] = None,
+    model: Model = None,
+    checkpoint: Checkpoint = None,
+    data: Annotated[
+        str | None,
+        typer.Option("--data", help="What a model was trained on; needed for --model and for int8."),
+    ] = None,
+    data_dir: DataDir = None,
+    format: Annotated[str, typer.Option("--format", help="onnx.")] = "onnx",
+    precision: Annotated[str, typer.Option("--precision", help="fp32 or int8.")] = "fp32",
+    out: Annotated[Path | None, typer.Option("--out", help="The file to write.")] = None,
+    overwrite: Overwrite = False,
+    json: Json = False,
+) -> None:
+    """Export a trained network to one ONNX file: pixels in, logits out, checked against the network."""
+    from tersa.recipes.export import ExportRequest, export_subject
+
+    given = [str(name) for name in (file, run, model) if name is not None]
+    if len(given) != 1:
+        raise UsageError(f"name one of FILE.onnx, --run DIR and --model SPEC, not {len(given)}")
+    if out is None:
+        raise UsageError("--out FILE.onnx says where to write")
+    request = ExportRequest(given[0], out, format, precision, data, data_dir, checkpoint, overwrite)
+    result = export_subject(request)
+    terminal = Terminal(json=json)
+    terminal.say(
+        f"{out}: {result.precision}, {result.size_bytes} bytes; {result.agreement.same_class} of "
+        f"{result.agreement.images} images in the same class, "
+        f"logits within {result.agreement.largest_difference:.2g}"
+    )
+    for operator, count in result.float_operations.items():
+        terminal.say(f"computed in float: {count} x {operator}")
+    for note in result.notes:
+        terminal.say(note)
+    terminal.result(result)

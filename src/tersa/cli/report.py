@@ -1,0 +1,35 @@
+"""`tersa report`: the page of a finished run, written again from its result."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tersa.cli.console import Terminal
+from tersa.cli.options import Json
+
+EPILOG = "Example: tersa report runs/demo"
+
+
+def report(
+    run: Annotated[str, typer.Argument(help="A run folder, or the name of a run in --root.")],
+    root: Annotated[Path, typer.Option("--root", help="Where runs are kept.")] = Path("runs"),
+    json: Json = False,
+) -> None:
+    """Write report.html again from a run's result.json."""
+    from tersa.recipes.runs import find_run, read_shrink
+    from tersa.report.page import write
+
+    began = time.perf_counter()
+    folder = find_run(run, root)
+    result = read_shrink(folder)
+    path = folder / "report.html"
+    write(result, path)
+    terminal = Terminal(json=json)
+    terminal.say(result.verdict, style="bold")
+    terminal.say(f"report    {path}")
+    seconds = time.perf_counter() - began
+    terminal.result({"verb": "report", "report": path, "artefacts": [], "seconds": seconds})

@@ -1,0 +1,165 @@
+"""`tersa shrink`: the main job, from a data set and a network to a smaller, checked file."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tersa.cli import options
+from tersa.cli.console import Terminal
+from tersa.cli.runs import tell
+
+if TYPE_CHECKING:
+    from tersa.recipes.setting import Setting
+    from tersa.recipes.shrink import ShrinkSpec
+
+EPILOG = """Examples:
+  tersa shrink --data digits
+  tersa shrink --data mnist --model lenet --max-loss 0.24
+  tersa shrink --data cifar-10 --model resnet:20 --macs 0.3x --max-loss 1
+  tersa shrink --data photos.zip --model net.py:build --checkpoint net.safetensors --latency 0.5x
+Exit code 3: done, but a goal was missed (the best found is kept)."""
+
+
+def shrink(
+    data: options.Data = "digits",
+    model: options.Model = None,
+    checkpoint: options.Checkpoint = None,
+    max_loss: Annotated[
+        float | None,
+        typer.Option(
+            "--max-loss", help="Points of accuracy that may be lost. [default: 1 if no goal is given]"
+        ),
+    ] = None,
+    min_accuracy: Annotated[
+        float | None, typer.Option("--min-accuracy", help="Percent of accuracy that must be kept.")
+    ] = None,
+    size: Annotated[
+        str | None, typer.Option("--size", help="Largest file: 64kB, or 0.1x of the baseline's.")
+    ] = None,
+    latency: Annotated[
+        str | None,
+        typer.Option("--latency", help="Longest call on --target: 2ms, or 0.5x of the baseline's."),
+    ] = None,
+    macs: Annotated[
+        str | None, typer.Option("--macs", help="Most multiply-accumulates: 2M, or 0.2x.")
+    ] = None,
+    target: Annotated[
+        str, typer.Option("--target", help="Runtime whose latency counts (see tersa doctor).")
+    ] = "onnxruntime@threads=1",
+    batch: Annotated[
+        int, typer.Option("--batch", min=1, help="Images per call when latency is measured.")
+    ] = 1,
+    precision: Annotated[
+        str,
+        typer.Option(
+            "--precision", help="fp32, int8, or auto: INT8 if it keeps the goals and is not slower."
+        ),
+    ] = "auto",
+    epochs: Annotated[int | None, typer.Option("--epochs", min=1, help="Of the baseline's training.")] = None,
+    retrain: Annotated[
+        int | None, typer.Option("--retrain", min=1, help="Iterations after each pruning step.")
+    ] = None,
+    tune: Annotated[
+        int | None, typer.Option("--tune", min=1, help="Iterations of each long fine-tune.")
+    ] = None,
+    share: Annotated[
+        float | None, typer.Option("--share", help="Share of the channels left that one step removes (0.12).")
+    ] = None,
+    criterion_samples: Annotated[
+        int | None,
+        typer.Option("--criterion-samples", min=1, help="Training images that channels are scored on."),
+    ] = None,
+    validation: Annotated[
+        int | None, typer.Option("--validation", min=1, help="Images of train that steer the choices.")
+    ] = None,
+    measure_seconds: Annotated[
+        float, typer.Option("--measure-seconds", min=0.01, help="Timed calls of each side at the end.")
+    ] = 3.0,
+    out: options.Out = None,
+    data_dir: options.DataDir = None,
+    seed: options.Seed = 0,
+    device: options.Device = "auto",
+    threads: options.Threads = None,
+    resume: options.Resume = False,
+    overwrite: options.Overwrite = False,
+    dry_run: options.DryRun = False,
+    json: options.Json = False,
+) -> None:
+    """Make a network as small as the goals allow: prune, retrain, quantise, export, check, measure."""
+    from tersa.recipes.goals import Goals, parse_bound
+    from tersa.recipes.setting import Setting
+    from tersa.recipes.shrink import DEFAULT_GOALS, ShrinkSpec
+    from tersa.recipes.shrink import shrink as run
+
+    terminal = Terminal(json=json)
+    goals = Goals(
+        max_loss=max_loss,
+        min_accuracy=min_accuracy,
+        size=parse_bound(size, "size") if size else None,
+        latency=parse_bound(latency, "latency") if latency else None,
+        macs=parse_bound(macs, "macs") if macs else None,
+    )
+    if goals == Goals():
+        goals = DEFAULT_GOALS
+        terminal.note("no goal given: losing at most 1 point of accuracy (--max-loss 1)")
+    spec = ShrinkSpec(
+        data=data,
+        model=model,
+        checkpoint=str(checkpoint) if checkpoint else None,
+        goals=goals,
+        target=target,
+        batch=batch,
+        precision=precision,
+        seed=seed,
+        epochs=epochs,
+        validation=validation,
+        protocol={
+            name: value
+            for name, value in (
+                ("retrain", retrain),
+                ("tune", tune),
+                ("share", share),
+                ("criterion_samples", criterion_samples),
+            )
+            if value is not None
+        },
+    )
+    command = shlex.join(["tersa", *sys.argv[1:]])
+    folder = out or Path("runs") / f"shrink-{Path(data).stem}"
+    if dry_run:
+        _plan(terminal, spec, Setting(data_dir=data_dir, device=device, threads=threads), folder)
+        return
+    terminal.note(
+        f"shrinking {model or 'the default network'} on {data}; latency counts on {target}, batch {batch}"
+    )
+    with terminal.progress() as say:
+        setting = Setting(data_dir=data_dir, device=device, threads=threads, say=say, command=command, seconds=measure_seconds)
+        result = run(spec, folder, setting=setting, resume=resume, overwrite=overwrite)
+    terminal.say()
+    tell(terminal, result, folder)
+    terminal.say(f"try it    python {folder / 'run.py'} IMAGE")
+    terminal.result(result.absolute(folder))
+    if not all(goal.met for goal in result.goals):
+        raise typer.Exit(3)
+
+
+def _plan(terminal: Terminal, spec: ShrinkSpec, setting: Setting, folder: Path) -> None:
+    """What would be done, without doing it."""
+    from tersa.recipes.plan import plan
+
+    found = plan(spec, setting)
+    terminal.table(
+        f"Plan for {folder}",
+        ("step", "what", "about"),
+        [(s.name, s.what, s.time) for s in found.steps],
+        left=2,
+    )
+    terminal.say(
+        f"in all about {found.time} and {found.memory_bytes / 1e9:.1f} GB of memory; nothing was done"
+    )
+    terminal.result(found)

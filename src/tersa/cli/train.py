@@ -1,0 +1,132 @@
+"""`tersa train`: one network on one data set, with its history, in a folder of its own."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tersa.cli import options
+from tersa.cli.console import Terminal
+
+if TYPE_CHECKING:
+    from tersa.recipes.train import TrainedRun, TrainPlan
+
+EPILOG = """Examples:
+  tersa train --data digits --model lenet
+  tersa train --data mnist --model lenet --epochs 10 --optimizer adam --lr 0.001 --out runs/adam
+  tersa train --data cifar-10 --model resnet:20 --set label_smoothing=0.1 --set clip_norm=1 --dry-run
+  tersa train --data mnist --model mlp:100 --teacher lenet --teacher-checkpoint runs/adam/model.safetensors \
+--set distillation=temperature --set distillation_temperature=4
+A killed run goes on with the same command and --resume. Exit code 1: the training diverged."""
+
+
+def train(
+    data: options.Data = "digits",
+    model: options.Model = None,
+    checkpoint: options.Checkpoint = None,
+    optimizer: Annotated[
+        str | None,
+        typer.Option("--optimizer", help="sgd, momentum, nesterov, adagrad, adadelta, adam, adamw or lbfgs."),
+    ] = None,
+    lr: Annotated[float | None, typer.Option("--lr", help="Peak learning rate.")] = None,
+    epochs: Annotated[int | None, typer.Option("--epochs", help="Passes over the training images.")] = None,
+    iterations: Annotated[
+        int | None, typer.Option("--iterations", help="Updates, in place of --epochs.")
+    ] = None,
+    batch: Annotated[int | None, typer.Option("--batch", help="Images per update; 0: all of them.")] = None,
+    schedule: Annotated[
+        str | None, typer.Option("--schedule", help="constant, cosine, one-cycle, step or exponential.")
+    ] = None,
+    teacher: Annotated[
+        str | None, typer.Option("--teacher", help="Model to follow, with --set distillation=temperature.")
+    ] = None,
+    teacher_checkpoint: Annotated[
+        Path | None, typer.Option("--teacher-checkpoint", help="The teacher's trained weights.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Any other setting of TrainConfig; may be given again."
+        ),
+    ] = None,
+    validation: Annotated[
+        int | None, typer.Option("--validation", min=1, help="Images of train that steer the choices.")
+    ] = None,
+    out: options.Out = None,
+    data_dir: options.DataDir = None,
+    seed: options.Seed = 0,
+    device: options.Device = "auto",
+    threads: options.Threads = None,
+    resume: options.Resume = False,
+    overwrite: options.Overwrite = False,
+    dry_run: options.DryRun = False,
+    json: options.Json = False,
+) -> None:
+    """Train a network and keep its weights, history and test accuracy."""
+    from tersa.recipes.setting import Setting
+    from tersa.recipes.train import TrainRequest, merged, plan_training, run_training
+
+    terminal = Terminal(json=json)
+    named = {"optimizer": optimizer, "learning_rate": lr, "epochs": epochs, "iterations": iterations}
+    named |= {"batch": batch, "schedule": schedule, "seed": seed}
+    request = TrainRequest(
+        data=data,
+        model=model,
+        checkpoint=str(checkpoint) if checkpoint else None,
+        teacher=teacher,
+        teacher_checkpoint=str(teacher_checkpoint) if teacher_checkpoint else None,
+        validation=validation,
+        settings=merged(named, settings or []),
+    )
+    folder = out or Path("runs") / f"train-{Path(data).stem}"
+    if dry_run:
+        _show_plan(terminal, plan_training(request, Setting(data_dir, device, threads)), folder)
+        return
+    with terminal.progress() as say:
+        setting = Setting(data_dir, device, threads, say, shlex.join(["tersa", *sys.argv[1:]]))
+        result = run_training(request, folder, setting=setting, resume=resume, overwrite=overwrite)
+    _show(terminal, result, folder)
+    if result.status == "diverged":
+        raise typer.Exit(1)
+
+
+def _show(terminal: Terminal, result: TrainedRun, folder: Path) -> None:
+    terminal.say()
+    if result.status == "diverged":
+        terminal.say("the training ended in NaN or infinity; the last good weights are kept", style="red")
+        terminal.say("a lower --lr or --set clip_norm=1 may help", style="red")
+    rows = [
+        ("status", result.status),
+        ("test accuracy", f"{result.test_accuracy:.2f} %"),
+        ("validation accuracy", f"{result.validation_accuracy:.2f} %"),
+        ("best epoch", f"{result.best_epoch} of {result.epochs}"),
+        ("parameters", f"{result.parameters:,}"),
+        ("MACs", f"{result.macs:,}"),
+        ("time", f"{result.seconds:.1f} s"),
+    ]
+    terminal.table(f"{result.model} on {result.task}", ("", ""), rows, caption=result.task_note)
+    terminal.say(f"weights  {folder / result.artefacts[0]}")
+    terminal.say(f"history  {folder / 'history.db'}")
+    terminal.result(result.absolute(folder))
+
+
+def _show_plan(terminal: Terminal, plan: TrainPlan, folder: Path) -> None:
+    from tersa.train.estimate import in_words
+
+    sizes = ", ".join(f"{count:,} {name}" for name, count in plan.split_sizes.items())
+    rows = [
+        ("data", f"{plan.spec.data} ({sizes})"),
+        ("model", f"{plan.spec.model}: {plan.parameters:,} parameters, {plan.macs:,} MACs"),
+        ("length", f"{plan.cost.epochs} epochs, {plan.cost.iterations:,} updates on {plan.device}"),
+        *((name, str(value)) for name, value in plan.spec.config.model_dump().items() if value is not None),
+    ]
+    terminal.table(f"Plan for {folder}", ("", ""), rows, left=2)
+    memory = plan.cost.memory_bytes / 1e9
+    terminal.say(
+        f"in all about {in_words(plan.cost.seconds)} and {memory:.1f} GB of memory; nothing was done"
+    )
+    terminal.result(plan)

@@ -1,0 +1,215 @@
+"""A network as files that could be shipped: exported in each allowed precision, checked, and weighed.
+
+Every file is run by ONNX Runtime on the whole validation split. The fp32 file must give the trained
+network's logits (`export.check`), or it is not kept; an INT8 file is judged by what it answers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from tersa.data.task import Split, Task
+from tersa.errors import TargetError, unknown
+from tersa.export.artefact import Artefact
+from tersa.export.check import agreement, classify, require
+from tersa.export.int8 import Calibration, quantise_onnx
+from tersa.export.onnx import as_pixels, export_onnx
+from tersa.models.summary import macs
+from tersa.numerics import paired_loss
+from tersa.recipes.goals import Goals, Standing, Start, keeps_accuracy, within_bounds
+from tersa.records import Agreement, Comparison
+from tersa.targets.measure import Effort, compare, not_offered
+from tersa.targets.registry import parse
+from tersa.train.evaluation import predict
+
+CALIBRATION_IMAGES = 512
+METHODS = ("minmax", "percentile")
+"""INT8 calibrations that are tried; the one that answers more validation images right is kept."""
+
+PRECISIONS = ("auto", "fp32", "int8")
+QUICK_SECONDS = 1.0
+"""Time for one latency measurement that steers; the final one takes longer."""
+
+
+@dataclass(frozen=True)
+class Option:
+    """One file that could be shipped.
+
+    Attributes:
+        artefact: the file.
+        correct: (N,) bool, right answers on the validation split.
+        standing: its accuracy and costs.
+        agreement: with the trained network on the validation split.
+    """
+
+    artefact: Artefact
+    correct: npt.NDArray[np.bool_]
+    standing: Standing
+    agreement: Agreement
+
+
+@dataclass
+class Dock:
+    """What candidates are exported and weighed with; the same for all of one run.
+
+    Attributes:
+        task: gives normalisation, classes, calibration and validation images.
+        precisions: that may be shipped, in order of preference.
+        target: where latency is measured.
+        batch: images per call there.
+        seed: of the choice of calibration images.
+        reference: the baseline's fp32 file, once it is there.
+        correct: the baseline's right answers on the validation split.
+        start: the baseline's costs.
+    """
+
+    task: Task
+    precisions: tuple[str, ...]
+    target: str
+    batch: int
+    seed: int
+    reference: Artefact | None = None
+    correct: npt.NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, bool))
+    start: Start | None = None
+
+    def calibration(self, method: str) -> Calibration:
+        """Images of the training split for INT8 ranges."""
+        train = self.task.train
+        chosen = torch.randperm(len(train), generator=torch.Generator().manual_seed(self.seed))[
+            :CALIBRATION_IMAGES
+        ]
+        return Calibration(as_pixels(train.images[chosen]), method=method)
+
+
+def shippable(precision: str, target: str) -> tuple[str, ...]:
+    """The precisions that a request allows, of those that the target has; fp32 first.
+
+    Raises:
+        UsageError: no such precision.
+        TargetError: no such target, or one that does not have the precision.
+
+    >>> shippable("auto", "onnxruntime"), shippable("auto", "torch")
+    (('fp32', 'int8'), ('fp32',))
+    """
+    if precision not in PRECISIONS:
+        raise unknown("precision", precision, PRECISIONS)
+    offered = parse(target).precisions
+    if precision == "auto":
+        return tuple(each for each in ("fp32", "int8") if each in offered)
+    if precision not in offered:
+        raise TargetError(f"{target} does not offer {precision}; it has {', '.join(offered)}")
+    return (precision,)
+
+
+def export_options(
+    dock: Dock, model: nn.Module, folder: Path, name: str, *, latency: bool, accuracy: bool = True
+) -> list[Option]:
+    """Export a network in every allowed precision and weigh each file.
+
+    Args:
+        dock: how.
+        model: the network, on any device; it is left as it was.
+        folder: for the files `NAME.onnx` (fp32) and `NAME-int8.onnx`.
+        name: of the files.
+        latency: measure it too, against the baseline's file.
+        accuracy: run the validation split; without it an option is only weighed and timed.
+
+    Raises:
+        ModelError: the fp32 file does not give the network's logits.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    device = next(model.parameters()).device
+    model.cpu()
+    try:
+        exact = export_onnx(model, dock.task, folder / f"{name}.onnx")
+        split = dock.task.validation if accuracy else dock.task.validation.take(slice(0, 64))
+        logits = predict(model, split, dock.task).numpy()
+        cost = macs(model, dock.task.shape)
+    finally:
+        model.to(device)
+    same = agreement(exact.path, logits, split.images)
+    require(same, exact.path.name)
+    files: list[tuple[Artefact, Agreement]] = []
+    if "fp32" in dock.precisions:
+        files.append((exact, same))
+    if "int8" in dock.precisions:
+        files.append(_int8(dock, exact, folder / f"{name}-int8.onnx", split, logits))
+    return [_weigh(dock, artefact, found, split, cost, latency=latency) for artefact, found in files]
+
+
+def _int8(
+    dock: Dock, exact: Artefact, path: Path, split: Split, logits: npt.NDArray[np.float32]
+) -> tuple[Artefact, Agreement]:
+    """The better of the calibrations, by right answers on the validation split; ties keep the first."""
+    best: tuple[int, str] = (-1, "")
+    labels = split.labels.numpy()
+    for method in METHODS:
+        trial = quantise_onnx(exact, path, dock.calibration(method))
+        right = int((classify(trial.path, split.images).argmax(axis=1) == labels).sum())
+        if right > best[0]:
+            best = (right, method)
+    artefact = quantise_onnx(exact, path, dock.calibration(best[1]))
+    return artefact, agreement(path, logits, split.images, tolerance=0.0)
+
+
+def _weigh(
+    dock: Dock, artefact: Artefact, found: Agreement, split: Split, cost: int, *, latency: bool
+) -> Option:
+    answers = classify(artefact.path, split.images).argmax(axis=1)
+    correct = answers == split.labels.numpy()
+    before = dock.correct[: len(correct)] if len(dock.correct) else correct
+    slow: float | None = None
+    if latency and dock.reference is not None:
+        timed = race(dock, dock.reference, artefact, seconds=QUICK_SECONDS)
+        # The baseline's own time is the yardstick: what else the machine did then fell on both.
+        slow = dock.start.latency_ms / timed.low if dock.start and timed.low else None
+    standing = Standing(
+        accuracy=100.0 * float(correct.mean()),
+        loss=paired_loss(before, correct),
+        macs=cost,
+        size_bytes=artefact.size_bytes,
+        latency_ms=slow,
+    )
+    return Option(artefact, correct, standing, found)
+
+
+def race(
+    dock: Dock, before: Artefact, after: Artefact, *, seconds: float, target: str | None = None
+) -> Comparison:
+    """Interleaved latency of two files; a precision that the runtime does not have is said, not raised."""
+    runtime = parse(target or dock.target)
+    images = as_pixels(dock.task.validation.images[: dock.batch])
+    try:
+        sessions = runtime.prepare(before, "baseline"), runtime.prepare(after, "result")
+    except TargetError as error:
+        return not_offered(runtime.describe(), after.header.precision, str(error))
+    return compare(*sessions, images, effort=Effort(seconds=seconds))
+
+
+def pick(options: list[Option], goals: Goals, dock: Dock, *, precision: str) -> Option:
+    """The file to ship among those of one network.
+
+    Files that keep the accuracy come before those that do not, those within the bounds before those
+    outside. Among equals fp32 stays, unless `auto` finds INT8 smaller and not slower on the target.
+    """
+    assert dock.start is not None
+    start = dock.start
+
+    def rank(option: Option) -> tuple[bool, bool]:
+        return keeps_accuracy(goals, start, option.standing), within_bounds(goals, start, option.standing)
+
+    best = max(rank(option) for option in options)
+    equal = [option for option in options if rank(option) == best]
+    if precision != "auto" or len(equal) == 1:
+        return equal[0]
+    exact, integer = equal
+    if integer.artefact.size_bytes >= exact.artefact.size_bytes:
+        return exact
+    both = race(dock, exact.artefact, integer.artefact, seconds=2 * QUICK_SECONDS)
+    return exact if both.verdict in ("slower", "not offered") else integer

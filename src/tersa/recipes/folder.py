@@ -1,0 +1,106 @@
+"""The folder of one run: made once, refused when it is somebody else's, resumed when asked.
+
+`runs/NAME/` holds `spec.toml` (everything asked, written first), `result.json` (written last: a run without
+it is not finished), and what the work leaves in between.
+
+Example:
+    >>> import tempfile
+    >>> class Spec(Record):
+    ...     seed: int = 0
+    >>> place = Path(tempfile.mkdtemp()) / "demo"
+    >>> open_folder(place, "shrink", Spec(), resume=False, overwrite=False) == place
+    True
+    >>> open_folder(place, "shrink", Spec(seed=1), resume=True, overwrite=False)
+    Traceback (most recent call last):
+    ...
+    tersa.errors.UsageError: ...demo was started with other settings: seed was 0, is now 1; ...
+"""
+
+from __future__ import annotations
+
+import shutil
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import tomlkit
+
+from tersa.errors import UsageError
+from tersa.records import SCHEMA, Record, write_atomic
+
+SPEC, RESULT = "spec.toml", "result.json"
+
+
+def open_folder(out: Path, verb: str, spec: Record, *, resume: bool, overwrite: bool) -> Path:
+    """Make the run's folder, or enter the one that is there.
+
+    Args:
+        out: the folder.
+        verb: of the command line; a run of another verb is never resumed.
+        spec: everything that decides the result.
+        resume: go on with a run of the same verb and spec; a folder that is not there is made.
+        overwrite: remove a run that is there.
+
+    Raises:
+        UsageError: the folder exists and neither was asked; it is not a run folder; or its spec differs.
+    """
+    if resume and overwrite:
+        raise UsageError("--resume and --overwrite exclude each other; give one")
+    wanted = {
+        "schema_version": SCHEMA,
+        "verb": verb,
+        **_plain(spec.model_dump(mode="json", exclude_none=True)),
+    }
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        if not out.is_dir() or not (out / SPEC).is_file():
+            raise UsageError(f"{out} exists and is not a folder that tersa made; give another --out")
+        if overwrite:
+            shutil.rmtree(out)
+        elif not resume:
+            raise UsageError(
+                f"{out} exists; --resume goes on with it, --overwrite starts again, or give another --out"
+            )
+        else:
+            _same(out, read_spec(out), wanted)
+            return out
+    out.mkdir(parents=True, exist_ok=True)
+    write_atomic(out / SPEC, tomlkit.dumps(wanted))
+    return out
+
+
+def read_spec(folder: Path) -> dict[str, Any]:
+    """What a run was asked to do.
+
+    Raises:
+        UsageError: no readable `spec.toml` there.
+    """
+    path = folder / SPEC
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UsageError(f"{folder} is not a run folder: it has no {SPEC}") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UsageError(f"{path} cannot be read: {error}") from None
+
+
+def _same(out: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    differences = [
+        f"{key} was {found.get(key, 'not given')}, is now {wanted.get(key, 'not given')}"
+        for key in sorted(found.keys() | wanted.keys())
+        if found.get(key) != wanted.get(key)
+    ]
+    if differences:
+        raise UsageError(
+            f"{out} was started with other settings: {'; '.join(differences)}; "
+            "resume with the old ones, or start again with --overwrite"
+        )
+
+
+def _plain(value: dict[str, Any]) -> dict[str, Any]:
+    """Nested tables without empty ones, as TOML reads them back."""
+    return {
+        key: _plain(item) if isinstance(item, dict) else item
+        for key, item in value.items()
+        if item not in ({}, [])
+    }

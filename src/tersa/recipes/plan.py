@@ -1,0 +1,108 @@
+"""What `tersa shrink` would do and about how long it would take, without doing it.
+
+Speed is measured on a few batches of the untrained baseline; the rest follows from the number of iterations.
+A pruned network costs less at every step, so its share of the baseline's cost is taken from runs on the
+digits and on MNIST (`PRUNED_COST`, `TUNED_COST`). A rough estimate, and only of an otherwise idle machine.
+"""
+
+from __future__ import annotations
+
+from tersa.data.sources import load as load_task
+from tersa.models.load import load as load_model
+from tersa.models.summary import parameters
+from tersa.models.zoo import default_spec
+from tersa.recipes.setting import Setting, threads_of
+from tersa.recipes.shrink import ShrinkSpec, baseline_config, protocol_of
+from tersa.records import Record
+from tersa.train.config import extent
+from tersa.train.device import choose
+from tersa.train.estimate import in_words, iteration_seconds, memory_bytes
+
+STEPS = 30
+"""Pruning steps of a usual run."""
+PROBES = 4
+"""Long fine-tunes of a usual search."""
+PRUNED_COST = 0.35
+"""Mean cost of one iteration over all steps, against the baseline's."""
+TUNED_COST = 0.15
+"""Cost of one iteration of a long fine-tune, against the baseline's, without the teacher."""
+TEACHER_COST = 0.3
+"""Cost of the teacher's forward pass, against an iteration of the baseline."""
+
+
+class PlannedStep(Record):
+    """One part of the work.
+
+    Attributes:
+        name: as the progress bar names it.
+        what: in words.
+        seconds: estimated.
+        time: the same in words.
+    """
+
+    name: str
+    what: str
+    seconds: float
+    time: str
+
+
+class Plan(Record):
+    """The parts of the work with the whole time and the memory.
+
+    Attributes:
+        steps: in order.
+        seconds: estimated, in all.
+        time: the same in words.
+        memory_bytes: of the process at its largest, estimated.
+    """
+
+    steps: list[PlannedStep]
+    seconds: float
+    time: str
+    memory_bytes: int
+
+
+def plan(spec: ShrinkSpec, setting: Setting) -> Plan:
+    """Estimate the work of `shrink(spec)`.
+
+    Raises:
+        UsageError, DataError, ModelError: what `shrink` would raise before its work.
+    """
+    spec.check()
+    task = load_task(spec.data, data_dir=setting.data_dir, seed=spec.seed, validation=spec.validation)
+    name = spec.model or default_spec(task.shape, len(task.classes))
+    model = load_model(name, task.shape, len(task.classes), seed=spec.seed).module
+    config, protocol = baseline_config(spec, task, name), protocol_of(spec, task)
+    with threads_of(setting):
+        per_iteration = iteration_seconds(model, task, config, device=choose(setting.device))
+    length = extent(config, len(task.train))
+    each = per_iteration * protocol.batch / max(config.batch, 1)
+    parts = [
+        (
+            "baseline",
+            _baseline_words(spec, length.epochs),
+            0.0 if spec.checkpoint else per_iteration * length.iterations,
+        ),
+        (
+            "prune",
+            f"about {STEPS} steps: score, remove {100 * protocol.share:.0f} % of the channels, "
+            f"retrain {protocol.retrain} iterations",
+            STEPS * (protocol.retrain * each * (PRUNED_COST + TEACHER_COST) + 0.5),
+        ),
+        (
+            "tune",
+            f"about {PROBES} fine-tunes of {protocol.tune} iterations, each exported and checked",
+            PROBES * (protocol.tune * each * (TUNED_COST + TEACHER_COST) + 3.0),
+        ),
+        ("test and measure", f"{len(task.test)} test images, every installed runtime", 30.0),
+    ]
+    steps = [PlannedStep(name=n, what=w, seconds=s, time=in_words(s)) for n, w, s in parts]
+    total = sum(step.seconds for step in steps)
+    memory = memory_bytes(model, task, config) + 2 * 4 * parameters(model)  # the teacher and a candidate
+    return Plan(steps=steps, seconds=total, time=in_words(total), memory_bytes=memory)
+
+
+def _baseline_words(spec: ShrinkSpec, epochs: int) -> str:
+    if spec.checkpoint:
+        return f"weights from {spec.checkpoint}"
+    return f"{epochs} epochs of training, unless the cache has it"

@@ -1,0 +1,54 @@
+"""How a job is carried out: what does not decide its result.
+
+Example:
+    >>> Setting(threads=2).device
+    'auto'
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from tersa.targets.environment import cores
+
+Say = Callable[[str, float, str], None]
+"""Shows progress: (name of the work, share done, remark)."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How a run is carried out; none of it is stored in its spec.
+
+    Attributes:
+        data_dir: where data are looked for first.
+        device: `auto`, `cpu` or `cuda`, for training.
+        threads: for training; None for all cores.
+        say: shows progress.
+        command: what the user typed, for the report.
+        cache: of baselines, in place of the user's.
+        seconds: timed calls of each side of a final comparison.
+    """
+
+    data_dir: Path | None = None
+    device: str = "auto"
+    threads: int | None = None
+    say: Say = lambda task, done, remark: None
+    command: str = ""
+    cache: Path | None = None
+    seconds: float = 3.0
+
+
+@contextmanager
+def threads_of(setting: Setting) -> Generator[None]:
+    """Let torch use the asked number of threads (None: one per core) for a block."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(setting.threads or cores())
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

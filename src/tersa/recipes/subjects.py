@@ -1,0 +1,228 @@
+"""What a user names when a verb wants a network to run: an ONNX file, a finished run, or a model.
+
+    result.onnx                     a file that tersa exported
+    runs/demo                       a run folder: its ONNX file, and its weights in the network it names
+    lenet, module.py:build, m.pt2   a model, as `tersa.models.load` takes it, with `--checkpoint` if trained
+
+A subject becomes an artefact in a precision (`to_artefact`), or the error says why it cannot.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import nn
+
+from tersa.data.sources import load as load_data
+from tersa.data.task import Task
+from tersa.errors import DataError, ModelError, TargetError, UsageError
+from tersa.export.artefact import PRECISIONS, Artefact, Header, is_ours, read_artefact, read_foreign
+from tersa.export.check import agreement, classify, module_logits, require
+from tersa.export.int8 import Calibration, quantise_onnx
+from tersa.export.onnx import Deployed, as_pixels, evaluation_copy, export_onnx
+from tersa.models.checkpoint import read as read_checkpoint
+from tersa.models.load import load
+from tersa.prune.surgery import resize_
+from tersa.recipes.folder import RESULT, SPEC, read_spec
+
+WEIGHTS = "model.safetensors"
+
+CALIBRATION_IMAGES = 512
+CHECK_IMAGES = 256
+"""Images of noise that an export is checked on where no data are given."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A network that a user named.
+
+    Attributes:
+        name: as the user typed it.
+        header: class names, input shape and normalisation.
+        module: takes normalised input; None for a bare file.
+        file: the artefact that is there already, None for a model.
+        trained: its answers mean something.
+        foreign: a file that tersa did not write: its classes and normalisation are not known.
+        batch: the one batch size that a foreign file takes, or None for any.
+    """
+
+    name: str
+    header: Header
+    module: nn.Module | None = None
+    file: Artefact | None = None
+    trained: bool = True
+    foreign: bool = False
+    batch: int | None = None
+
+
+def needs_task(text: str) -> bool:
+    """Whether the name is a model, which takes its input shape and classes from data."""
+    path = Path(text)
+    return path.suffix != ".onnx" and not path.is_dir()
+
+
+def find_subject(
+    text: str,
+    task: Task | None,
+    *,
+    checkpoint: Path | None = None,
+    seed: int = 0,
+    foreign: bool = False,
+    data_dir: Path | None = None,
+) -> Subject:
+    """The network that a user named.
+
+    Args:
+        text: see the head of this file.
+        task: gives a model its input shape, classes and normalisation; a file has its own.
+        checkpoint: weights for a model.
+        seed: of the weights of a model that is not trained.
+        foreign: take ONNX files of other programs too, untrained.
+        data_dir: where to look first for the data of a run that has no ONNX file.
+
+    Raises:
+        UsageError: no such file or run, an unknown model, or a model without data.
+        ModelError: a file that tersa did not write or cannot read.
+    """
+    path = Path(text)
+    if needs_task(text):
+        if task is None:
+            raise UsageError(f"model '{text}' takes its input shape and classes from data; give --data NAME")
+        loaded = load(text, task.shape, len(task.classes), seed=seed, checkpoint=checkpoint)
+        return Subject(text, Header.of(task), loaded.module, trained=loaded.trained)
+    if checkpoint is not None:
+        raise UsageError(f"{text} has its own weights; leave out --checkpoint {checkpoint}")
+    found = _from_run(path, task, data_dir) if path.is_dir() else _from_file(path, foreign)
+    if task is None or found.foreign:
+        return found
+    if found.header.shape != task.shape:
+        raise UsageError(f"{text} takes images {found.header.shape}, {task.name} has {task.shape}")
+    if len(found.header.classes) != len(task.classes):
+        raise UsageError(
+            f"{text} has {len(found.header.classes)} classes, {task.name} has {len(task.classes)}"
+        )
+    return found
+
+
+def _from_file(path: Path, foreign: bool) -> Subject:
+    if not foreign or is_ours(path):
+        file = read_artefact(path)
+        return Subject(str(path), file.header, file=file)
+    other = read_foreign(path)
+    header = other.artefact.header
+    return Subject(str(path), header, None, other.artefact, trained=False, foreign=True, batch=other.batch)
+
+
+def _from_run(folder: Path, task: Task | None, data_dir: Path | None) -> Subject:
+    """A finished run: its ONNX file, and its weights in the network that its spec names."""
+    result = _result(folder)
+    spec = read_spec(folder) if (folder / SPEC).is_file() else {}
+    file = _artefact_of(folder, result)
+    model, weights = spec.get("model") or result.get("model"), folder / WEIGHTS
+    if not model or not weights.is_file():
+        if file is None:
+            raise UsageError(f"{folder} holds neither an ONNX file nor a network with its weights")
+        return Subject(str(folder), file.header, file=file)
+    if file is None:
+        task = task or load_data(str(spec.get("data") or result.get("task")), data_dir=data_dir)
+    header = file.header if file else Header.of(cast("Task", task))
+    module = load(str(model), header.shape, len(header.classes)).module
+    resize_(module, read_checkpoint(weights))
+    if file is not None:
+        file = replace(file, module=Deployed(evaluation_copy(module), header))
+    return Subject(str(folder), header, module, file)
+
+
+def _result(folder: Path) -> dict[str, Any]:
+    path = folder / RESULT
+    if not path.is_file():
+        raise UsageError(
+            f"{folder} is not a finished run: it has no {RESULT}; give a run folder or an .onnx file"
+        )
+    try:
+        found: Any = json.loads(path.read_text(encoding="utf-8"))
+        _ = [str(name) for name in found["artefacts"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path} is damaged: {type(error).__name__}: {error}") from None
+    return found
+
+
+def _artefact_of(folder: Path, result: dict[str, Any]) -> Artefact | None:
+    """The first ONNX file among a run's artefacts, or None where it made none."""
+    for name in result["artefacts"]:
+        if str(name).endswith(".onnx"):
+            path = next((path for path in (folder / name, Path(name)) if path.is_file()), None)
+            if path is None:
+                raise ModelError(f"{folder} names {name} in {RESULT}, but there is no such file")
+            return read_artefact(path)
+    return None
+
+
+def to_artefact(subject: Subject, precision: str, path: Path, task: Task | None) -> Artefact:
+    """The subject as a checked file in a precision; a file that has it already is used as it is.
+
+    Args:
+        subject: the network.
+        precision: `fp32` or `int8`.
+        path: where a new file goes.
+        task: gives INT8 its ranges from training images, and the check its images. Without it both use noise:
+            good for timing, not for shipping.
+
+    Raises:
+        UsageError: an unknown precision.
+        TargetError: an INT8 file cannot become fp32 again.
+        ModelError: the network cannot be exported, or the file does not compute the same.
+    """
+    if precision not in PRECISIONS:
+        raise UsageError(f"unknown precision '{precision}'; known: {', '.join(PRECISIONS)}")
+    if subject.file is not None and subject.file.header.precision == precision:
+        return subject.file
+    if subject.module is None and precision == "fp32":
+        raise TargetError(f"{subject.name} is an int8 file, its fp32 weights are gone")
+    if subject.foreign:
+        raise TargetError(
+            f"{subject.name} was not written by tersa: it is run as it is ({subject.header.precision})"
+        )
+    if precision == "fp32":
+        return _exported(subject, path, task)
+    some = as_pixels(_some(task.train.images)) if task else noise(subject.header, CALIBRATION_IMAGES)
+    if subject.file is not None and subject.file.header.precision == "fp32":
+        return quantise_onnx(subject.file, path, Calibration(some))
+    with tempfile.TemporaryDirectory(prefix="tersa.") as folder:
+        return quantise_onnx(_exported(subject, Path(folder) / "fp32.onnx", task), path, Calibration(some))
+
+
+def noise(header: Header, count: int) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """(count, C, H, W) pixels in 0..1, the same each time."""
+    return np.random.default_rng(0).random((count, *header.shape), dtype=np.float32)
+
+
+def accuracy_on_test(artefact: Artefact, task: Task) -> float:
+    """Percent of the task's test images that the file gets right, by ONNX Runtime."""
+    answers = classify(artefact.path, task.test.images).argmax(axis=1)
+    return 100.0 * float((answers == task.test.labels.numpy()).mean())
+
+
+def _exported(subject: Subject, path: Path, task: Task | None) -> Artefact:
+    assert subject.module is not None
+    artefact = export_onnx(subject.module, subject.header, path)
+    assert artefact.module is not None
+    images = task.validation.images if task else noise(subject.header, CHECK_IMAGES)
+    found = agreement(path, module_logits(artefact.module, images), images)
+    try:
+        require(found, path.name)
+    except ModelError:
+        path.unlink()
+        raise
+    return artefact
+
+
+def _some(images: torch.Tensor) -> torch.Tensor:
+    chosen = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[:CALIBRATION_IMAGES]
+    return images[chosen]

@@ -1,0 +1,395 @@
+"""One training run from a name to a folder: data, model, training, test, files.
+
+    runs/NAME/spec.toml           everything asked, written first
+              history.db          epochs (SQLite), growing while it runs
+              checkpoint.safetensors   the state of the run after its last epoch, gone when it has ended
+              model.safetensors   the weights that were kept
+              result.json         written last
+
+The test split is read once, at the end. A killed run goes on with `resume`, bit for bit; a finished one is
+handed back as it is.
+
+Example:
+    >>> import tempfile
+    >>> request = TrainRequest(data="digits", model="mlp:16", settings={"epochs": 2})
+    >>> result = run_training(request, Path(tempfile.mkdtemp()) / "demo")
+    >>> result.status, result.parameters, result.artefacts
+    ('done', 1210, ['model.safetensors'])
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from tersa.data.sources import load as load_task
+from tersa.data.task import Task
+from tersa.errors import UsageError, faults
+from tersa.models.load import load as load_model
+from tersa.models.summary import macs, parameters
+from tersa.models.zoo import default_spec
+from tersa.recipes.folder import RESULT, open_folder
+from tersa.recipes.setting import Setting, threads_of
+from tersa.records import SCHEMA, Environment, Epoch, Record, read_record, write_record
+from tersa.targets.environment import environment
+from tersa.train.baseline import default_config, save_weights
+from tersa.train.checkpoint import remove_leftovers
+from tersa.train.config import TrainConfig, override
+from tersa.train.device import choose
+from tersa.train.estimate import Estimate, estimate
+from tersa.train.evaluation import evaluate
+from tersa.train.history import HistoryWriter, read_history
+from tersa.train.loop import Progress, Status, TrainResult, train
+
+HISTORY, WEIGHTS, CHECKPOINT = "history.db", "model.safetensors", "checkpoint.safetensors"
+
+
+class TrainRequest(Record):
+    """What a user asks for; settings that are not given are the data's defaults."""
+
+    data: str = "digits"
+    """A known data set or a path."""
+    model: str | None = None
+    """A spec, `module.py:build` or an exported file; None for the data's default."""
+    checkpoint: str | None = None
+    """Weights to start from."""
+    teacher: str | None = None
+    """Model that is followed; `distillation` says how."""
+    teacher_checkpoint: str | None = None
+    """Trained weights of the teacher."""
+    validation: int | float | None = None
+    """Images (or share) of train that steer, or None for the data's default."""
+    settings: dict[str, Any] = Field(default_factory=dict[str, Any])
+    """Fields of `TrainConfig` by name; text is converted."""
+
+
+class TrainSpec(Record):
+    """Everything that decides the result of one run; stored as `spec.toml`."""
+
+    data: str
+    """A known data set or a path."""
+    model: str
+    """A spec, `module.py:build` or an exported file."""
+    checkpoint: str | None = None
+    """Weights it starts from."""
+    teacher: str | None = None
+    """Model that is followed."""
+    teacher_checkpoint: str | None = None
+    """Trained weights of the teacher."""
+    validation: int | float | None = None
+    """Images (or share) of train that steer, or None for the data's default."""
+    config: TrainConfig
+    """Settings of the training."""
+
+
+class TrainedRun(Record):
+    """Everything that `tersa train` found: `result.json`."""
+
+    schema_version: int = SCHEMA
+    verb: Literal["train"] = "train"
+    name: str
+    """Name of the run's folder."""
+    command: str
+    """What the user typed."""
+    status: Status
+    """`done`, `stopped-early` or `diverged`."""
+    test_accuracy: float
+    """Percent, of the kept weights on the whole test split."""
+    test_loss: float
+    """Mean cross-entropy there."""
+    validation_accuracy: float
+    """Percent, of the kept weights."""
+    best_epoch: int
+    """With the best validation accuracy; 0 when no epoch was finished."""
+    epochs: int
+    """Epochs that were evaluated."""
+    parameters: int
+    """Trainable values."""
+    macs: int
+    """Multiply-accumulates for one image."""
+    task: str
+    """The data as they were asked for."""
+    task_note: str = ""
+    """What a reader must know of the data."""
+    model: str
+    """The model as it was asked for."""
+    config: TrainConfig
+    """Settings of the training."""
+    classes: list[str]
+    """Names, in label order."""
+    split_sizes: dict[str, int]
+    """Images of train, validation and test."""
+    sha256: dict[str, str]
+    """Of the data's files and the model's, by name."""
+    device: str
+    """Where it was trained."""
+    environment: Environment
+    """Machine and versions."""
+    artefacts: list[str]
+    """Files in the run's folder."""
+    seconds: float
+    """Wall time of the training, over all attempts."""
+
+    def absolute(self, folder: Path) -> Self:
+        """The same with the artefacts' whole paths."""
+        return self.model_copy(update={"artefacts": [str(folder / name) for name in self.artefacts]})
+
+
+class TrainPlan(Record):
+    """What a run would do and cost."""
+
+    spec: TrainSpec
+    """What would be done."""
+    parameters: int
+    """Trainable values."""
+    macs: int
+    """Multiply-accumulates for one image."""
+    split_sizes: dict[str, int]
+    """Images of train, validation and test."""
+    device: str
+    """Where it would be trained."""
+    cost: Estimate
+    """Time and memory."""
+
+
+def parse_settings(pairs: list[str]) -> dict[str, str]:
+    """`key=value` texts as a mapping.
+
+    Raises:
+        UsageError: a text without `=`, or a key that is given twice.
+
+    >>> parse_settings(["pad=2", "keep=last"])
+    {'pad': '2', 'keep': 'last'}
+    """
+    found: dict[str, str] = {}
+    wrong: list[str] = []
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key.strip():
+            wrong.append(f"'{pair}' is not key=value")
+        elif key.strip() in found:
+            wrong.append(f"{key.strip()} is given twice")
+        else:
+            found[key.strip()] = value.strip()
+    if wrong:
+        raise faults("--set", wrong)
+    return found
+
+
+def merged(options: Mapping[str, object], pairs: list[str]) -> dict[str, object]:
+    """Settings from options of their own (None: not given) and from `key=value` texts.
+
+    Raises:
+        UsageError: a malformed text, or a setting that is given in both ways.
+    """
+    given = {name: value for name, value in options.items() if value is not None}
+    more = parse_settings(pairs)
+    if twice := sorted(given.keys() & more.keys()):
+        raise UsageError(f"{', '.join(twice)} is given as an option and with --set; give it once")
+    return {**given, **more}
+
+
+def resolve(request: TrainRequest, task: Task) -> TrainSpec:
+    """A request with every default filled in.
+
+    Raises:
+        UsageError: settings that cannot be, or a teacher's weights without a teacher.
+    """
+    if request.teacher_checkpoint and not request.teacher:
+        raise UsageError("--teacher-checkpoint is given without --teacher; name the teacher's model")
+    model = request.model or default_spec(task.shape, len(task.classes))
+    config = override(default_config(task, model), request.settings)
+    if request.teacher and config.distillation == "none":
+        raise UsageError(
+            "--teacher is given but distillation=none; add --set distillation=temperature or =document"
+        )
+    if config.distillation != "none" and not request.teacher:
+        raise UsageError(
+            f"distillation={config.distillation} needs --teacher MODEL and --teacher-checkpoint FILE"
+        )
+    return TrainSpec(**request.model_dump(exclude={"settings", "model"}), model=model, config=config)
+
+
+def plan_training(request: TrainRequest, setting: Setting | None = None) -> TrainPlan:
+    """What `run_training` would do, and about what it would cost; nothing is written.
+
+    Raises:
+        UsageError, DataError, ModelError: what the run would raise before its work.
+    """
+    setting = setting or Setting()
+    task, spec = _prepare(request, setting)
+    device = choose(setting.device)
+    with threads_of(setting):
+        model = _model(spec, task)[0]
+        return TrainPlan(
+            spec=spec,
+            parameters=parameters(model),
+            macs=macs(model, task.shape),
+            split_sizes=_sizes(task),
+            device=device,
+            cost=estimate(model, task, spec.config, device=device),
+        )
+
+
+def run_training(
+    request: TrainRequest,
+    out: Path,
+    *,
+    setting: Setting | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+) -> TrainedRun:
+    """Train a model and keep everything about it in a folder.
+
+    Args:
+        request: what is asked.
+        out: folder for the results.
+        setting: how it is carried out.
+        resume: go on with the run in `out`; a finished one is returned as it is.
+        overwrite: start again.
+
+    Returns:
+        The result; a diverged run has that status, and the weights of its last good epoch.
+
+    Raises:
+        UsageError: the request cannot be carried out, or `out` holds another run.
+        DataError, ModelError: data or model do not fit.
+    """
+    setting = setting or Setting()
+    device = choose(setting.device)
+    task, spec = _prepare(request, setting)
+    with threads_of(setting):
+        model, files = _model(spec, task)
+        teacher = _teacher(spec, task)
+        folder = open_folder(out, "train", spec, resume=resume, overwrite=overwrite)
+        if not (folder / RESULT).is_file():
+            done = _train(folder, spec, setting, task, model, teacher, device, resume=resume)
+            result = _finish(folder, spec, setting, task, model, files, device, done)
+            write_record(folder / RESULT, result)
+    (folder / CHECKPOINT).unlink(missing_ok=True)
+    return read_record(folder / RESULT, TrainedRun)
+
+
+def _prepare(request: TrainRequest, setting: Setting) -> tuple[Task, TrainSpec]:
+    """The data and the whole spec; the cut of validation follows the run's seed."""
+    seed = override(TrainConfig(), request.settings).seed  # and faults show before any data are fetched
+    task = load_task(request.data, data_dir=setting.data_dir, seed=seed, validation=request.validation)
+    return task, resolve(request, task)
+
+
+def _model(spec: TrainSpec, task: Task) -> tuple[nn.Module, dict[str, str]]:
+    start = Path(spec.checkpoint) if spec.checkpoint else None
+    loaded = load_model(spec.model, task.shape, len(task.classes), seed=spec.config.seed, checkpoint=start)
+    return loaded.module, loaded.sha256
+
+
+def _teacher(spec: TrainSpec, task: Task) -> nn.Module | None:
+    """The teacher with its weights; one that knows nothing is refused."""
+    if not spec.teacher:
+        return None
+    weights = Path(spec.teacher_checkpoint) if spec.teacher_checkpoint else None
+    loaded = load_model(spec.teacher, task.shape, len(task.classes), checkpoint=weights)
+    if not loaded.trained and loaded.kind == "zoo":
+        raise UsageError(
+            f"teacher '{spec.teacher}' is not trained; give its weights with --teacher-checkpoint FILE"
+        )
+    return loaded.module
+
+
+def _train(
+    folder: Path,
+    spec: TrainSpec,
+    setting: Setting,
+    task: Task,
+    model: nn.Module,
+    teacher: nn.Module | None,
+    device: str,
+    *,
+    resume: bool,
+) -> TrainResult:
+    """Train with history, checkpoint and progress."""
+
+    def show(at: Progress) -> None:
+        accuracy = "" if at.validation_accuracy is None else f", {at.validation_accuracy:.2f} % on validation"
+        remark = f"epoch {at.epoch}/{at.epochs}, loss {at.loss:.3f}{accuracy}"
+        setting.say("train", at.iteration / at.iterations, remark)
+
+    setting.say("train", 0.0, "")
+    with HistoryWriter(folder / HISTORY) as history:
+        done = train(
+            model,
+            task,
+            spec.config,
+            teacher=teacher,
+            device=device,
+            checkpoint=folder / CHECKPOINT,
+            resume=resume,
+            progress=show,
+            on_epoch=history.add,
+        )
+    setting.say("train", 1.0, _remark(done))
+    return done
+
+
+def _remark(done: TrainResult) -> str:
+    best = [row.validation_accuracy for row in done.history if row.epoch == done.best_epoch]
+    return f"{done.status}, {best[0]:.2f} % on validation" if best else done.status
+
+
+def _finish(
+    folder: Path,
+    spec: TrainSpec,
+    setting: Setting,
+    task: Task,
+    model: nn.Module,
+    files: dict[str, str],
+    device: str,
+    done: TrainResult,
+) -> TrainedRun:
+    """Write the weights, read the test split once, and put together what is known of the run."""
+    remove_leftovers(folder / WEIGHTS)
+    save_weights(model, folder / WEIGHTS)
+    validation = evaluate(model, task.validation, task, device=device)
+    test = evaluate(model, task.test, task, device=device)
+    model.to("cpu")
+    return TrainedRun(
+        name=folder.name,
+        command=setting.command or f"tersa train --data {spec.data} --model {spec.model}",
+        status=done.status,
+        test_accuracy=test.accuracy,
+        test_loss=test.loss,
+        validation_accuracy=validation.accuracy,
+        best_epoch=done.best_epoch,
+        epochs=len(done.history),
+        parameters=parameters(model),
+        macs=macs(model, task.shape),
+        task=task.name,
+        task_note=task.provenance.note,
+        model=spec.model,
+        config=spec.config,
+        classes=list(task.classes),
+        split_sizes=_sizes(task),
+        sha256={**task.provenance.sha256, **{Path(name).name: value for name, value in files.items()}},
+        device=device,
+        environment=environment(torch.get_num_threads()),
+        artefacts=[WEIGHTS],
+        seconds=done.seconds,
+    )
+
+
+def history_of(folder: Path) -> list[Epoch]:
+    """The epochs of a run, finished or not.
+
+    Raises:
+        DataError: the folder has none.
+    """
+    return read_history(folder / HISTORY)
+
+
+def _sizes(task: Task) -> dict[str, int]:
+    return {"train": len(task.train), "validation": len(task.validation), "test": len(task.test)}

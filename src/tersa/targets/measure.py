@@ -1,0 +1,285 @@
+"""Time prepared networks side by side, and say which is faster, or that there is no difference.
+
+Every session is warmed up until its time is steady. Then rounds alternate A B, B A, A B, ... so that whatever
+else the machine does falls on both sides alike; a round makes as many calls as fill a few milliseconds,
+because one call of a small network is as short as the noise. Garbage collection waits outside the rounds.
+
+What this does not do: measure a cold start, throughput of several streams, or energy.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+import time
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from tersa.errors import ModelError
+from tersa.records import Comparison, Measurement
+from tersa.targets.base import Pixels, Session
+from tersa.targets.statistics import Summary, Times, compare_rounds, summarise
+
+Clock = Callable[[], int]
+Logits = npt.NDArray[np.floating]
+
+SMALL_CALL_MS = 0.05
+"""Below this a call is mostly the runtime's own work: checking inputs, memory, starting operators."""
+
+WARM_SHARE = 0.05
+"""Warm-up ends when three rounds in a row differ by less than this share of their median."""
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How long to measure.
+
+    Attributes:
+        seconds: of timed calls per session, at most (three rounds are always made).
+        rounds: at most so many.
+        round_ms: calls are repeated until a round takes this long.
+        warmup_seconds: per session, at most (three rounds are always made).
+    """
+
+    seconds: float = 1.0
+    rounds: int = 120
+    round_ms: float = 4.0
+    warmup_seconds: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not (self.seconds > 0 and self.rounds >= 3 and self.round_ms > 0 and self.warmup_seconds > 0):
+            raise ValueError(f"times must be above 0 and rounds at least 3, got {self}")
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Timed rounds of one session.
+
+    Attributes:
+        times_ms: (rounds,) mean time of one call in each round.
+        calls: calls in one round.
+        warmup: calls before the first timed one.
+    """
+
+    times_ms: Times
+    calls: int
+    warmup: int
+
+
+@dataclass(frozen=True)
+class Timed:
+    """One side of a measurement: what is stored of it, and its rounds."""
+
+    measurement: Measurement
+    timing: Timing
+
+
+def time_rounds(
+    sessions: Sequence[Session], inputs: Sequence[Pixels], effort: Effort, clock: Clock = time.perf_counter_ns
+) -> list[Timing]:
+    """Interleaved rounds of every session, in alternating order.
+
+    Args:
+        sessions: prepared networks; the round i of all of them form a pair (or a tuple).
+        inputs: the batch of each session, (N, C, H, W) float32 in 0..1.
+        effort: how long to measure.
+        clock: nanoseconds; a test passes its own.
+    """
+    sides = list(zip(sessions, inputs, strict=True))
+    warm = [_warm_up(session, images, effort, clock) for session, images in sides]
+    calls = [max(1, math.ceil(effort.round_ms / per_call)) for _, per_call in warm]
+    longest = max(count * per_call for count, (_, per_call) in zip(calls, warm, strict=True))
+    rounds = max(3, min(effort.rounds, int(effort.seconds * 1000.0 / longest)))
+    times = np.empty((len(sides), rounds))
+    with _no_garbage_collection():
+        for turn in range(rounds):
+            order = range(len(sides)) if turn % 2 == 0 else reversed(range(len(sides)))
+            for index in order:
+                session, images = sides[index]
+                with session.pinned():
+                    if calls[index] > 1:
+                        session.run(images)  # brings its own weights back into the cache
+                    times[index, turn] = _time(session, images, calls[index], clock)
+    return [Timing(times[i], calls[i], warm[i][0]) for i in range(len(sides))]
+
+
+def measure_timed(
+    sessions: Sequence[Session],
+    images: Pixels | Sequence[Pixels],
+    *,
+    effort: Effort | None = None,
+    reference: Sequence[Logits | None] | None = None,
+    tolerance: float = 1e-3,
+    clock: Clock = time.perf_counter_ns,
+) -> list[Timed]:
+    """Latency of every session from interleaved rounds, with the rounds themselves.
+
+    Args:
+        sessions: prepared networks.
+        images: one batch for all, (N, C, H, W) float32 in 0..1, or one for each.
+        effort: how long to measure; None for the default.
+        reference: logits that each session must give for its images before it is timed; None where unknown.
+        tolerance: of any logit, relative to the largest (or 1).
+        clock: nanoseconds; a test passes its own.
+
+    Raises:
+        ModelError: a session does not give its reference.
+    """
+    inputs = [images] * len(sessions) if isinstance(images, np.ndarray) else list(images)
+    if reference is not None:
+        for session, batch, wanted in zip(sessions, inputs, reference, strict=True):
+            if wanted is not None:
+                _check_output(session, batch, wanted, tolerance)
+    timings = time_rounds(sessions, inputs, effort or Effort(), clock)
+    return [Timed(_measurement(s, len(x), t), t) for s, x, t in zip(sessions, inputs, timings, strict=True)]
+
+
+def measure(
+    sessions: Sequence[Session],
+    images: Pixels | Sequence[Pixels],
+    *,
+    effort: Effort | None = None,
+    reference: Sequence[Logits | None] | None = None,
+    tolerance: float = 1e-3,
+    clock: Clock = time.perf_counter_ns,
+) -> list[Measurement]:
+    """Latency of every session from interleaved rounds; arguments and errors as for `measure_timed`."""
+    timed = measure_timed(
+        sessions, images, effort=effort, reference=reference, tolerance=tolerance, clock=clock
+    )
+    return [side.measurement for side in timed]
+
+
+def compare(
+    before: Session,
+    after: Session,
+    images: Pixels | Sequence[Pixels],
+    *,
+    effort: Effort | None = None,
+    reference: Sequence[Logits | None] | None = None,
+    tolerance: float = 1e-3,
+    clock: Clock = time.perf_counter_ns,
+) -> Comparison:
+    """Baseline against result, from interleaved rounds; arguments and errors as for `measure_timed`."""
+    first, second = measure_timed(
+        [before, after], images, effort=effort, reference=reference, tolerance=tolerance, clock=clock
+    )
+    return compare_measured(first, second)
+
+
+def compare_measured(first: Timed, second: Timed) -> Comparison:
+    """The comparison of two sides that were timed in the same rounds."""
+    before, after = first.measurement, second.measurement
+    ratio = compare_rounds(first.timing.times_ms, second.timing.times_ms)
+    return Comparison(
+        target=after.target,
+        precision=after.precision,
+        before=before,
+        after=after,
+        speedup=ratio.speedup,
+        low=ratio.low,
+        high=ratio.high,
+        verdict=ratio.verdict,
+        reason="" if ratio.verdict == "faster" else likely_reason(before, after),
+    )
+
+
+def likely_reason(before: Measurement, after: Measurement) -> str:
+    """In plain words, the likely cause of a result that is not faster."""
+    call = after.latency_ms.median
+    unsteady = max(_spread(before), _spread(after))
+    if call < SMALL_CALL_MS and before.latency_ms.median < 4 * SMALL_CALL_MS:
+        return f"one call takes {call:.3g} ms: the runtime's fixed cost dominates"
+    if unsteady > 0.25:
+        return f"the machine was busy: times vary by {100 * unsteady:.0f} % between rounds"
+    if after.precision == "int8" and before.precision != "int8":
+        return "converting between float and INT8 costs as much as the integer arithmetic saves"
+    if after.threads > 1:
+        return f"the smaller layers do not keep {after.threads} threads busy"
+    return "the layers that became smaller take a small share of the time"
+
+
+def not_offered(target: str, precision: str, reason: str) -> Comparison:
+    """A combination that a runtime does not have, for tables that leave nothing blank."""
+    return Comparison(target=target, precision=precision, verdict="not offered", reason=reason)
+
+
+def _spread(side: Measurement) -> float:
+    return (side.latency_ms.p90 - side.latency_ms.p10) / side.latency_ms.median
+
+
+def _measurement(session: Session, batch: int, timing: Timing) -> Measurement:
+    found: Summary = summarise(timing.times_ms)
+    return Measurement(
+        model=session.model,
+        target=session.target,
+        precision=session.precision,
+        batch=batch,
+        threads=session.threads,
+        latency_ms=found.quantiles,
+        rounds=len(timing.times_ms),
+        warmup=timing.warmup,
+        calls=timing.calls * len(timing.times_ms),
+        low=found.low,
+        high=found.high,
+        outliers=found.outliers,
+        drift=found.drift,
+        runtime=session.runtime,
+        device=session.device,
+    )
+
+
+def _time(session: Session, images: Pixels, calls: int, clock: Clock) -> float:
+    """Mean milliseconds of one of `calls` calls."""
+    run = session.run
+    start = clock()
+    for _ in range(calls):
+        run(images)
+    return (clock() - start) / calls / 1e6
+
+
+def _warm_up(session: Session, images: Pixels, effort: Effort, clock: Clock) -> tuple[int, float]:
+    """Call until three rounds agree or the time is over; returns (calls made, milliseconds of one call)."""
+    made, count = 1, 1
+    recent: list[float] = []
+    start = clock()
+    with session.pinned():
+        session.run(images)
+        while True:
+            per_call = max(_time(session, images, count, clock), 1e-6)
+            made += count
+            recent = [*recent[-2:], per_call]
+            count = max(1, math.ceil(effort.round_ms / per_call))
+            middle = sorted(recent)[len(recent) // 2]
+            steady = len(recent) == 3 and max(recent) - min(recent) < WARM_SHARE * middle
+            over = (clock() - start) / 1e9 > effort.warmup_seconds
+            if len(recent) == 3 and (steady or over):
+                return made, middle
+
+
+def _check_output(session: Session, images: Pixels, wanted: Logits, tolerance: float) -> None:
+    with session.pinned():
+        found = session.run(images)
+    difference = float(np.abs(found - wanted).max()) if found.shape == wanted.shape else math.inf
+    allowed = tolerance * max(1.0, float(np.abs(wanted).max()))
+    if not difference <= allowed:
+        raise ModelError(
+            f"{session.model} on {session.target} does not give the trained network's outputs: "
+            f"logits differ by {difference:.3g} (allowed {allowed:.3g}); it is not timed"
+        )
+
+
+@contextmanager
+def _no_garbage_collection() -> Generator[None]:
+    enabled = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()

@@ -1,0 +1,119 @@
+"""What timed rounds say: quantiles, intervals, drift, and the verdict between two sides. No clock in here.
+
+Rounds are paired: round i of both sides ran within milliseconds of one another, so what slows the machine
+down slows both, and the ratio within a round is steadier than either time.
+
+Example:
+    >>> import numpy as np
+    >>> before, after = np.array([2.0, 2.2, 2.1] * 20), np.array([1.0, 1.1, 1.05] * 20)
+    >>> compare_rounds(before, after)
+    Ratio(speedup=2.0, low=1.96..., high=2.04..., verdict='faster')
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from tersa.numerics import bootstrap_interval
+from tersa.records import Quantiles
+
+Times = npt.NDArray[np.float64]
+
+BLOCK = 4
+"""Rounds per block: neighbours share what disturbs them, so the bootstrap draws blocks, not rounds."""
+
+PLACEMENT = 0.02
+"""Two sessions of one file differ by up to this share for as long as they live.
+
+Where a session's memory happens to lie decides which cache lines collide, and more rounds do not average that
+out: 60 pairs of equal sessions differed by up to 1.1 % in quiet runs, with bootstrap intervals ten times
+narrower. Every interval of a ratio is widened by this much.
+"""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Timed rounds of one side.
+
+    Attributes:
+        quantiles: of the time of one call, ms.
+        low: lower end of the 95 % bootstrap interval of the median, ms.
+        high: upper end of it, ms.
+        outliers: rounds further than 3 median absolute deviations above the median.
+        drift: median of the last third of the rounds over that of the first third.
+    """
+
+    quantiles: Quantiles
+    low: float
+    high: float
+    outliers: int
+    drift: float
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """Baseline against result.
+
+    Attributes:
+        speedup: median over rounds of before / after; above 1 is faster.
+        low: lower end of its 95 % interval.
+        high: upper end of it.
+        verdict: `faster` when low > 1, `slower` when high < 1, else `no difference`.
+    """
+
+    speedup: float
+    low: float
+    high: float
+    verdict: Literal["faster", "slower", "no difference"]
+
+
+def summarise(times_ms: Times) -> Summary:
+    """Quantiles and steadiness of (rounds,) times of one call, in milliseconds."""
+    median, p10, p90 = (float(value) for value in np.percentile(times_ms, [50, 10, 90]))
+    deviation = float(np.median(np.abs(times_ms - median)))
+    third = max(1, len(times_ms) // 3)
+    low, high = bootstrap_interval(blocks(times_ms), _median)
+    return Summary(
+        quantiles=Quantiles(median=median, p10=p10, p90=p90),
+        low=min(low, median),
+        high=max(high, median),
+        outliers=int(np.sum(times_ms > median + 3.0 * deviation)),
+        drift=float(np.median(times_ms[-third:]) / np.median(times_ms[:third])),
+    )
+
+
+def compare_rounds(before_ms: Times, after_ms: Times) -> Ratio:
+    """Median ratio of paired rounds with its interval, and what it says.
+
+    speedup = median_i(before_i / after_i); the interval is the block bootstrap's, wider by `PLACEMENT`.
+
+    Args:
+        before_ms: (rounds,) time of one call of the baseline.
+        after_ms: (rounds,) of the result, round by round beside it.
+    """
+    if before_ms.shape != after_ms.shape or before_ms.ndim != 1 or not before_ms.size:
+        raise ValueError(
+            f"paired rounds need two equal, non-empty vectors, got {before_ms.shape}, {after_ms.shape}"
+        )
+    ratios = before_ms / after_ms
+    speedup = float(np.median(ratios))
+    low, high = bootstrap_interval(blocks(ratios), _median)
+    low, high = min(low, speedup) * (1.0 - PLACEMENT), max(high, speedup) * (1.0 + PLACEMENT)
+    verdict = "faster" if low > 1.0 else "slower" if high < 1.0 else "no difference"
+    return Ratio(speedup, low, high, verdict)
+
+
+def blocks(values: Times) -> Times:
+    """(rounds,) cut into (rounds // BLOCK, BLOCK) neighbours; first rounds that fill none are left out."""
+    if len(values) < 2 * BLOCK:
+        return values[:, None]
+    return values[len(values) % BLOCK :].reshape(-1, BLOCK)
+
+
+def _median(draws: Times) -> Times:
+    """(resamples, blocks, BLOCK) to (resamples,)."""
+    return np.median(draws.reshape(len(draws), -1), axis=1)

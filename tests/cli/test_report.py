@@ -1,0 +1,82 @@
+"""`tersa report`: the page again, from the stored result and nothing else."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner, Result
+
+from tersa.cli import report as verb
+from tersa.errors import DataError, UsageError
+from tersa.records import write_record
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A finished run with the invented result of the report's tests."""
+    spec = importlib.util.spec_from_file_location(
+        "report_example", Path(__file__).parent.parent / "report" / "example.py"
+    )
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    folder = tmp_path / "demo"
+    folder.mkdir()
+    write_record(folder / "result.json", module.example())
+    return folder
+
+
+def invoke(*arguments: str) -> Result:
+    app = typer.Typer(rich_markup_mode=None)
+    app.command(epilog=verb.EPILOG)(verb.report)
+    return CliRunner().invoke(app, list(arguments))
+
+
+def test_the_page_is_written_again(run: Path) -> None:
+    result = invoke(str(run))
+    assert result.exit_code == 0
+    assert "312 times smaller" in result.stdout
+    first = (run / "report.html").read_text(encoding="utf-8")
+    assert first.startswith("<!doctype html>")
+    (run / "report.html").write_text("old")
+    invoke("demo", "--root", str(run.parent))
+    assert (run / "report.html").read_text(encoding="utf-8") == first
+
+
+def test_json(run: Path) -> None:
+    result = invoke(str(run), "--json")
+    found = json.loads(result.stdout)
+    assert result.stdout.count("\n") == 1
+    assert found["report"] == str(run / "report.html")
+    assert Path(found["report"]).is_file()
+    assert {"artefacts", "seconds"} <= set(found)
+
+
+def test_what_cannot_be_shown_is_said(run: Path, tmp_path: Path) -> None:
+    assert isinstance(invoke(str(tmp_path / "none")).exception, UsageError)
+    (run / "result.json").write_text('{"verb": "train"}')
+    assert "made by 'tersa train'" in str(invoke(str(run)).exception)
+    (run / "result.json").write_text("{")
+    assert isinstance(invoke(str(run)).exception, DataError)
+    assert not (run / "report.html").exists()
+
+
+def test_it_starts_without_torch() -> None:
+    code = (
+        "import sys, tersa.report.page, tersa.recipes.runs;"
+        "import tersa.cli.report, tersa.cli.runs, tersa.cli.compare;"
+        "print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+def test_help_has_an_example() -> None:
+    assert "Example: tersa report runs/demo" in invoke("--help").stdout

@@ -1,0 +1,210 @@
+"""The timing loop with a clock of its own: order, calls per round, warm-up, bounds, reasons."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+
+from tersa.errors import ModelError
+from tersa.export.artefact import Artefact
+from tersa.targets.base import Pixels, Session
+from tersa.targets.measure import (
+    Effort,
+    Timed,
+    compare,
+    likely_reason,
+    measure,
+    measure_timed,
+    not_offered,
+    time_rounds,
+)
+from tersa.targets.registry import parse
+
+Make = Callable[..., Session]
+IMAGES = np.zeros((2, 1, 8, 8), np.float32)
+
+
+def test_a_known_cost_is_measured_exactly(session: Make, clock: Callable[[], int]) -> None:
+    [found] = measure([session(lambda _: 0.5)], IMAGES, effort=Effort(seconds=1.0), clock=clock)
+    assert found.latency_ms.median == pytest.approx(0.5)
+    assert found.latency_ms.p10 == found.latency_ms.p90 == pytest.approx(0.5)
+    assert found.batch == 2
+    assert found.rounds == 120
+    assert found.calls == 120 * 8  # a round of 4 ms holds eight calls
+    assert (found.drift, found.outliers) == (1.0, 0)
+    assert found.runtime == "fake 1"
+
+
+def test_rounds_alternate_in_order(session: Make, clock: Callable[[], int]) -> None:
+    log: list[str] = []
+    sides = [session(lambda _: 10.0, "A", log), session(lambda _: 10.0, "B", log)]
+    [first, _] = time_rounds(sides, [IMAGES, IMAGES], Effort(seconds=0.05), clock)
+    assert log[first.warmup * 2 :] == list("ABBAABBAAB")
+
+
+def test_warm_up_waits_for_a_steady_time(session: Make, clock: Callable[[], int]) -> None:
+    effort = Effort(seconds=0.1, warmup_seconds=10.0)
+    [quick, slow] = time_rounds(
+        [session(lambda _: 5.0), session(lambda call: 50.0 / (call + 1) + 5.0)],
+        [IMAGES, IMAGES],
+        effort,
+        clock,
+    )
+    assert quick.warmup == 4
+    assert slow.warmup > 6
+    assert slow.times_ms.max() < 9.0
+
+
+def test_warm_up_is_bounded(session: Make, clock: Callable[[], int]) -> None:
+    never = session(lambda call: 5.0 + 5.0 * (call % 2))
+    [found] = time_rounds([never], [IMAGES], Effort(seconds=0.05, warmup_seconds=0.1), clock)
+    assert found.warmup < 0.1 * 1000 / 5.0 + 3
+
+
+@pytest.mark.parametrize(("cost", "rounds"), [(1000.0, 3), (100.0, 10), (4.0, 120)])
+def test_slow_networks_get_fewer_rounds(
+    cost: float, rounds: int, session: Make, clock: Callable[[], int]
+) -> None:
+    [found] = time_rounds([session(lambda _: cost)], [IMAGES], Effort(seconds=1.0), clock)
+    assert len(found.times_ms) == rounds
+    assert found.calls == 1
+
+
+def test_a_comparison_of_a_slow_and_a_quick_side(session: Make, clock: Callable[[], int]) -> None:
+    found = compare(
+        session(lambda _: 3.0, "baseline"),
+        session(lambda _: 1.0, "result"),
+        IMAGES,
+        effort=Effort(seconds=0.2),
+        clock=clock,
+    )
+    assert found.verdict == "faster"
+    assert found.speedup == pytest.approx(3.0)
+    assert found.reason == ""
+    assert found.before is not None
+    assert found.after is not None
+    assert (found.before.model, found.after.model) == ("baseline", "result")
+
+
+def test_equal_sides_under_load_do_not_differ(session: Make, clock: Callable[[], int]) -> None:
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        jitter = rng.gamma(2.0, 0.02, 100_000) * np.repeat(rng.choice([1.0, 20.0], 1000, p=[0.9, 0.1]), 100)
+        sides = [
+            session(lambda call, jitter=jitter: 1.0 + jitter[call]),
+            session(lambda call, jitter=jitter: 1.0 + jitter[-call - 1]),
+        ]
+        found = compare(sides[0], sides[1], IMAGES, effort=Effort(seconds=0.5), clock=clock)
+        assert found.verdict == "no difference"
+        assert found.reason
+
+
+def test_outputs_are_compared_before_anything_is_timed(session: Make, clock: Callable[[], int]) -> None:
+    log: list[str] = []
+    sides = [session(lambda _: 1.0, "A", log), session(lambda _: 1.0, "B", log)]
+    wrong = np.full((2, 3), 0.5, np.float32)
+    with pytest.raises(ModelError, match=r"B on fake@threads=1 does not give .* 0\.5 \(allowed 0\.001\)"):
+        measure(sides, IMAGES, reference=[np.zeros((2, 3), np.float32), wrong], clock=clock)
+    assert log == ["A", "B"]
+    with pytest.raises(ModelError, match="inf"):
+        measure(sides, IMAGES, reference=[np.zeros((1, 3), np.float32), None], clock=clock)
+
+
+def test_settings_are_held_for_every_round_and_given_back(session: Make, clock: Callable[[], int]) -> None:
+    depth: list[int] = []
+    inside = 0
+
+    @contextmanager
+    def pinned() -> Generator[None]:
+        nonlocal inside
+        inside += 1
+        depth.append(inside)
+        yield
+        inside -= 1
+
+    time_rounds([session(lambda _: 5.0, pinned=pinned)], [IMAGES], Effort(seconds=0.05), clock)
+    assert inside == 0
+    assert set(depth) == {1}
+    assert len(depth) == 11  # warm-up and ten rounds
+
+
+def test_garbage_collection_waits_and_comes_back(session: Make, clock: Callable[[], int]) -> None:
+    seen: list[bool] = []
+    side = session(lambda _: 5.0)
+
+    def run(pixels: Pixels) -> Pixels:
+        seen.append(gc.isenabled())
+        return side.run(pixels)
+
+    watched = Session("m", "t", "fp32", 1, "r", run)
+    [found] = time_rounds([watched], [IMAGES], Effort(seconds=0.05), clock)
+    assert not any(seen[found.warmup :])
+    assert gc.isenabled()
+
+
+def sides(
+    session: Make, clock: Callable[[], int], before: float, after: float, **more: object
+) -> tuple[Timed, Timed]:
+    first, second = measure_timed(
+        [session(lambda _: before), session(lambda _: after, **more)],
+        IMAGES,
+        effort=Effort(seconds=0.1),
+        clock=clock,
+    )
+    return first, second
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "more", "words"),
+    [
+        (0.012, 0.01, {}, "one call takes 0.01 ms: the runtime's fixed cost dominates"),
+        (2.0, 2.0, {"precision": "int8"}, "converting between float and INT8"),
+        (2.0, 2.0, {"threads": 4}, "do not keep 4 threads busy"),
+        (2.0, 2.0, {}, "small share of the time"),
+    ],
+)
+def test_reasons(
+    before: float, after: float, more: dict[str, object], words: str, session: Make, clock: Callable[[], int]
+) -> None:
+    first, second = sides(session, clock, before, after, **more)
+    assert words in likely_reason(first.measurement, second.measurement)
+
+
+def test_a_busy_machine_is_named(session: Make, clock: Callable[[], int]) -> None:
+    [steady, busy] = measure(
+        [session(lambda _: 5.0), session(lambda call: 5.0 + 3.0 * (call % 3))],
+        IMAGES,
+        effort=Effort(seconds=0.3),
+        clock=clock,
+    )
+    assert "the machine was busy" in likely_reason(steady, busy)
+
+
+def test_what_is_not_offered_is_a_row_too() -> None:
+    found = not_offered("torch@threads=1", "int8", "torch has fp32")
+    assert (found.verdict, found.reason, found.after) == ("not offered", "torch has fp32", None)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"seconds": 0.0}, {"rounds": 2}, {"round_ms": -1.0}, {"warmup_seconds": 0.0}]
+)
+def test_effort_is_checked(wrong: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="above 0"):
+        Effort(**wrong)  # pyright: ignore[reportArgumentType] - one of several fields
+
+
+def test_real_sessions_end_to_end(artefact: Artefact, int8_artefact: Artefact, images: Pixels) -> None:
+    runtime = parse("onnxruntime@threads=1")
+    sessions = [runtime.prepare(artefact, "baseline"), runtime.prepare(int8_artefact, "result")]
+    found = compare(sessions[0], sessions[1], images, effort=Effort(seconds=0.05, warmup_seconds=0.05))
+    assert found.before is not None
+    assert found.after is not None
+    assert 0.0 < found.before.latency_ms.p10 <= found.before.latency_ms.median <= found.before.latency_ms.p90
+    assert found.after.precision == "int8"
+    assert found.low is not None
+    assert found.high is not None
+    assert found.low < found.high
