@@ -6,7 +6,16 @@ from hypothesis import strategies as st
 
 from tersa.errors import UsageError
 from tersa.numerics import PairedLoss
-from tersa.recipes.goals import Bound, Goals, Standing, Start, judged, keeps_accuracy, parse_bound, within_bounds
+from tersa.recipes.goals import (
+    Bound,
+    Goals,
+    Standing,
+    Start,
+    judged,
+    keeps_accuracy,
+    parse_bound,
+    within_bounds,
+)
 from tersa.records import Figures, Quantiles
 
 START = Start(accuracy=99.0, macs=1000, size_bytes=10_000, latency_ms=2.0)
@@ -51,7 +60,8 @@ def test_bounds_are_read(text: str, kind: str, value: float, relative: bool) -> 
 
 
 @pytest.mark.parametrize(
-    ("text", "kind"), [("", "size"), ("5", "latency"), ("-1ms", "latency"), ("0x", "macs"), ("1ms", "size"), ("x", "macs")]
+    ("text", "kind"),
+    [("", "size"), ("5", "latency"), ("-1ms", "latency"), ("0x", "macs"), ("1ms", "size"), ("x", "macs")],
 )
 def test_what_is_no_bound_is_one_line(text: str, kind: str) -> None:
     with pytest.raises(UsageError, match=rf"^--{kind} '.*' is not understood; write [^\n]+$"):

@@ -32,7 +32,14 @@ LOGIT = 1e-3
 
 
 def spec(**changes: object) -> ShrinkSpec:
-    settings = {"data": "digits", "model": MODEL, "epochs": 6, "protocol": QUICK, "goals": Goals(max_loss=10.0), "precision": "fp32"}
+    settings = {
+        "data": "digits",
+        "model": MODEL,
+        "epochs": 6,
+        "protocol": QUICK,
+        "goals": Goals(max_loss=10.0),
+        "precision": "fp32",
+    }
     return ShrinkSpec.model_validate({**settings, **changes})
 
 
@@ -102,7 +109,12 @@ def test_ratios_follow_from_the_figures(done: tuple[Path, ShrinkResult]) -> None
 def test_every_runtime_and_precision_has_a_row(cache: Path, tmp_path: Path) -> None:
     r = shrink(spec(precision="auto"), tmp_path / "run", setting=setting(cache=cache))
     rows = {(row.target.split("@")[0], row.precision): row.verdict for row in r.comparisons}
-    assert {("onnxruntime", "fp32"), ("onnxruntime", "int8"), ("torch", "fp32"), ("torch", "int8")} <= rows.keys()
+    assert {
+        ("onnxruntime", "fp32"),
+        ("onnxruntime", "int8"),
+        ("torch", "fp32"),
+        ("torch", "int8"),
+    } <= rows.keys()
     assert rows["torch", "int8"] == "not offered"
 
 
@@ -122,15 +134,27 @@ def test_steps_tell_the_way(done: tuple[Path, ShrinkResult]) -> None:
 def test_folder_holds_what_the_design_names(done: tuple[Path, ShrinkResult]) -> None:
     out, result = done
     names = {path.name for path in out.iterdir()}
-    assert {"spec.toml", "history.db", "model.safetensors", "model.onnx", "run.py", "result.json", "report.html"} <= names
+    assert {
+        "spec.toml",
+        "history.db",
+        "model.safetensors",
+        "model.onnx",
+        "run.py",
+        "result.json",
+        "report.html",
+    } <= names
     assert read_record(out / "result.json", ShrinkResult) == result
     assert not [path for path in out.rglob("*.part")]
     text = (out / "report.html").read_text()
     assert result.verdict in text
-    assert all(key in json.loads((out / "result.json").read_text()) for key in ("baseline", "compression", "speedup"))
+    assert all(
+        key in json.loads((out / "result.json").read_text()) for key in ("baseline", "compression", "speedup")
+    )
 
 
-def test_run_script_classifies_with_onnxruntime_alone(done: tuple[Path, ShrinkResult], tmp_path: Path) -> None:
+def test_run_script_classifies_with_onnxruntime_alone(
+    done: tuple[Path, ShrinkResult], tmp_path: Path
+) -> None:
     out, _ = done
     task = load_task("digits")
     np.save(tmp_path / "one.npy", task.test.images[0].numpy().transpose(1, 2, 0))
@@ -194,7 +218,8 @@ def test_cost_goals_stop_as_soon_as_they_are_met(cache: Path, tmp_path: Path) ->
     result = shrink(spec(goals=goals), tmp_path / "run", setting=setting(cache=cache))
     assert [goal.met for goal in result.goals] == [True]
     assert 0.2 < result.result.macs / result.baseline.macs <= 0.6
-    assert max(step.index for step in result.steps if step.stage == "prune") <= 4
+    inside = [s for s in result.steps if s.stage == "prune" and s.macs <= 0.6 * result.baseline.macs]
+    assert len(inside) == 2, "the first one within the bound and one to spare"
 
 
 def test_int8_is_what_is_shipped_when_asked(cache: Path, tmp_path: Path) -> None:
@@ -235,10 +260,22 @@ def test_killed_anywhere_and_resumed_ends_the_same(
     out, _ = done
     words = "shrink --data digits --model lenet:4-8-16 --epochs 6 --max-loss 10 --precision fp32 --retrain 8 --tune 60"
     command = [sys.executable, "-c", "from tersa.cli.main import run; run()", *words.split()]
-    command += ["--share", "0.2", "--criterion-samples", "200", "--threads", "1", "--out", str(tmp_path / "run"), "--resume"]
+    command += [
+        "--share",
+        "0.2",
+        "--criterion-samples",
+        "200",
+        "--threads",
+        "1",
+        "--out",
+        str(tmp_path / "run"),
+        "--resume",
+    ]
     environment = {**os.environ, "TERSA_CACHE": str(cache), "OMP_NUM_THREADS": "1"}
     for delay in (3.0, 5.0, 7.0, 9.0):
-        process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
         time.sleep(delay)
         process.send_signal(signal.SIGKILL)
         process.wait()

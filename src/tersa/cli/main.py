@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -74,8 +74,7 @@ def execute(arguments: list[str], *, debug: bool = False) -> int:
     except typer.Exit as stop:
         return stop.exit_code
     except CLICK_ERROR as error:
-        error.show(file=sys.stderr)  # pyright: ignore[reportAttributeAccessIssue] - see CLICK_ERROR
-        return error.exit_code  # pyright: ignore[reportAttributeAccessIssue]
+        return _refused(error)
     except (typer.Abort, KeyboardInterrupt):
         print("interrupted; finished steps are kept, --resume goes on", file=sys.stderr)
         return 130
@@ -98,3 +97,14 @@ def execute(arguments: list[str], *, debug: bool = False) -> int:
         print(f"error: unexpected {type(error).__name__}: {error}; --debug shows where", file=sys.stderr)
         return 1
     return code if isinstance(code, int) else 0
+
+
+def _refused(error: Any) -> int:
+    """Arguments that typer could not read: its message in one line, and where to look."""
+    if type(error).__name__ == "NoArgsIsHelpError":
+        print(error.format_message(), file=sys.stderr)
+        return int(error.exit_code)
+    verb = error.ctx.command_path if getattr(error, "ctx", None) else "tersa"
+    words = " ".join(["tersa", *verb.split()[1:]])
+    print(f"error: {error.format_message().rstrip('.')}; see {words} --help", file=sys.stderr)
+    return int(error.exit_code)

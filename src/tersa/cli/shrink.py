@@ -138,7 +138,14 @@ def shrink(
         f"shrinking {model or 'the default network'} on {data}; latency counts on {target}, batch {batch}"
     )
     with terminal.progress() as say:
-        setting = Setting(data_dir=data_dir, device=device, threads=threads, say=say, command=command, seconds=measure_seconds)
+        setting = Setting(
+            data_dir=data_dir,
+            device=device,
+            threads=threads,
+            say=say,
+            command=command,
+            seconds=measure_seconds,
+        )
         result = run(spec, folder, setting=setting, resume=resume, overwrite=overwrite)
     terminal.say()
     tell(terminal, result, folder)

@@ -332,7 +332,9 @@ def _measure(o: _Outcome, artefacts: list[Path]) -> list[Comparison]:
     found: list[Comparison] = []
     for name in names:
         for artefact in files:
-            found.append(race(dock, dock.reference or artefact, artefact, seconds=o.setting.seconds, target=name))
+            found.append(
+                race(dock, dock.reference or artefact, artefact, seconds=o.setting.seconds, target=name)
+            )
             o.setting.say("test and measure", len(found) / (len(names) * len(files) + 1), name)
     return found
 

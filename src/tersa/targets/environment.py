@@ -9,6 +9,7 @@ Example:
 from __future__ import annotations
 
 import datetime
+import os
 import platform
 import subprocess
 from pathlib import Path
@@ -46,8 +47,10 @@ def environment(threads: int) -> Environment:
 
 
 def cores() -> int:
-    """Physical cores, or logical ones where the system does not tell them apart."""
-    return psutil.cpu_count(logical=False) or psutil.cpu_count() or 1
+    """Physical cores that this process may use, or logical ones where the system does not tell them apart."""
+    physical = psutil.cpu_count(logical=False) or psutil.cpu_count() or 1
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else physical
+    return min(physical, allowed)
 
 
 def commit() -> str:
