@@ -9,10 +9,8 @@ import pytest
 
 from tersa.cli.main import execute
 
-QUICK = (
-    "--data digits --model lenet:4-8-16 --epochs 4 --retrain 5 --tune 30 --share 0.3 --criterion-samples 100 "
-    "--threads 1 --measure-seconds 0.05"
-).split()
+WORDS = "--data digits --model lenet:4-8-16 --epochs 4 --retrain 5 --tune 30 --share 0.3"
+QUICK = f"{WORDS} --criterion-samples 100 --threads 1 --measure-seconds 0.05".split()
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from torch import nn
+from tests.prune.networks import Chain, Residual, fill
 from torch.nn import functional as F
 
 from tersa.data.task import Provenance, Split, Task
@@ -11,7 +11,6 @@ from tersa.prune.criteria import CRITERIA, collect, taylor
 from tersa.prune.groups import find_groups
 from tersa.prune.normalise import NORMALISATIONS, l1, l2, none, normalise
 from tersa.prune.protocol import choose, layer_widths
-from tests.prune.networks import Chain, Residual, fill
 
 SHAPE = (3, 8, 8)
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json as json_module
 import sys
+import time
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pydantic import BaseModel
     from rich.console import Console
+
+
+LOG_SECONDS = 15.0
+"""Least time between two lines about a task in a log file."""
 
 
 class Terminal:
@@ -93,7 +98,7 @@ class Terminal:
         """A progress bar with the time left, on standard error.
 
         Yields a function `update(task, fraction, remark)`; a new `task` name starts a new line. Without a
-        terminal a line is printed when a task begins, so that a log stays short.
+        terminal a line is printed when a task begins and ends, and every `LOG_SECONDS` in between.
         """
         from rich.progress import (
             BarColumn,
@@ -107,13 +112,16 @@ class Terminal:
         console = self.console(errors=True)
         known: dict[str, TaskID] = {}
         if not console.is_terminal:
+            spoken = time.monotonic()
 
             def log(task: str, fraction: float, remark: str) -> None:
+                nonlocal spoken
                 if task not in known:
                     known[task] = TaskID(0)
                     console.print(task, markup=False)
-                elif fraction >= 1.0 and remark:
-                    console.print(f"  {remark}", markup=False)
+                elif remark and (fraction >= 1.0 or time.monotonic() - spoken > LOG_SECONDS):
+                    spoken = time.monotonic()
+                    console.print(f"  {fraction:4.0%}  {remark}", markup=False)
 
             yield log
             return

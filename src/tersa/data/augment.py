@@ -60,6 +60,56 @@ def default_augmentation(task: Task) -> Augmentation:
     return NONE if 1 in (h, w) else DEFAULTS.get(task.provenance.source, NONE)
 
 
+@dataclass(frozen=True)
+class Shifts:
+    """What augmentation does to each image of a batch.
+
+    Attributes:
+        mirrored: (N,) bool, or None where nothing is flipped.
+        rows: (N,) int64 in 0..2 pad, first row of the crop; None where nothing is cropped.
+        columns: (N,) int64 in 0..2 pad, first column of the crop.
+        pad: pixels of zeros on every side.
+    """
+
+    mirrored: Tensor | None
+    rows: Tensor | None
+    columns: Tensor | None
+    pad: int
+
+
+def draw(n: int, generator: torch.Generator, *, flip: bool, pad: int) -> Shifts:
+    """Random shifts for N images, on the generator's device."""
+    if pad < 0:
+        raise ValueError(f"pad {pad}; allowed: 0 or more pixels")
+
+    def below(count: int) -> Tensor:
+        return torch.randint(count, (n,), generator=generator, device=generator.device)
+
+    mirrored = below(2) == 1 if flip else None
+    rows = below(2 * pad + 1) if pad else None
+    columns = below(2 * pad + 1) if pad else None
+    return Shifts(mirrored, rows, columns, pad)
+
+
+def shifted(images: Tensor, shifts: Shifts) -> Tensor:
+    """Mirrored and cropped copies of a batch, (N, C, H, W); the batch itself where there is nothing to do."""
+    if shifts.mirrored is None and shifts.rows is None:
+        return images
+    n, c, h, w = images.shape
+    device = images.device
+    rows = torch.arange(h, device=device).expand(n, h)  # (N, H)
+    columns = torch.arange(w, device=device).expand(n, w)  # (N, W)
+    if shifts.mirrored is not None:
+        columns = torch.where(shifts.mirrored.to(device)[:, None], columns.flip(1), columns)
+    if shifts.rows is not None and shifts.columns is not None:
+        rows = rows + shifts.rows.to(device)[:, None]
+        columns = columns + shifts.columns.to(device)[:, None]
+        images = pad_zeros(images, (shifts.pad,) * 4)  # (N, C, H + 2 pad, W + 2 pad)
+    index = rows[:, :, None] * images.shape[3] + columns[:, None, :]  # (N, H, W)
+    flat = index.view(n, 1, h * w).expand(n, c, h * w)
+    return images.reshape(n, c, -1).gather(2, flat).view(n, c, h, w)
+
+
 def augment(images: Tensor, generator: torch.Generator, *, flip: bool, pad: int) -> Tensor:
     """Randomly mirrored and shifted copies of a batch.
 
@@ -72,25 +122,4 @@ def augment(images: Tensor, generator: torch.Generator, *, flip: bool, pad: int)
     Returns:
         (N, C, H, W), same type and device; the batch itself where there is nothing to do.
     """
-    if pad < 0:
-        raise ValueError(f"pad {pad}; allowed: 0 or more pixels")
-    if not flip and not pad:
-        return images
-    n, c, h, w = images.shape
-    rows = torch.arange(h, device=images.device).expand(n, h)  # (N, H)
-    columns = torch.arange(w, device=images.device).expand(n, w)  # (N, W)
-    if flip:
-        mirrored = _draw(2, n, generator, images.device) == 1
-        columns = torch.where(mirrored[:, None], columns.flip(1), columns)
-    if pad:
-        rows = rows + _draw(2 * pad + 1, n, generator, images.device)[:, None]
-        columns = columns + _draw(2 * pad + 1, n, generator, images.device)[:, None]
-        images = pad_zeros(images, (pad, pad, pad, pad))  # (N, C, H + 2 pad, W + 2 pad)
-    index = rows[:, :, None] * images.shape[3] + columns[:, None, :]  # (N, H, W)
-    flat = index.view(n, 1, h * w).expand(n, c, h * w)
-    return images.reshape(n, c, -1).gather(2, flat).view(n, c, h, w)
-
-
-def _draw(below: int, n: int, generator: torch.Generator, device: torch.device) -> Tensor:
-    """(N,) integers in 0..below-1, drawn where the generator is."""
-    return torch.randint(below, (n,), generator=generator, device=generator.device).to(device)
+    return shifted(images, draw(len(images), generator, flip=flip, pad=pad))

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-from tersa.data.augment import default_augmentation
+from tersa.data.augment import NONE, default_augmentation
 from tersa.data.task import Task
 from tersa.errors import Diverged
 from tersa.models.summary import macs, parameters
@@ -35,6 +35,7 @@ from tersa.recipes.trajectory import Trajectory
 from tersa.records import Record, Stage, Step
 from tersa.train.config import TrainConfig
 from tersa.train.evaluation import evaluate
+from tersa.train.lessons import Lessons, prepare
 from tersa.train.loop import Progress, train
 
 HOPELESS_POINTS = 1.5
@@ -55,6 +56,7 @@ class Protocol(Record):
         learning_rate: peak of both, AdamW with one cycle.
         temperature: of the distillation from the baseline.
         teacher_weight: share of the teacher's term in the loss.
+        views: of each training image that the baseline answers for distillation (`train.lessons`).
     """
 
     criterion: str = "taylor"
@@ -67,12 +69,13 @@ class Protocol(Record):
     learning_rate: float = 2e-3
     temperature: float = 4.0
     teacher_weight: float = 0.9
+    views: int = 8
 
 
 def default_protocol(images: int) -> Protocol:
-    """Iterations that suit a training split of `images`: half an epoch after a step, twelve at the end."""
+    """Iterations that suit a training split of `images`: half an epoch after a step, sixteen at the end."""
     per_epoch = max(1, images // 128)
-    return Protocol(retrain=min(200, max(60, per_epoch // 2)), tune=min(6000, max(800, 12 * per_epoch)))
+    return Protocol(retrain=min(200, max(60, per_epoch // 2)), tune=min(8000, max(800, 16 * per_epoch)))
 
 
 @dataclass
@@ -90,6 +93,7 @@ class Job:
         seed: of the whole run.
         device: for training.
         say: shows progress.
+        lessons: the baseline's answers to fixed views of the training images, once they are there.
     """
 
     task: Task
@@ -103,6 +107,7 @@ class Job:
     device: str
     say: Say
     tuned: dict[int, tuple[Step, list[Option]]] = field(default_factory=dict)
+    lessons: Lessons | None = None
 
     def network(self, table: str, index: int) -> nn.Module:
         """The network of a stored step."""
@@ -180,8 +185,9 @@ def retrain_(
     Raises:
         Diverged: the loss became NaN or infinite.
     """
-    augmentation = default_augmentation(job.task)
     spatial = any(isinstance(module, nn.Conv2d) for module in model.modules())
+    lessons = _lessons(job, spatial=spatial)
+    flip, pad = lessons.augmentation
     config = TrainConfig(
         optimizer="adamw",
         learning_rate=job.protocol.learning_rate,
@@ -190,8 +196,8 @@ def retrain_(
         iterations=iterations,
         schedule="one-cycle",
         warmup=0.1,
-        flip=augmentation.flip and spatial,
-        pad=augmentation.pad if spatial else 0,
+        flip=flip,
+        pad=pad,
         keep="last",
         seed=seed,
         channels_last=spatial,
@@ -200,7 +206,7 @@ def retrain_(
         distillation_temperature=job.protocol.temperature,
     )
     done = train(
-        model, job.task, config, teacher=job.baseline, device=job.device, evaluate_every=0, progress=progress
+        model, job.task, config, teacher=lessons, device=job.device, evaluate_every=0, progress=progress
     )
     if done.status == "diverged":
         raise Diverged(
@@ -208,6 +214,25 @@ def retrain_(
         )
     # Contiguous, as when read back from disk: a resumed run must compute the same sums in the same order.
     model.to("cpu").to(memory_format=torch.contiguous_format).eval()  # pyright: ignore[reportCallIssue]
+
+
+def _lessons(job: Job, *, spatial: bool) -> Lessons:
+    """The baseline's answers; asked once for the whole run. A fully connected network gets no shifts."""
+    if job.lessons is None:
+        augmentation = default_augmentation(job.task) if spatial else NONE
+        job.lessons = prepare(
+            job.baseline,
+            job.task,
+            flip=augmentation.flip,
+            pad=augmentation.pad,
+            views=job.protocol.views,
+            seed=job.seed,
+            device=job.device,
+            progress=lambda share: job.say(
+                "ask the baseline", share, f"{job.protocol.views} views of each image"
+            ),
+        )
+    return job.lessons
 
 
 def _row(

@@ -20,7 +20,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from tersa.data.augment import augment
+from tersa.data.augment import Shifts, shifted
 from tersa.data.task import Task, pixels
 from tersa.train.config import Extent, TrainConfig
 
@@ -66,14 +66,10 @@ def parts(index: Tensor, count: int) -> tuple[Tensor, ...]:
     return tuple(torch.tensor_split(index, count))
 
 
-def inputs(
-    data: Resident, index: Tensor, task: Task, config: TrainConfig, generator: torch.Generator
-) -> Tensor:
-    """Network inputs of the images at `index`, augmented and normalised: (N, C, H, W) float32."""
+def inputs(data: Resident, index: Tensor, task: Task, config: TrainConfig, shifts: Shifts) -> Tensor:
+    """Network inputs of the images at `index`, shifted and normalised: (N, C, H, W) float32."""
     images = data.images.index_select(0, index)
     if data.form != "inputs":
         images = pixels(images) if data.form == "stored" else images
-        if config.augments:
-            images = augment(images, generator, flip=config.flip, pad=config.pad)
-        images = task.normalise(images)
+        images = task.normalise(shifted(images, shifts))
     return images.contiguous(memory_format=torch.channels_last) if config.channels_last else images

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,8 +85,12 @@ def signature(module: nn.Module) -> dict[str, str]:
 
 def weights_digest(module: nn.Module) -> str:
     """sha256 over a module's state, 16 hexadecimal digits."""
-    state = {name: tensor.detach().cpu() for name, tensor in module.state_dict().items()}
-    return _digest("", state)[:16]
+    return tensors_digest(module.state_dict())
+
+
+def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
+    """sha256 over named tensors, 16 hexadecimal digits."""
+    return _digest("", {name: tensor.detach().cpu() for name, tensor in tensors.items()})[:16]
 
 
 def write_snapshot(path: Path, snapshot: Snapshot, identity: Identity) -> None:

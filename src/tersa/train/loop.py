@@ -28,6 +28,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from tersa.data.augment import draw
 from tersa.data.task import Task, fingerprint
 from tersa.errors import UsageError
 from tersa.records import Epoch
@@ -39,11 +40,13 @@ from tersa.train.checkpoint import (
     read_snapshot,
     remove_leftovers,
     signature,
+    tensors_digest,
     weights_digest,
     write_snapshot,
 )
 from tersa.train.config import Extent, TrainConfig, extent
 from tersa.train.evaluation import check_logits, evaluate
+from tersa.train.lessons import Lessons
 from tersa.train.losses import objective
 from tersa.train.optimisers import build, set_rate_
 from tersa.train.schedules import factor
@@ -109,7 +112,7 @@ class _Run:
     """One run at work: what does not change, then its state."""
 
     model: nn.Module
-    teacher: nn.Module | None
+    teacher: nn.Module | Lessons | None
     task: Task
     config: TrainConfig
     length: Extent
@@ -138,7 +141,7 @@ def train(
     task: Task,
     config: TrainConfig,
     *,
-    teacher: nn.Module | None = None,
+    teacher: nn.Module | Lessons | None = None,
     device: str = "cpu",
     checkpoint: Path | None = None,
     resume: bool = False,
@@ -156,7 +159,8 @@ def train(
         model: takes normalised (N, C, H, W), gives logits (N, K); its weights are changed.
         task: whose train split is learnt and whose validation split steers.
         config: settings of the run.
-        teacher: followed as `config.distillation` says; read in eval mode, moved to `device`, not changed.
+        teacher: followed as `config.distillation` says: a network (read in eval mode, moved to `device`, not
+            changed), or its answers to fixed views (`lessons.prepare`), which costs nothing per batch.
         device: `cpu`, `cuda`, or `auto`.
         checkpoint: file for the state of the run, written after every epoch.
         resume: go on from `checkpoint` where it is there; else the run starts at its beginning.
@@ -173,7 +177,10 @@ def train(
     _check_request(model, teacher, config, evaluate_every)
     place = devices.choose(device)
     seeds = devices.streams(config.seed)
-    with devices.reproducible(seeds[2], place), devices.modes_kept(teacher):
+    with (
+        devices.reproducible(seeds[2], place),
+        devices.modes_kept(teacher if isinstance(teacher, nn.Module) else None),
+    ):
         run = _begin(model, teacher, task, config, place, seeds, evaluate_every, progress)
         identity = _identity(run) if checkpoint else None
         if checkpoint and identity:
@@ -198,7 +205,7 @@ def best_row(history: list[Epoch]) -> Epoch | None:
 
 
 def _check_request(
-    model: nn.Module, teacher: nn.Module | None, config: TrainConfig, evaluate_every: int
+    model: nn.Module, teacher: nn.Module | Lessons | None, config: TrainConfig, evaluate_every: int
 ) -> None:
     if teacher is None and config.distillation != "none":
         raise UsageError(
@@ -206,6 +213,11 @@ def _check_request(
         )
     if teacher is not None and config.distillation == "none":
         raise UsageError("a teacher was given but distillation=none; set it to document or temperature")
+    if isinstance(teacher, Lessons) and teacher.augmentation != (config.flip, config.pad):
+        raise UsageError(
+            f"the lessons were drawn with (flip, pad) = {teacher.augmentation}, "
+            f"the config has {(config.flip, config.pad)}; draw them with the config's"
+        )
     if teacher is model:
         raise UsageError("the teacher is the model itself, which changes while it learns; give a copy")
     if evaluate_every < 0:
@@ -214,7 +226,7 @@ def _check_request(
 
 def _begin(
     model: nn.Module,
-    teacher: nn.Module | None,
+    teacher: nn.Module | Lessons | None,
     task: Task,
     config: TrainConfig,
     device: str,
@@ -229,7 +241,7 @@ def _begin(
     sample = task.normalise(task.train.images[:2].to(device))
     with torch.inference_mode():
         check_logits(model.eval()(sample), len(sample), task)
-        if teacher is not None:
+        if isinstance(teacher, nn.Module):
             check_logits(teacher.to(device).eval()(sample), len(sample), task)
     if config.channels_last:
         model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] - stub lacks it
@@ -324,10 +336,16 @@ def _epoch_(run: _Run) -> Epoch | None:
 def _update_(run: _Run, index: Tensor, rate: float) -> Outcome:
     """One update on the images at `index`."""
     set_rate_(run.optimizer, rate)
-    images = inputs(run.data, index, run.task, run.config, run.augmenting)
-    labels = run.data.labels.index_select(0, index)
-    with autocast(run.device, run.config.precision):
-        batch = Batch(images, labels, _teach(run, images))
+    if isinstance(run.teacher, Lessons):
+        shifts, taught = run.teacher.pick(index, run.augmenting)
+        images = inputs(run.data, index, run.task, run.config, shifts)
+        taught = taught.to(run.device)
+    else:
+        shifts = draw(len(index), run.augmenting, flip=run.config.flip, pad=run.config.pad)
+        images = inputs(run.data, index, run.task, run.config, shifts)
+        with autocast(run.device, run.config.precision):
+            taught = _teach(run.teacher, images)
+    batch = Batch(images, run.data.labels.index_select(0, index), taught)
 
     def network(x: Tensor) -> Tensor:
         with autocast(run.device, run.config.precision):
@@ -343,12 +361,12 @@ def _update_(run: _Run, index: Tensor, rate: float) -> Outcome:
     )
 
 
-def _teach(run: _Run, images: Tensor) -> Tensor | None:
+def _teach(teacher: nn.Module | None, images: Tensor) -> Tensor | None:
     """The teacher's logits on a batch, (N, K) float32, as plain tensors that autograd may keep."""
-    if run.teacher is None:
+    if teacher is None:
         return None
     with torch.inference_mode():
-        logits = run.teacher(images).float()
+        logits = teacher(images).float()
     return logits.clone()
 
 
@@ -382,12 +400,18 @@ def _copy(model: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
 
 
+def _teacher_digest(teacher: nn.Module | Lessons | None) -> str:
+    if isinstance(teacher, Lessons):
+        return tensors_digest({"logits": teacher.logits})
+    return weights_digest(teacher) if teacher else ""
+
+
 def _identity(run: _Run) -> Identity:
     return Identity(
         config=run.config,
         data=fingerprint(run.task),
         model=signature(run.model),
-        teacher=weights_digest(run.teacher) if run.teacher else "",
+        teacher=_teacher_digest(run.teacher),
         evaluate_every=run.evaluate_every,
     )
 

@@ -1,0 +1,133 @@
+"""A teacher's answers to fixed views of every training image, computed once and used by many short runs.
+
+Distilling with random augmentation asks the teacher about every batch anew, and a large teacher then costs
+several times what its small pupil does. Here each image has V views, drawn once; the teacher answers all of
+them once, and each visit to an image picks one of its views at random. Teacher and pupil always see the same
+crop, which is what makes distillation work.
+
+    cost = V passes of the teacher over the training split, whatever is learnt from it afterwards
+
+References:
+    Shen & Xing, A Fast Knowledge Distillation Framework for Visual Recognition (ECCV 2022); Beyer et al.,
+    Knowledge Distillation: A Good Teacher Is Patient and Consistent (CVPR 2022), section 3.
+
+Example:
+    >>> from tersa.data.task import Provenance, Split
+    >>> split = Split(torch.rand(6, 1, 2, 2), torch.arange(6) % 2)
+    >>> task = Task("t", split, split, split, ("a", "b"), (0.5,), (0.3,), Provenance("made", "", {}))
+    >>> network = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
+    >>> tuple(prepare(network, task, flip=False, pad=1, views=3, seed=0).logits.shape)
+    (3, 6, 2)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from tersa.data.augment import Shifts, draw, shifted
+from tersa.data.task import Task, pixels
+from tersa.train.device import modes_kept
+from tersa.train.evaluation import check_logits
+
+BATCH = 500
+"""Images per call of the teacher; fixed, so that its answers do not depend on who asks."""
+
+
+@dataclass(frozen=True)
+class Lessons:
+    """Views of a training split of N images, and a teacher's logits on each.
+
+    Attributes:
+        logits: (V, N, K) float32, on the CPU.
+        mirrored: (V, N) bool, or None where nothing is flipped; see `data.augment.Shifts`.
+        rows: (V, N) int64, or None where nothing is cropped.
+        columns: (V, N) int64, likewise.
+        pad: of the crop.
+    """
+
+    logits: Tensor
+    mirrored: Tensor | None
+    rows: Tensor | None
+    columns: Tensor | None
+    pad: int
+
+    @property
+    def augmentation(self) -> tuple[bool, int]:
+        """(flip, pad) that the views were drawn with."""
+        return self.mirrored is not None, self.pad
+
+    def pick(self, index: Tensor, generator: torch.Generator) -> tuple[Shifts, Tensor]:
+        """A random view of each image at `index` (M,), and the teacher's logits on it, (M, K)."""
+        at, count = index.cpu(), len(self.logits)
+        view = torch.randint(count, (len(at),), generator=generator, device=generator.device).cpu()
+
+        def seen(values: Tensor | None) -> Tensor | None:
+            return None if values is None else values[view, at]
+
+        shifts = Shifts(seen(self.mirrored), seen(self.rows), seen(self.columns), self.pad)
+        return shifts, self.logits[view, at]
+
+
+def prepare(
+    teacher: nn.Module,
+    task: Task,
+    *,
+    flip: bool,
+    pad: int,
+    views: int,
+    seed: int,
+    device: str = "cpu",
+    progress: Callable[[float], None] | None = None,
+) -> Lessons:
+    """Draw the views of every training image and ask the teacher about each.
+
+    Args:
+        teacher: takes normalised (N, C, H, W), gives (N, K); read in eval mode, moved to `device`.
+        task: whose train split is shown.
+        flip: views are mirrored with probability 1/2.
+        pad: largest shift in pixels.
+        views: V, of each image; one is enough where nothing is augmented.
+        seed: of the views.
+        device: where the teacher computes.
+        progress: called with the share done.
+
+    Raises:
+        ModelError: the teacher's output does not fit the task.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    count = views if flip or pad else 1
+    images = task.train.images
+    drawn = tuple(draw(len(images), generator, flip=flip, pad=pad) for _ in range(count))
+    logits = torch.empty(count, len(images), len(task.classes))
+    teacher.to(device)
+    with modes_kept(teacher), torch.inference_mode():
+        teacher.eval()
+        for number, shifts in enumerate(drawn):
+            for start in range(0, len(images), BATCH):
+                span = slice(start, start + BATCH)
+                batch = shifted(pixels(images[span].to(device)), _part(shifts, span))
+                answer = teacher(task.normalise(batch))
+                check_logits(answer, len(batch), task)
+                logits[number, span] = answer.float().cpu()
+            if progress:
+                progress((number + 1) / count)
+    return Lessons(
+        logits,
+        torch.stack([one.mirrored for one in drawn if one.mirrored is not None]) if flip else None,
+        torch.stack([one.rows for one in drawn if one.rows is not None]) if pad else None,
+        torch.stack([one.columns for one in drawn if one.columns is not None]) if pad else None,
+        pad,
+    )
+
+
+def _part(shifts: Shifts, span: slice) -> Shifts:
+    """The shifts of some images."""
+
+    def cut(values: Tensor | None) -> Tensor | None:
+        return None if values is None else values[span]
+
+    return Shifts(cut(shifts.mirrored), cut(shifts.rows), cut(shifts.columns), shifts.pad)
