@@ -115,8 +115,9 @@ class Step(Record):
         standard_error: of `loss_points`.
         parameters: trainable values left.
         macs: for one image.
-        size_bytes: of the artefact where it was exported, else None.
+        size_bytes: of its exported file (fp32 for pruning steps), None where it was not exported.
         latency_ms: median at the goal's target where it was measured, else None.
+        within: one file of it is within every bound asked; None where none was asked.
         widths: units left in each prunable layer, by layer name.
         seconds: wall time of this step.
         kept: this is the network that became the result.
@@ -132,6 +133,7 @@ class Step(Record):
     macs: int
     size_bytes: int | None = None
     latency_ms: float | None = None
+    within: bool | None = None
     widths: dict[str, int]
     seconds: float
     kept: bool = False

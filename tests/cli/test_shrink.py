@@ -86,7 +86,8 @@ def test_existing_folder_is_refused(capsys: pytest.CaptureFixture[str], work: Pa
 def test_dry_run_does_nothing_but_the_sum(capsys: pytest.CaptureFixture[str], work: Path) -> None:
     assert execute(["shrink", *QUICK, "--out", "run", "--dry-run", "--json"]) == 0
     plan = json.loads(capsys.readouterr().out)
-    assert [step["name"] for step in plan["steps"]] == ["baseline", "prune", "tune", "test and measure"]
+    names = [step["name"] for step in plan["steps"]]
+    assert names == ["baseline", "ask the baseline", "prune", "tune", "test and measure"]
     assert plan["seconds"] == pytest.approx(sum(step["seconds"] for step in plan["steps"]))
     assert plan["memory_bytes"] > 10**8
     assert not (work / "run").exists()

@@ -23,7 +23,7 @@ START = Start(accuracy=99.0, macs=1000, size_bytes=10_000, latency_ms=2.0)
 
 def standing(points: float = 0.0, error: float = 0.0, **costs: float) -> Standing:
     given_costs = {"macs": 100, "size_bytes": 1000, "latency_ms": 0.5} | costs
-    return Standing(accuracy=99.0 - points, loss=PairedLoss(points, error), **given_costs)
+    return Standing(accuracy=99.0 - points, loss=PairedLoss(points, error, 5000), **given_costs)
 
 
 def figures(accuracy: float, macs: int, size: int, latency: float) -> Figures:

@@ -297,7 +297,8 @@ def path_of(steps: int, precision: str) -> list[Step]:
         found.append(
             _step(steps + 2, "quantise", "INT8, per channel, 300 calibration images", 0.15, 1.0, 4.0)
         )
-    last = found[-1].model_copy(update={"kept": True, "latency_ms": 0.0672, "size_bytes": 13_800})
+    size = 13_800 if precision == "int8" else found[-1].size_bytes
+    last = found[-1].model_copy(update={"kept": True, "latency_ms": 0.0672, "size_bytes": size})
     return [*found[:-1], last]
 
 
@@ -305,6 +306,7 @@ def _step(index: int, stage: Any, what: str, loss: float, part: float, seconds: 
     def shrunk(before: int, after: int) -> int:
         return max(1, round(before * (after / before) ** part))
 
+    parameters = shrunk(3_274_634, 10_512)
     return Step(
         index=index,
         stage=stage,
@@ -312,7 +314,8 @@ def _step(index: int, stage: Any, what: str, loss: float, part: float, seconds: 
         validation_accuracy=99.30 - loss,
         loss_points=loss,
         standard_error=0.0 if index == 0 else 0.04 + 0.02 * abs(loss),
-        parameters=shrunk(3_274_634, 10_512),
+        parameters=parameters,
+        size_bytes=4 * parameters + 2_000,
         macs=shrunk(13_900_000, 403_000),
         widths={name: shrunk(*pair) for name, pair in WIDTHS.items()},
         seconds=seconds,

@@ -12,6 +12,7 @@ import pytest
 from example import CIFAR, example
 from test_page import HOSTILE, hostile
 
+from tersa.report import curve
 from tersa.report.page import render
 
 CHROMIUM = shutil.which("chromium")
@@ -212,6 +213,49 @@ def test_the_axis_is_switched_by_keyboard(visit) -> None:
     page.keyboard.press("ArrowRight")
     assert page.locator(".panel.macs").is_visible()
     assert page.locator(".panel.parameters").is_hidden()
+    page.keyboard.press("ArrowRight")
+    assert page.locator(".panel.size").is_visible()
+    assert page.locator(".panel.macs").is_hidden()
+
+
+def test_hover_and_keys_give_the_values_on_the_size_axis(visit) -> None:
+    page, _ = visit(example())
+    page.locator("label[for='axis-size']").click()
+    chart = page.locator(".panel.size svg.only-wide")
+    chart.scroll_into_view_if_needed()
+    box, spot = chart.bounding_box(), chart.get_attribute("data-marks").split()[10]
+    x, y = map(float, spot.split(","))
+    scale = box["width"] / curve.SIZES["wide"][0]
+    page.mouse.move(box["x"] + scale * x, box["y"] + scale * y)
+    assert page.locator("#tip").inner_text() == curve.step_texts(example())[10]
+    chart.focus()
+    page.keyboard.press("End")
+    assert "10.5 k parameters, 403 k MACs, 13.8 kB" in page.locator("#said").inner_text()
+
+
+def test_keys_walk_over_the_steps_without_a_size(visit) -> None:
+    result = example(steps=5)
+    gaps = {1, 2, 4}
+    steps = [
+        step.model_copy(update={"size_bytes": None}) if step.index in gaps else step for step in result.steps
+    ]
+    page, heard = visit(result.model_copy(update={"steps": steps}))
+    page.locator("label[for='axis-size']").click()
+    page.locator(".panel.size svg.only-wide").focus()
+    said = []
+    for key in ("Home", "ArrowRight", "ArrowRight"):
+        page.keyboard.press(key)
+        said.append(page.locator("#said").inner_text().split(":")[0])
+    assert said == ["Step 0", "Step 3", "Step 5"]
+    assert page.locator(".left-out").is_visible()
+    assert heard.console == []
+
+
+def test_the_choices_stand_in_one_row_on_a_phone_and_keep_their_names(visit) -> None:
+    page, _ = visit(example(), 320)
+    labels = page.locator(".switch label")
+    assert len({labels.nth(index).bounding_box()["y"] for index in range(3)}) == 1
+    assert page.get_by_role("radio", name="against file size").count() == 1
 
 
 def test_hover_names_the_classes_of_a_confusion(visit) -> None:
@@ -291,9 +335,10 @@ def test_without_scripts_everything_can_still_be_read(browser: Browser, tmp_path
     context.close()
 
 
-def test_print_has_both_axes_and_no_buttons(visit) -> None:
+def test_print_has_every_axis_and_no_buttons(visit) -> None:
     page, _ = visit(example())
     page.emulate_media(media="print")
     assert page.locator(".panel.parameters").is_visible()
     assert page.locator(".panel.macs").is_visible()
+    assert page.locator(".panel.size").is_visible()
     assert page.locator("button").is_hidden()

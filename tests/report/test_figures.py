@@ -8,8 +8,8 @@ import pytest
 from example import CIFAR, comparison, confusion_of, example
 from markupsafe import Markup
 
-from tersa.records import Goal
-from tersa.report import confusion, curve, latency, layers, words
+from tersa.records import Goal, ShrinkResult
+from tersa.report import axes, confusion, curve, latency, layers, words
 
 
 def read(drawing: Markup) -> ET.Element:
@@ -21,13 +21,21 @@ def marks(drawing: Markup) -> list[tuple[float, float]]:
     return [(float(x), float(y)) for x, y in (pair.split(",") for pair in pairs)]
 
 
+def without_sizes(result: ShrinkResult, keep: tuple[int, ...]) -> ShrinkResult:
+    """The same result with the file sizes of some steps only."""
+    steps = [
+        step if step.index in keep else step.model_copy(update={"size_bytes": None}) for step in result.steps
+    ]
+    return result.model_copy(update={"steps": steps})
+
+
 def texts(drawing: Markup) -> list[str]:
     return [each.text or "" for each in read(drawing).iter("text")]
 
 
 @pytest.mark.parametrize("size", curve.SIZES)
-@pytest.mark.parametrize("axis", curve.AXES)
-def test_curve_has_a_mark_for_every_step_inside_the_drawing(axis: curve.Axis, size: str) -> None:
+@pytest.mark.parametrize("axis", axes.AXES)
+def test_curve_has_a_mark_for_every_step_inside_the_drawing(axis: axes.Axis, size: str) -> None:
     result = example()
     drawn = curve.curve(result, axis, size)
     found = marks(drawn)
@@ -100,12 +108,65 @@ def test_a_baseline_kept_at_the_end_is_not_part_of_the_pruned_line() -> None:
     assert line.get("d", "").count("L") == 5
 
 
+def test_the_size_axis_has_units_and_smaller_files_to_the_right() -> None:
+    result = example()
+    found = texts(curve.curve(result, "size", "wide"))
+    assert "file size (log scale), smaller to the right →" in found
+    assert "kept: 13.8 kB, 99.15 %" in found
+    assert {"100 kB", "1 MB", "10 MB"} <= set(found)
+    frame = curve.frame_of(result, "size", 900, 400)
+    pruned, quantised = result.steps[33], result.steps[-1]
+    assert pruned.parameters == quantised.parameters
+    assert frame.at(pruned)[0] < frame.at(quantised)[0]
+
+
+def test_size_is_offered_when_two_steps_have_one() -> None:
+    result = example(steps=5)
+    assert axes.offered(result) == ["parameters", "macs", "size"]
+    assert axes.offered(without_sizes(result, (0, 7))) == ["parameters", "macs", "size"]
+    assert axes.offered(without_sizes(result, (7,))) == ["parameters", "macs"]
+    assert axes.offered(without_sizes(result, ())) == ["parameters", "macs"]
+    assert curve.curve(without_sizes(result, ()), "size", "wide") == ""
+
+
+def test_steps_without_a_size_leave_a_gap_in_the_marks_and_are_counted() -> None:
+    result = without_sizes(example(steps=5), (0, 2, 7))
+    drawn = curve.curve(result, "size", "wide")
+    spots = read(drawn).get("data-marks", "").split()
+    assert [index for index, spot in enumerate(spots) if spot != "-"] == [0, 2, 7]
+    assert len(spots) == len(curve.step_texts(result)) == 8
+    assert "kB" not in curve.step_texts(result)[1]
+    assert axes.left_out(result, "size") == "5 steps without a known file size are left out."
+    assert axes.left_out(result, "macs") == ""
+    assert curve.description(result, "size").startswith(
+        "3 steps from 13.1 MB with 99.30 % to the kept network: 13.8 kB with 99.15 %. 5 steps without"
+    )
+    one = without_sizes(result.model_copy(update={"steps": result.steps[:3]}), (0, 2))
+    assert axes.left_out(one, "size") == "1 step without a known file size is left out."
+
+
+@pytest.mark.parametrize("keep", [(6, 7), (1, 2, 3), (0, 1)], ids=str)
+def test_a_size_curve_without_its_baseline_or_kept_network_draws_the_rest(keep: tuple[int, ...]) -> None:
+    drawn = curve.curve(without_sizes(example(steps=5), keep), "size", "narrow")
+    found = " ".join(texts(drawn))
+    assert ("baseline" in found) == (0 in keep)
+    assert ("kept" in found) == (7 in keep)
+    assert ('class="ring"' in drawn) == (7 in keep)
+    assert str(drawn).count('class="before"') == (0 in keep)
+
+
+def test_the_accuracy_axis_does_not_depend_on_the_other() -> None:
+    sparse = without_sizes(example(), (0, 43))
+    ranges = [(f.y.low, f.y.high) for f in (curve.frame_of(sparse, axis, 900, 400) for axis in axes.AXES)]
+    assert ranges[0] == ranges[1] == ranges[2]
+
+
 def test_step_texts_hold_the_hover_values() -> None:
     last = curve.step_texts(example())[-1]
     assert last.splitlines() == [
         "Step 43: quantise, kept",
         "99.15 % (−0.15 points, ± 0.04)",
-        "10.5 k parameters, 403 k MACs",
+        "10.5 k parameters, 403 k MACs, 13.8 kB",
         "0.067 ms",
         "INT8, per channel, 300 calibration images",
     ]

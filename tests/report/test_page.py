@@ -228,6 +228,21 @@ def test_other_results_render(kind) -> None:
     assert Structure(page.render(example(**kind))).open == []
 
 
+def test_file_size_is_a_choice_when_it_is_known() -> None:
+    result = example(steps=5)
+    steps = [step.model_copy(update={"size_bytes": None}) for step in result.steps]
+    without = page.render(result.model_copy(update={"steps": steps}))
+    some = page.render(result.model_copy(update={"steps": [*result.steps[:3], *steps[3:]]}))
+    choices = [
+        [each["id"] for each in Structure(text).named("input")]
+        for text in (page.render(result), some, without)
+    ]
+    both = ["axis-parameters", "axis-macs"]
+    assert choices == [[*both, "axis-size"], [*both, "axis-size"], both]
+    assert '<p class="quiet left-out">5 steps without a known file size are left out.</p>' in some
+    assert '<p class="quiet left-out">' not in without
+
+
 def test_an_empty_verdict_is_filled_in() -> None:
     assert "312\u00a0times smaller" in page.render(example(verdict="", detail=""))
     assert "As it was stored." in page.render(example(verdict="As it was stored.", detail="d"))

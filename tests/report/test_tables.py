@@ -158,7 +158,10 @@ def test_step_rows() -> None:
     rows = tables.step_rows(result.steps)
     assert rows[0].loss == "–"
     assert rows[1].loss.endswith("± 0.04")
-    assert rows[1].size == rows[1].latency == ""
+    assert (rows[0].size, rows[-1].size) == ("13.1 MB", "13.8 kB")
+    assert rows[1].latency == ""
+    unknown = result.steps[1].model_copy(update={"size_bytes": None})
+    assert tables.step_rows([unknown])[0].size == ""
     assert (rows[-1].size, rows[-1].latency, rows[-1].kept) == ("13.8 kB", "0.067", True)
 
 

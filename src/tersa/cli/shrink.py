@@ -25,6 +25,10 @@ EPILOG = """Examples:
 Exit code 3: done, but a goal was missed (the best found is kept)."""
 
 
+ONCE = ("--resume", "--overwrite", "--json", "--debug")
+"""Options that do not belong to doing it again."""
+
+
 def shrink(
     data: options.Data = "digits",
     model: options.Model = None,
@@ -129,7 +133,7 @@ def shrink(
             if value is not None
         },
     )
-    command = shlex.join(["tersa", *sys.argv[1:]])
+    command = shlex.join(["tersa", *(word for word in sys.argv[1:] if word not in ONCE)])
     folder = out or Path("runs") / f"shrink-{Path(data).stem}"
     if dry_run:
         _plan(terminal, spec, Setting(data_dir=data_dir, device=device, threads=threads), folder)

@@ -60,7 +60,8 @@ class Calibration:
     """How the ranges of activations are found.
 
     Attributes:
-        images: (N, C, H, W) float32 pixels in 0..1, from the training split; 300 to 1000 are enough.
+        images: (N, C, H, W) float32, as the artefact takes them (pixels in 0..1, or features of any range),
+            from the training split; 300 to 1000 are enough.
         method: `minmax`, `entropy` (Kullback-Leibler) or `percentile` (99.999 %).
         reduce_range: weights in 7 bits, against saturation on x86 processors without VNNI; None asks the
             processor of this machine.
@@ -77,9 +78,11 @@ class Calibration:
             raise UsageError(
                 f"calibration needs (N, C, H, W) images, at least one, got shape {self.images.shape}"
             )
-        if self.images.dtype != np.float32 or self.images.min() < 0.0 or self.images.max() > 1.0:
-            raise UsageError(f"calibration needs float32 pixels in 0..1, got {self.images.dtype} in "
-                             f"{self.images.min()}..{self.images.max()}; divide bytes by 255")  # fmt: skip
+        if self.images.dtype != np.float32 or not np.isfinite(self.images).all():
+            raise UsageError(f"calibration needs finite float32 values, got {self.images.dtype}")
+        top = self.images.max()
+        if 1.0 < top <= 255.0 and self.images.min() >= 0.0 and not (self.images % 1.0).any():
+            raise UsageError("calibration needs pixels in 0..1, these look like bytes; divide by 255")
 
 
 def quantise_onnx(source: Artefact, path: Path, calibration: Calibration) -> Artefact:

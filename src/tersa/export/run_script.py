@@ -1,7 +1,11 @@
 """Write `run.py` beside an artefact: a few lines that classify images with onnxruntime and numpy alone.
 
 The script asks the file itself for class names and image shape, so it is the same for every artefact but
-for the name. It is a template for the reader's own program, which is why it stays short.
+for the name. It is a template for the reader's own program, which is why it stays short: a netpbm file is
+known by its first bytes, and what is neither that nor .npy (a PGM in text or of 16 bits too) goes to Pillow.
+The largest softmax probability is
+
+    max_k exp(l_k) / sum_j exp(l_j) = 1 / sum_j exp(l_j - max_k l_k)
 """
 
 from __future__ import annotations
@@ -13,31 +17,23 @@ from tersa.records import write_atomic
 SCRIPT = '''\
 """Classify images with {name}: python {script} IMAGE... (.npy, .pgm, .ppm; with Pillow installed, any)."""
 
-import json, os, pathlib, re, sys
+import importlib, json, os, re, sys
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read on import: from 1.29 on it sends usage data
 import numpy as np, onnxruntime
 
-def read(path, channels):
-    if path.endswith(".npy"):
-        return np.load(path)
-    if path.endswith((".pgm", ".ppm")):
-        data = pathlib.Path(path).read_bytes()
-        header = re.match(rb"P[56](?:\\s+#.*)*\\s+(\\d+)\\s+(\\d+)\\s+255\\s", data)
-        return np.frombuffer(data[header.end():], np.uint8).reshape(int(header[2]), int(header[1]), -1)
-    from PIL import Image
-    return np.asarray(Image.open(path).convert("L" if channels == 1 else "RGB"))
-
-session = onnxruntime.InferenceSession(pathlib.Path(__file__).with_name({name!r}))
+session = onnxruntime.InferenceSession(os.path.join(os.path.dirname(__file__), {name!r}))
 about = session.get_modelmeta().custom_metadata_map
 classes, (c, h, w) = json.loads(about["classes"]), json.loads(about["input_shape"])
 for path in sys.argv[1:] or sys.exit(__doc__):
-    image = read(path, c)
-    if image.reshape(image.shape[0], image.shape[1], -1).shape != (h, w, c):
+    netpbm = re.match(rb"P[56](?:\\s+#.*)*\\s+(\\d+)\\s+(\\d+)\\s+255\\s", np.fromfile(path, np.uint8))
+    if netpbm: image = netpbm.string[netpbm.end():].reshape(int(netpbm[2]), int(netpbm[1]), -1)
+    elif path.endswith(".npy"): image = np.load(path)
+    else: image = np.asarray(importlib.import_module("PIL.Image").open(path).convert({{1: "L", 3: "RGB"}}[c]))
+    if np.atleast_3d(image).shape != (h, w, c):
         sys.exit(f"{{path}} is {{image.shape}}; rows, columns, channels must be {{(h, w, c)}}")
-    pixels = (image / 255 if image.dtype == np.uint8 else image).reshape(1, h, w, c).transpose(0, 3, 1, 2)
-    logits = session.run(None, {{"pixels": pixels.astype(np.float32)}})[0][0]
-    share = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
-    print(f"{{path}}: {{classes[logits.argmax()]}} ({{share.max():.1%}})")
+    pixels = np.float32(image / 255 if image.dtype == np.uint8 else image).reshape(1, h, w, c)
+    logits = session.run(None, {{"pixels": pixels.transpose(0, 3, 1, 2)}})[0][0]  # next: the largest softmax
+    print(f"{{path}}: {{classes[logits.argmax()]}} ({{1 / np.exp(logits - logits.max()).sum():.1%}})")
 '''
 
 

@@ -20,7 +20,8 @@ from torch.nn import functional as F
 
 from tersa.data.task import Split, Task
 from tersa.errors import Diverged
-from tersa.prune.groups import Gate, Groups
+from tersa.prune.groups import Groups
+from tersa.prune.trace import Gate
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
 

@@ -1,10 +1,13 @@
 """Removing channels for real: parameters shrink, the network keeps its class and its forward code.
 
-`remove_` slices every parameter that carries a removed unit and mends the sizes that modules remember
-(`Conv2d.groups`, `Linear.in_features`, ...). `mask_` leaves the sizes alone and zeroes every weight that
-reads a removed unit: the readable twin, equal to the pruned network up to rounding. `resize_` gives a
-freshly built network the sizes of saved weights, so that a pruned network is a builder's name and a
-safetensors file.
+`remove_` slices every parameter that carries a removed unit, under all names that it has, and mends the
+sizes that modules remember (`Conv2d.groups`, `Linear.in_features`, ...). `mask_` leaves the sizes alone and
+zeroes every weight that reads a removed unit: the readable twin, equal to the pruned network up to rounding.
+
+A pruned network on disk is a builder's name, a safetensors file and the units that were removed: `resize_`
+gives a freshly built network the sizes of saved weights, and `replay` the groups that are left. Finding the
+groups of the pruned network again is not the same: a grouped convolution with one channel left per group
+traces as depthwise, a depthwise one with one channel as dense.
 
 Example:
     >>> import torch
@@ -18,16 +21,19 @@ Example:
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from tersa.errors import ModelError
-from tersa.prune.groups import Gate, Group, Groups
+from tersa.prune.groups import Groups
+from tersa.prune.trace import BATCH_NORMS
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+NORMS = (*BATCH_NORMS, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
 
 EQUAL_OUTPUT = 1e-4
 """Largest difference of pruned and masked outputs, relative to the largest: sums in another order."""
@@ -42,36 +48,67 @@ def remove_(model: nn.Module, groups: Groups, units: Tensor) -> Groups:
         units: prunable units, (U,); at least one unit of every group must stay.
 
     Raises:
-        ModelError: a unit that does not exist, or a group that would be left empty.
+        ModelError: a unit that does not exist, or a group or layer that would be left empty.
+    """
+    left = after(groups, units)
+    tensors = _tensors(model)
+    resized: dict[str, Tensor] = {}
+    for slot in groups.slots:
+        kept = (~torch.isin(slot.units, units)).nonzero().reshape(-1)
+        if len(kept) < len(slot.units):
+            value = resized.get(slot.name, tensors[slot.name].detach())
+            if len(kept) < value.shape[slot.dim]:  # a parameter that is used twice has every slot twice
+                resized[slot.name] = value.index_select(slot.dim, kept.to(value.device))
+    _assign_(model, resized, groups.depthwise)
+    return left
+
+
+def after(groups: Groups, units: Tensor) -> Groups:
+    """The groups that are left when `units` are removed, without a network.
+
+    Raises:
+        ModelError: a unit that does not exist, or a group or layer that would be left empty.
     """
     _check(groups, units)
-    keep = [~torch.isin(slot.units, units) for slot in groups.slots]
-    index: dict[str, dict[int, Tensor]] = {}
-    for slot, mask in zip(groups.slots, keep, strict=True):
-        index.setdefault(slot.name, {})[slot.dim] = mask.nonzero().reshape(-1)
-    tensors = {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers())}
-    resized: dict[str, Tensor] = {}
-    for name, dims in index.items():
-        value = tensors[name].detach()
-        for dim, kept in dims.items():
-            if len(kept) < value.shape[dim]:
-                value = value.index_select(dim, kept.to(value.device))
-        if value.shape != tensors[name].shape:
-            resized[name] = value
-    _assign_(model, resized, groups.depthwise)
-    return Groups(
-        tuple(replace(slot, units=slot.units[mask]) for slot, mask in zip(groups.slots, keep, strict=True)),
-        tuple(Gate(g.module, g.dim, g.units[~torch.isin(g.units, units)]) for g in groups.gates),
-        tuple(Group(g.name, g.layers, g.units[~torch.isin(g.units, units)]) for g in groups.groups),
-        groups.kept,
-        groups.depthwise,
-        groups.shape,
+
+    def left(held: Tensor) -> Tensor:
+        return held[~torch.isin(held, units)]
+
+    return replace(
+        groups,
+        slots=tuple(replace(slot, units=left(slot.units)) for slot in groups.slots),
+        gates=tuple(replace(gate, units=left(gate.units)) for gate in groups.gates),
+        groups=tuple(replace(group, units=left(group.units)) for group in groups.groups),
     )
+
+
+def replay(model: nn.Module, groups: Groups, removed: Sequence[Tensor]) -> Groups:
+    """The groups of a network whose weights come from disk, from those of the fresh network.
+
+    Args:
+        model: the network as `resize_` left it; only its sizes are looked at.
+        groups: of the freshly built network.
+        removed: what each removal took, in order.
+
+    Raises:
+        ModelError: units that cannot be removed, or sizes that these removals do not lead to.
+    """
+    for units in removed:
+        groups = after(groups, units)
+    tensors = _tensors(model)
+    for slot in groups.slots:
+        found, expected = tensors[slot.name].shape[slot.dim], len(slot.units)
+        if found != expected:
+            raise ModelError(
+                f"the weights and the {len(removed)} removals do not belong together: {slot.name} has size "
+                f"{found} in dimension {slot.dim}, the removals leave {expected}"
+            )
+    return groups
 
 
 def mask_(model: nn.Module, groups: Groups, units: Tensor) -> None:
     """Zero every weight that reads one of `units`: the same outputs as `remove_`, at the old size."""
-    tensors = dict(model.named_parameters(remove_duplicate=False))
+    tensors = _tensors(model)
     with torch.no_grad():
         for slot in groups.slots:
             if slot.incoming:
@@ -94,8 +131,8 @@ def verify(model: nn.Module, groups: Groups, units: Tensor, images: Tensor) -> f
         expected = masked(images)
         try:
             found = pruned(images)
-        except (RuntimeError, ValueError) as error:
-            line = str(error).splitlines()[0]
+        except Exception as error:  # a user's forward code may raise anything
+            line = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise ModelError(
                 f"the pruned network does not run: {line}; its forward code fixes a number of channels "
                 "(use torch.flatten(x, 1) and sizes taken from the input)"
@@ -148,24 +185,41 @@ def _check(groups: Groups, units: Tensor) -> None:
             raise ModelError(
                 f"nothing would be left of {group.name}; keep at least one of its {len(group.units)} units"
             )
+    for slot in groups.slots:  # a layer that shares some of its units with larger ones
+        if len(slot.units) and bool(torch.isin(slot.units, units).all()):
+            raise ModelError(
+                f"nothing would be left of {slot.name}, dimension {slot.dim}; "
+                f"keep at least one of its {len(torch.unique(slot.units))} units"
+            )
+
+
+def _tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers, tied ones under each of their names."""
+    return {
+        **dict(model.named_parameters(remove_duplicate=False)),
+        **dict(model.named_buffers(remove_duplicate=False)),
+    }
 
 
 def _assign_(model: nn.Module, resized: Mapping[str, Tensor], depthwise: Collection[str]) -> None:
-    """Replace parameters and buffers, keeping ties between modules, and mend the sizes modules remember."""
-    made: dict[int, nn.Parameter] = {}
-    touched: dict[str, nn.Module] = {}
+    """Replace parameters and buffers wherever they are held, and mend the sizes modules remember."""
+    old = _tensors(model)
+    places: dict[int, list[tuple[nn.Module, str]]] = {}
+    for module in model.modules():
+        held = module.named_parameters(recurse=False, remove_duplicate=False)
+        for leaf, tensor in (*held, *module.named_buffers(recurse=False, remove_duplicate=False)):
+            places.setdefault(id(tensor), []).append((module, leaf))
+    touched: list[nn.Module] = []
     for name, value in resized.items():
-        path, _, leaf = name.rpartition(".")
-        module = model.get_submodule(path)
-        touched[path] = module
-        old = getattr(module, leaf)
-        if isinstance(old, nn.Parameter):
-            fresh = made.setdefault(id(old), nn.Parameter(value.clone(), requires_grad=old.requires_grad))
+        tensor, fresh = old[name], value.clone()
+        if isinstance(tensor, nn.Parameter):
+            fresh = nn.Parameter(fresh, requires_grad=tensor.requires_grad)
+        for module, leaf in places.pop(id(tensor), []):  # nothing left: done under another name
             setattr(module, leaf, fresh)
-        else:
-            setattr(module, leaf, value.clone())
-    for path, module in touched.items():
-        _mend_(module, depthwise=path in depthwise)
+            touched.append(module)
+    by_channel = {model.get_submodule(name) for name in depthwise}
+    for module in dict.fromkeys(touched):
+        _mend_(module, depthwise=module in by_channel)
 
 
 def _mend_(module: nn.Module, *, depthwise: bool) -> None:
@@ -178,6 +232,6 @@ def _mend_(module: nn.Module, *, depthwise: bool) -> None:
         module.in_channels = per_group * module.groups
     elif isinstance(module, nn.Linear):
         module.out_features, module.in_features = (int(size) for size in module.weight.shape)
-    elif isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)):
+    elif isinstance(module, NORMS):
         held = module.running_mean if module.running_mean is not None else module.weight
         module.num_features = len(held)

@@ -139,22 +139,29 @@ def export_options(
     if "fp32" in dock.precisions:
         files.append((exact, same))
     if "int8" in dock.precisions:
-        files.append(_int8(dock, exact, folder / f"{name}-int8.onnx", split, logits))
+        methods = METHODS if accuracy else METHODS[:1]
+        files.append(_int8(dock, exact, folder / f"{name}-int8.onnx", split, logits, methods))
     return [_weigh(dock, artefact, found, split, cost, latency=latency) for artefact, found in files]
 
 
 def _int8(
-    dock: Dock, exact: Artefact, path: Path, split: Split, logits: npt.NDArray[np.float32]
+    dock: Dock,
+    exact: Artefact,
+    path: Path,
+    split: Split,
+    logits: npt.NDArray[np.float32],
+    methods: tuple[str, ...],
 ) -> tuple[Artefact, Agreement]:
-    """The better of the calibrations, by right answers on the validation split; ties keep the first."""
-    best: tuple[int, str] = (-1, "")
+    """The best of the calibrations, by right answers on the split; of equal ones the first."""
     labels = split.labels.numpy()
-    for method in METHODS:
-        trial = quantise_onnx(exact, path, dock.calibration(method))
-        right = int((classify(trial.path, split.images).argmax(axis=1) == labels).sum())
-        if right > best[0]:
-            best = (right, method)
-    artefact = quantise_onnx(exact, path, dock.calibration(best[1]))
+    right: dict[str, int] = {}
+    artefact = None
+    for method in methods:
+        artefact = quantise_onnx(exact, path, dock.calibration(method))
+        right[method] = int((classify(path, split.images).argmax(axis=1) == labels).sum())
+    best = max(methods, key=lambda method: right[method])
+    if artefact is None or best != methods[-1]:
+        artefact = quantise_onnx(exact, path, dock.calibration(best))
     return artefact, agreement(path, logits, split.images, tolerance=0.0)
 
 
@@ -182,34 +189,42 @@ def _weigh(
 def race(
     dock: Dock, before: Artefact, after: Artefact, *, seconds: float, target: str | None = None
 ) -> Comparison:
-    """Interleaved latency of two files; a precision that the runtime does not have is said, not raised."""
-    runtime = parse(target or dock.target)
-    images = as_pixels(dock.task.validation.images[: dock.batch])
+    """Interleaved latency of two files; what the runtime does not have is said, not raised."""
+    name = target or dock.target
     try:
+        runtime = parse(name)
         sessions = runtime.prepare(before, "baseline"), runtime.prepare(after, "result")
     except TargetError as error:
-        return not_offered(runtime.describe(), after.header.precision, str(error))
-    return compare(*sessions, images, effort=Effort(seconds=seconds))
+        return not_offered(name, after.header.precision, str(error))
+    images = as_pixels(dock.task.validation.images[: dock.batch])
+    repeats = -(-dock.batch // len(images))
+    batch = np.tile(images, (repeats, 1, 1, 1))[: dock.batch]  # (batch, C, H, W)
+    return compare(*sessions, batch, effort=Effort(seconds=seconds))
 
 
-def pick(options: list[Option], goals: Goals, dock: Dock, *, precision: str) -> Option:
-    """The file to ship among those of one network.
+def pick(options: list[Option], goals: Goals, dock: Dock, *, precision: str) -> tuple[Option, str]:
+    """The file to ship among those of one network, and what to say of the choice.
 
-    Files that keep the accuracy come before those that do not, those within the bounds before those
-    outside. Among equals fp32 stays, unless `auto` finds INT8 smaller and not slower on the target.
+    With `auto`, INT8 is kept only if it meets the goals; and where fp32 meets them too, only if it is smaller
+    and not slower on the target.
     """
     assert dock.start is not None
     start = dock.start
 
-    def rank(option: Option) -> tuple[bool, bool]:
-        return keeps_accuracy(goals, start, option.standing), within_bounds(goals, start, option.standing)
+    def meets(option: Option) -> bool:
+        kept = keeps_accuracy(goals, start, option.standing)
+        return kept and within_bounds(goals, start, option.standing)
 
-    best = max(rank(option) for option in options)
-    equal = [option for option in options if rank(option) == best]
-    if precision != "auto" or len(equal) == 1:
-        return equal[0]
-    exact, integer = equal
+    if precision != "auto" or len(options) == 1:
+        return options[0], ""
+    exact, integer = options
+    if not meets(integer):
+        return exact, "INT8 was tried and not kept: it missed a goal on the validation split."
+    timed = race(dock, exact.artefact, integer.artefact, seconds=2 * QUICK_SECONDS)
+    slower = timed.verdict in ("slower", "not offered")
+    if not meets(exact):
+        note = "INT8 was kept because the fp32 file missed a goal"
+        return integer, f"{note}; it is slower than fp32 here." if slower else f"{note}."
     if integer.artefact.size_bytes >= exact.artefact.size_bytes:
-        return exact
-    both = race(dock, exact.artefact, integer.artefact, seconds=2 * QUICK_SECONDS)
-    return exact if both.verdict in ("slower", "not offered") else integer
+        return exact, "INT8 was tried and not kept: its file is not smaller."
+    return (exact, "INT8 was tried and not kept: it is slower here.") if slower else (integer, "")

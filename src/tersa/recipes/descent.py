@@ -1,75 +1,86 @@
-"""From the baseline down to the smallest network that keeps what was asked.
+"""From the baseline down: score channels, remove the least important share, retrain briefly; again and again.
 
-    descend_: score channels, remove the least important share, retrain briefly; again and again. Each step is
-              kept on disk, so any of them can be gone back to.
-    search:   fine-tune a few of those steps at length, distilling from the baseline, and find by galloping
-              and bisection the smallest one whose files meet the goals on the validation split.
-
-The brief retraining decides nothing but the next step: what a network is worth is seen only after the long
-fine-tune, which is why the search tries steps whose brief accuracy lies below the floor as well.
+Every step is kept on disk, so any of them can be gone back to. The brief retraining decides nothing but the
+next step: what a network is worth shows after a long fine-tune, which `search.py` gives to a few of them.
 """
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
-from torch import nn
+from pydantic import Field
+from torch import Tensor, nn
 
 from tersa.data.augment import NONE, default_augmentation
 from tersa.data.task import Task
 from tersa.errors import Diverged
+from tersa.export.onnx import export_onnx
 from tersa.models.summary import macs, parameters
-from tersa.numerics import paired_loss
+from tersa.numerics import PairedLoss, paired_loss
+from tersa.prune.costs import cost_aware, unit_macs
 from tersa.prune.criteria import CRITERIA, collect
-from tersa.prune.groups import Groups, find_groups
+from tersa.prune.groups import Groups
 from tersa.prune.normalise import NORMALISATIONS, normalise
 from tersa.prune.protocol import choose, layer_widths
-from tersa.prune.surgery import remove_, resize_
-from tersa.recipes.deploy import Dock, Option, export_options
-from tersa.recipes.goals import Goals, Standing, keeps_accuracy, within_bounds
+from tersa.prune.surgery import after, remove_, resize_
+from tersa.recipes.deploy import Dock, export_options
+from tersa.recipes.goals import Goals, Standing, within_bounds
 from tersa.recipes.setting import Say
-from tersa.recipes.trajectory import Trajectory
+from tersa.recipes.trajectory import Table, Trajectory
 from tersa.records import Record, Stage, Step
 from tersa.train.config import TrainConfig
 from tersa.train.evaluation import evaluate
 from tersa.train.lessons import Lessons, prepare
 from tersa.train.loop import Progress, train
 
+log = logging.getLogger(__name__)
+
 HOPELESS_POINTS = 1.5
-"""Brief accuracy further below the floor than this and twice the allowed loss is not won back by tuning."""
+"""Pruning pauses when the brief accuracy is further below the floor than this and twice the allowed loss; it
+goes on where a long fine-tune shows that it was a pause too early."""
+
+LESSON_BYTES = 10**9
+"""Most memory for the baseline's answers; more views than fit are not drawn."""
+
+TRIES = 3
+"""Attempts at a retraining that diverges, each at a quarter of the last one's learning rate."""
+
+Ending = Literal["bounds", "floor", "empty", "diverged"]
+"""Why pruning stopped: bounds met, accuracy gone, nothing left to remove, training diverged."""
 
 
 class Protocol(Record):
-    """How channels are removed and what follows.
+    """How channels are removed and what follows."""
 
-    Attributes:
-        criterion: of `prune.criteria`.
-        normalisation: of `prune.normalise`.
-        criterion_samples: training images that are scored.
-        share: of the remaining channels that one step removes.
-        retrain: iterations after each step.
-        tune: iterations of the closing fine-tune.
-        batch: images per iteration of both.
-        learning_rate: peak of both, AdamW with one cycle.
-        temperature: of the distillation from the baseline.
-        teacher_weight: share of the teacher's term in the loss.
-        views: of each training image that the baseline answers for distillation (`train.lessons`).
-    """
-
-    criterion: str = "taylor"
-    normalisation: str = "l2"
-    criterion_samples: int = 1000
-    share: float = 0.12
-    retrain: int
-    tune: int
-    batch: int = 128
-    learning_rate: float = 2e-3
-    temperature: float = 4.0
-    teacher_weight: float = 0.9
-    views: int = 8
+    criterion: Literal["taylor"] = "taylor"
+    """Importance of a channel; see `prune.criteria`."""
+    normalisation: Literal["none", "l1", "l2"] = "l2"
+    """What makes layers comparable; see `prune.normalise`."""
+    mac_weight: float = Field(default=1.0, ge=0)
+    """Lambda of the penalty on a channel's share of the MACs; 0 for none. See `prune.costs`."""
+    criterion_samples: int = Field(default=1000, ge=1)
+    """Training images that channels are scored on."""
+    share: float = Field(default=0.12, gt=0, lt=1)
+    """Share of the remaining channels that one step removes."""
+    retrain: int = Field(ge=1)
+    """Iterations after each step."""
+    tune: int = Field(ge=1)
+    """Iterations of the closing fine-tune."""
+    batch: int = Field(default=128, ge=1)
+    """Images per iteration of both."""
+    learning_rate: float = Field(default=2e-3, gt=0)
+    """Peak of both, AdamW with one cycle."""
+    temperature: float = Field(default=4.0, gt=0)
+    """Of the distillation from the baseline."""
+    teacher_weight: float = Field(default=0.9, ge=0, le=1)
+    """Share of the teacher's term in the loss."""
+    views: int = Field(default=8, ge=1)
+    """Views of each training image that the baseline answers for distillation; see `train.lessons`."""
 
 
 def default_protocol(images: int) -> Protocol:
@@ -85,6 +96,7 @@ class Job:
     Attributes:
         task: the data.
         baseline: the trained network; the teacher, never changed.
+        groups: its channel groups.
         fresh: builds an untrained network of the baseline's class and size.
         goals: what is asked.
         protocol: how.
@@ -94,10 +106,12 @@ class Job:
         device: for training.
         say: shows progress.
         lessons: the baseline's answers to fixed views of the training images, once they are there.
+        ended: why pruning stopped, once it has.
     """
 
     task: Task
     baseline: nn.Module
+    groups: Groups
     fresh: Callable[[], nn.Module]
     goals: Goals
     protocol: Protocol
@@ -106,69 +120,95 @@ class Job:
     seed: int
     device: str
     say: Say
-    tuned: dict[int, tuple[Step, list[Option]]] = field(default_factory=dict)
     lessons: Lessons | None = None
+    ended: Ending | None = None
 
-    def network(self, table: str, index: int) -> nn.Module:
+    def network(self, table: Table, index: int) -> nn.Module:
         """The network of a stored step."""
         model = self.fresh()
-        resize_(model, self.way.weights("tuned" if table == "tuned" else "steps", index))
+        resize_(model, self.way.weights(table, index))
         return model.eval()
 
+    @property
+    def allowed_loss(self) -> float | None:
+        """Points of validation accuracy that may be lost, or None."""
+        assert self.dock.start is not None
+        return self.goals.allowed_loss(self.dock.start.accuracy)
 
-# --- down ----------------------------------------------------------------------------------------------
 
+def descend_(job: Job, *, until: int = 0) -> list[Step]:
+    """Prune on from the last stored step until there is a reason to stop (`job.ended`); returns all steps.
 
-def descend_(job: Job) -> list[Step]:
-    """Prune until nothing is left to win; goes on from the steps that are stored already."""
-    rows = job.way.rows("steps")
-    if not rows:
-        rows = [_step_zero(job)]
+    Args:
+        job: the run.
+        until: rows to have at least, whatever the accuracy and the bounds say: for a search that has found
+            that pruning paused too early.
+    """
+    rows = job.way.rows("steps") or [_step_zero(job)]
+    removed = job.way.removed()
+    groups = job.groups
+    for units in removed:
+        groups = after(groups, units)
     model = job.network("steps", rows[-1].index)
-    groups = find_groups(model, job.task.shape)
-    whole = len(find_groups(job.baseline, job.task.shape).units)
-    while not _enough(job, rows):
+    while True:
+        job.ended = "empty" if all(len(group.units) == 1 for group in groups.groups) else pause(job, rows)
+        if job.ended == "empty" or (job.ended is not None and len(rows) >= until):
+            break
         began = time.perf_counter()
         index = rows[-1].index + 1
-        units = _next(job, model, groups, index)
-        if not len(units):
+        try:
+            units = _next(job, model, groups, index)
+            groups = remove_(model, groups, units)
+            retrain_(job, model, job.protocol.retrain, seed=job.seed + 1000 * index)
+        except Diverged as error:
+            log.warning("%s; going on with the %d steps there are", error, len(rows))
+            job.ended = "diverged"
             break
-        groups = remove_(model, groups, units)
-        retrain_(job, model, job.protocol.retrain, seed=job.seed + 1000 * index)
         what = f"removed {len(units)} channels, retrained {job.protocol.retrain} iterations"
-        row = _row(job, model, groups, index, "prune", what, began)
-        job.way.add("steps", row, model)
+        row = weigh(job, model, index, "prune", what, began)
+        job.way.add("steps", row, model, units)
         rows.append(row)
-        _say_step(job, row, len(groups.units), whole)
-    job.say("prune", 1.0, f"{len(rows) - 1} steps")
+        _say_step(job, row, len(groups.units))
+    job.say("prune", 1.0, f"{len(rows) - 1} steps, down to {rows[-1].parameters:,} parameters")
     return rows
 
 
-def _say_step(job: Job, row: Step, left: int, whole: int) -> None:
-    share = 1.0 - left / whole
+def pause(job: Job, rows: list[Step]) -> Ending | None:
+    """Whether the steps so far are reason enough to stop."""
+    if job.goals.bounded and rows[-1].within:
+        return "bounds"
+    allowed = job.allowed_loss
+    if allowed is not None:
+        hopeless = allowed + max(HOPELESS_POINTS, 2 * allowed)
+        if allowed < 0 or (len(rows) > 2 and all(row.loss_points > hopeless for row in rows[-2:])):
+            return "floor"
+    return None
+
+
+def _say_step(job: Job, row: Step, left: int) -> None:
+    whole = len(job.groups.units)
     remark = f"{left} of {whole} channels, {row.parameters:,} parameters, {row.validation_accuracy:.2f} %"
-    job.say("prune", min(0.99, share**4), remark)
+    job.say("prune", min(0.99, (1.0 - left / whole) ** 4), remark)
 
 
 def _step_zero(job: Job) -> Step:
     model = job.fresh()
     model.load_state_dict(job.baseline.state_dict())
-    groups = find_groups(model, job.task.shape)
-    row = _row(job, model, groups, 0, "baseline", "the trained network", time.perf_counter())
+    row = weigh(job, model.eval(), 0, "baseline", "the trained network", time.perf_counter())
     job.way.add("steps", row, model)
     return row
 
 
-def _next(job: Job, model: nn.Module, groups: Groups, index: int) -> torch.Tensor:
+def _next(job: Job, model: nn.Module, groups: Groups, index: int) -> Tensor:
     """The units that step `index` removes."""
-    if not len(groups.units):
-        return groups.units
     generator = torch.Generator().manual_seed(job.seed + index)
     chosen = torch.randperm(len(job.task.train), generator=generator)[: job.protocol.criterion_samples]
-    scores = collect(
-        model.to(job.device), groups, job.task, job.task.train.take(chosen), CRITERIA[job.protocol.criterion]
-    )
+    images = job.task.train.take(chosen)
+    model.to(job.device)
+    scores = collect(model, groups, job.task, images, CRITERIA[job.protocol.criterion])
     scores = normalise(scores, groups, NORMALISATIONS[job.protocol.normalisation])
+    shape = job.task.shape
+    scores = cost_aware(scores, unit_macs(model, groups, shape), macs(model, shape), job.protocol.mac_weight)
     return choose(scores, groups, count=max(1, round(job.protocol.share * len(groups.units))))
 
 
@@ -182,81 +222,79 @@ def retrain_(
 ) -> None:
     """Distil from the baseline for some iterations; weights end as plain contiguous tensors on the CPU.
 
+    A training that diverges is tried again from the same weights, at a quarter of the learning rate.
+
     Raises:
-        Diverged: the loss became NaN or infinite.
+        Diverged: the loss became NaN or infinite every time.
     """
     spatial = any(isinstance(module, nn.Conv2d) for module in model.modules())
     lessons = _lessons(job, spatial=spatial)
     flip, pad = lessons.augmentation
-    config = TrainConfig(
-        optimizer="adamw",
-        learning_rate=job.protocol.learning_rate,
-        weight_decay=1e-4,
-        batch=min(job.protocol.batch, len(job.task.train)),
-        iterations=iterations,
-        schedule="one-cycle",
-        warmup=0.1,
-        flip=flip,
-        pad=pad,
-        keep="last",
-        seed=seed,
-        channels_last=spatial,
-        distillation="temperature",
-        distillation_weight=job.protocol.teacher_weight,
-        distillation_temperature=job.protocol.temperature,
-    )
-    done = train(
-        model, job.task, config, teacher=lessons, device=job.device, evaluate_every=0, progress=progress
-    )
-    if done.status == "diverged":
-        raise Diverged(
-            f"retraining diverged (learning rate {job.protocol.learning_rate:g}); try a lower --rate"
+    before = {name: value.detach().clone() for name, value in model.state_dict().items()}
+    rate = job.protocol.learning_rate
+    for _ in range(TRIES):
+        config = TrainConfig(
+            optimizer="adamw",
+            learning_rate=rate,
+            weight_decay=1e-4,
+            batch=min(job.protocol.batch, len(job.task.train)),
+            iterations=iterations,
+            schedule="one-cycle",
+            warmup=0.1,
+            flip=flip,
+            pad=pad,
+            keep="last",
+            seed=seed,
+            channels_last=spatial,
+            distillation="temperature",
+            distillation_weight=job.protocol.teacher_weight,
+            distillation_temperature=job.protocol.temperature,
         )
-    # Contiguous, as when read back from disk: a resumed run must compute the same sums in the same order.
-    model.to("cpu").to(memory_format=torch.contiguous_format).eval()  # pyright: ignore[reportCallIssue]
+        done = train(
+            model, job.task, config, teacher=lessons, device=job.device, evaluate_every=0, progress=progress
+        )
+        model.to("cpu").eval()
+        if done.status != "diverged":
+            return
+        model.load_state_dict(before)
+        rate /= 4
+    raise Diverged(f"retraining diverged {TRIES} times, at last with a learning rate of {4 * rate:g}")
 
 
 def _lessons(job: Job, *, spatial: bool) -> Lessons:
     """The baseline's answers; asked once for the whole run. A fully connected network gets no shifts."""
     if job.lessons is None:
         augmentation = default_augmentation(job.task) if spatial else NONE
+        each = 4 * len(job.task.train) * len(job.task.classes)
+        views = max(1, min(job.protocol.views, LESSON_BYTES // each))
+        shown = 1 if augmentation.nothing else views
+
+        def show(share: float) -> None:
+            job.say(
+                "ask the baseline", share, f"{shown} view{'s' if shown > 1 else ''} of each training image"
+            )
+
+        show(0.0)
         job.lessons = prepare(
             job.baseline,
             job.task,
             flip=augmentation.flip,
             pad=augmentation.pad,
-            views=job.protocol.views,
+            views=views,
             seed=job.seed,
             device=job.device,
-            progress=lambda share: job.say(
-                "ask the baseline", share, f"{job.protocol.views} views of each image"
-            ),
+            progress=show,
         )
     return job.lessons
 
 
-def _row(
-    job: Job, model: nn.Module, groups: Groups, index: int, stage: Stage, what: str, began: float
-) -> Step:
+def weigh(job: Job, model: nn.Module, index: int, stage: Stage, what: str, began: float) -> Step:
+    """Weigh a network; where a bound is on its file or speed, every file that could be shipped."""
     found = evaluate(model, job.task.validation, job.task, device=job.device)
     model.to("cpu")
-    right = found.correct.numpy()
-    loss = paired_loss(job.dock.correct, right)
-    size: int | None = None
-    latency: float | None = None
-    if stage == "prune" and (job.goals.size or job.goals.latency):
-        options = export_options(
-            job.dock,
-            model,
-            job.way.folder / "steps",
-            "candidate",
-            latency=bool(job.goals.latency),
-            accuracy=False,
-        )
-        size = min(option.artefact.size_bytes for option in options)
-        latency = min(
-            (o.standing.latency_ms for o in options if o.standing.latency_ms is not None), default=None
-        )
+    loss = paired_loss(job.dock.correct, found.correct.numpy())
+    cost = macs(model, job.task.shape)
+    size, latency, within = _within(job, model, found.accuracy, loss, cost)
     return Step(
         index=index,
         stage=stage,
@@ -265,119 +303,27 @@ def _row(
         loss_points=loss.points,
         standard_error=loss.standard_error,
         parameters=parameters(model),
-        macs=macs(model, job.task.shape),
+        macs=cost,
         size_bytes=size,
         latency_ms=latency,
-        widths=layer_widths(model, groups),
+        within=within,
+        widths=layer_widths(model, job.groups),
         seconds=time.perf_counter() - began,
     )
 
 
-def _fits(job: Job, row: Step) -> bool:
-    """The step is within every bound, as far as weighing and quick timing can tell."""
+def _within(
+    job: Job, model: nn.Module, accuracy: float, loss: PairedLoss, cost: int
+) -> tuple[int, float | None, bool | None]:
+    """Size of the fp32 file, the least cautious latency, and whether one file is within all bounds."""
     assert job.dock.start is not None
-    loss = paired_loss(job.dock.correct, job.dock.correct)
-    standing = Standing(row.validation_accuracy, loss, row.macs, row.size_bytes, row.latency_ms)
-    return within_bounds(job.goals, job.dock.start, standing)
-
-
-def _enough(job: Job, rows: list[Step]) -> bool:
-    """Every bound is reached (and one step more, as a spare), or the accuracy is out of reach."""
-    assert job.dock.start is not None
-    if job.goals.bounded and sum(_fits(job, row) for row in rows) >= 2:
-        return True
-    allowed = job.goals.allowed_loss(job.dock.start.accuracy)
-    if allowed is None:
-        return False
-    hopeless = allowed + max(HOPELESS_POINTS, 2 * allowed)
-    return len(rows) > 2 and all(row.loss_points > hopeless for row in rows[-2:])
-
-
-# --- and back up ---------------------------------------------------------------------------------------
-
-
-def search(job: Job, rows: list[Step]) -> int:
-    """Index of the step to ship; its long fine-tune is in `job.tuned`.
-
-    With bounds, the first step within them whose tuned files keep the accuracy. Without, or when none does,
-    the smallest step whose tuned files keep the accuracy. Index 0 is the baseline itself.
-    """
-    if job.goals.bounded:
-        for row in [row for row in rows if _fits(job, row)][:2]:
-            if row.index == 0 or _passes(job, row.index, bounds=True):
-                return row.index
-        inside = [row.index for row in rows if _fits(job, row)]
-        if inside and not job.goals.guarded:
-            return inside[-1]
-    return _smallest(job, rows)
-
-
-def _smallest(job: Job, rows: list[Step]) -> int:
-    """Gallop from a guess, then bisect, to the last step that keeps the accuracy after its fine-tune."""
-    assert job.dock.start is not None
-    allowed = job.goals.allowed_loss(job.dock.start.accuracy)
-    last = rows[-1].index
-    if allowed is None:
-        return last
-    guess = max((row.index for row in rows if row.loss_points <= allowed), default=0)
-    low, high = 0, last + 1  # low keeps the accuracy, high does not
-    probe, stride = max(1, min(guess, last)), 2
-    while high - low > 1:
-        if _passes(job, probe, bounds=False):
-            low = probe
-        else:
-            high = probe
-        if high == last + 1:
-            probe, stride = min(low + stride, last), 2 * stride
-        elif low == 0:
-            probe, stride = max(high - stride, 1), 2 * stride
-        else:
-            probe = (low + high) // 2
-        if not low < probe < high:
-            break
-    return low
-
-
-def _passes(job: Job, index: int, *, bounds: bool) -> bool:
-    assert job.dock.start is not None
-    _, options = tune(job, index)
-    start = job.dock.start
-    return any(
-        keeps_accuracy(job.goals, start, option.standing)
-        and (not bounds or within_bounds(job.goals, start, option.standing))
-        for option in options
-    )
-
-
-def tune(job: Job, index: int) -> tuple[Step, list[Option]]:
-    """Fine-tune a step at length, store it, and export and weigh its files; done once per step."""
-    if index in job.tuned:
-        return job.tuned[index]
-    stored = {row.index: row for row in job.way.rows("tuned")}
-    if index in stored:
-        row, model = stored[index], job.network("tuned", index)
-    else:
-        row, model = _tune(job, index)
-    options = export_options(
-        job.dock, model, job.way.folder / "tuned", f"{index:03d}", latency=bool(job.goals.latency)
-    )
-    job.tuned[index] = row, options
-    best = max(option.standing.accuracy for option in options)
-    job.say(f"tune {row.parameters:,} parameters", 1.0, f"{best:.2f} % on validation")
-    return row, options
-
-
-def _tune(job: Job, index: int) -> tuple[Step, nn.Module]:
-    began = time.perf_counter()
-    model = job.network("steps", index)
-    groups = find_groups(model, job.task.shape)
-    name = f"tune {parameters(model):,} parameters"
-
-    def show(at: Progress) -> None:
-        job.say(name, at.iteration / at.iterations, f"loss {at.loss:.3f}")
-
-    retrain_(job, model, job.protocol.tune, seed=job.seed + 1000 * index + 500, progress=show)
-    what = f"distilled {job.protocol.tune} iterations from the baseline"
-    row = _row(job, model, groups, index, "distil", what, began)
-    job.way.add("tuned", row, model)
-    return row, model
+    folder = job.way.folder / "steps"
+    if not (job.goals.size or job.goals.latency):
+        size = export_onnx(model, job.task, folder / "candidate.onnx").size_bytes
+        standing = Standing(accuracy, loss, cost, size, None)
+        return size, None, within_bounds(job.goals, job.dock.start, standing) if job.goals.bounded else None
+    timed = job.goals.latency is not None
+    options = export_options(job.dock, model, folder, "candidate", latency=timed, accuracy=False)
+    within = any(within_bounds(job.goals, job.dock.start, option.standing) for option in options)
+    latencies = [o.standing.latency_ms for o in options if o.standing.latency_ms is not None]
+    return options[0].artefact.size_bytes, min(latencies, default=None), within

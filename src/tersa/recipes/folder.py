@@ -18,6 +18,8 @@ Example:
 
 from __future__ import annotations
 
+import glob
+import os
 import shutil
 import tomllib
 from collections.abc import Mapping
@@ -30,6 +32,7 @@ from tersa.errors import UsageError
 from tersa.records import SCHEMA, Record, write_atomic
 
 SPEC, RESULT = "spec.toml", "result.json"
+TRASH = ".removed"
 
 
 def open_folder(out: Path, verb: str, spec: Record, *, resume: bool, overwrite: bool) -> Path:
@@ -47,6 +50,7 @@ def open_folder(out: Path, verb: str, spec: Record, *, resume: bool, overwrite: 
     """
     if resume and overwrite:
         raise UsageError("--resume and --overwrite exclude each other; give one")
+    _sweep(out)
     wanted = {
         "schema_version": SCHEMA,
         "verb": verb,
@@ -56,7 +60,7 @@ def open_folder(out: Path, verb: str, spec: Record, *, resume: bool, overwrite: 
         if not out.is_dir() or not (out / SPEC).is_file():
             raise UsageError(f"{out} exists and is not a folder that tersa made; give another --out")
         if overwrite:
-            shutil.rmtree(out)
+            _discard(out)
         elif not resume:
             raise UsageError(
                 f"{out} exists; --resume goes on with it, --overwrite starts again, or give another --out"
@@ -67,6 +71,24 @@ def open_folder(out: Path, verb: str, spec: Record, *, resume: bool, overwrite: 
     out.mkdir(parents=True, exist_ok=True)
     write_atomic(out / SPEC, tomlkit.dumps(wanted))
     return out
+
+
+def _discard(out: Path) -> None:
+    """Remove a run folder: renamed first, so that a kill never leaves half of one under its name."""
+    trash = out.with_name(f".{out.name}.{os.getpid()}{TRASH}")
+    out.replace(trash)
+    shutil.rmtree(trash)
+
+
+def _sweep(out: Path) -> None:
+    """Remove what a killed run left behind: folders on their way out, and a spec that was never finished."""
+    for trash in out.parent.glob(f".{glob.escape(out.name)}.*{TRASH}"):
+        shutil.rmtree(trash, ignore_errors=True)
+    if out.is_dir():
+        left = list(out.iterdir())
+        if left and all(path.name.startswith(f".{SPEC}.") and path.suffix == ".part" for path in left):
+            for path in left:
+                path.unlink(missing_ok=True)
 
 
 def read_spec(folder: Path) -> dict[str, Any]:

@@ -7,6 +7,9 @@ digits and on MNIST (`PRUNED_COST`, `TUNED_COST`). A rough estimate, and only of
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from tersa.data.augment import default_augmentation
 from tersa.data.sources import load as load_task
 from tersa.models.load import load as load_model
 from tersa.models.summary import parameters
@@ -25,9 +28,9 @@ PROBES = 4
 PRUNED_COST = 0.35
 """Mean cost of one iteration over all steps, against the baseline's."""
 TUNED_COST = 0.15
-"""Cost of one iteration of a long fine-tune, against the baseline's, without the teacher."""
+"""Cost of one iteration of a long fine-tune, against the baseline's."""
 TEACHER_COST = 0.3
-"""Cost of the teacher's forward pass, against an iteration of the baseline."""
+"""Cost of the baseline's forward pass, against an iteration of its training."""
 
 
 class PlannedStep(Record):
@@ -71,11 +74,13 @@ def plan(spec: ShrinkSpec, setting: Setting) -> Plan:
     spec.check()
     task = load_task(spec.data, data_dir=setting.data_dir, seed=spec.seed, validation=spec.validation)
     name = spec.model or default_spec(task.shape, len(task.classes))
-    model = load_model(name, task.shape, len(task.classes), seed=spec.seed).module
+    weights = Path(spec.checkpoint) if spec.checkpoint else None
+    model = load_model(name, task.shape, len(task.classes), seed=spec.seed, checkpoint=weights).module
     config, protocol = baseline_config(spec, task, name), protocol_of(spec, task)
     with threads_of(setting):
         per_iteration = iteration_seconds(model, task, config, device=choose(setting.device))
     length = extent(config, len(task.train))
+    views = 1 if default_augmentation(task).nothing else protocol.views
     each = per_iteration * protocol.batch / max(config.batch, 1)
     parts = [
         (
@@ -84,21 +89,27 @@ def plan(spec: ShrinkSpec, setting: Setting) -> Plan:
             0.0 if spec.checkpoint else per_iteration * length.iterations,
         ),
         (
+            "ask the baseline",
+            f"{views} view{'s' if views > 1 else ''} of each training image, for distillation",
+            views * length.per_epoch * per_iteration * TEACHER_COST,
+        ),
+        (
             "prune",
             f"about {STEPS} steps: score, remove {100 * protocol.share:.0f} % of the channels, "
             f"retrain {protocol.retrain} iterations",
-            STEPS * (protocol.retrain * each * (PRUNED_COST + TEACHER_COST) + 0.5),
+            STEPS * (protocol.retrain * each * PRUNED_COST + 0.5),
         ),
         (
             "tune",
             f"about {PROBES} fine-tunes of {protocol.tune} iterations, each exported and checked",
-            PROBES * (protocol.tune * each * (TUNED_COST + TEACHER_COST) + 3.0),
+            PROBES * (protocol.tune * each * TUNED_COST + 3.0),
         ),
         ("test and measure", f"{len(task.test)} test images, every installed runtime", 30.0),
     ]
     steps = [PlannedStep(name=n, what=w, seconds=s, time=in_words(s)) for n, w, s in parts]
     total = sum(step.seconds for step in steps)
-    memory = memory_bytes(model, task, config) + 2 * 4 * parameters(model)  # the teacher and a candidate
+    answers = 4 * views * len(task.train) * len(task.classes)
+    memory = memory_bytes(model, task, config) + 2 * 4 * parameters(model) + answers  # teacher, candidate
     return Plan(steps=steps, seconds=total, time=in_words(total), memory_bytes=memory)
 
 

@@ -23,13 +23,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
-from pydantic import Field
-from safetensors.torch import save_file
+from pydantic import Field, ValidationError
 from torch import nn
 
 from tersa.data.sources import load as load_task
-from tersa.data.task import Task
-from tersa.errors import UsageError, unknown
+from tersa.data.task import Task, fingerprint
+from tersa.errors import UsageError, faults, unknown
 from tersa.export.check import agreement, classify, require
 from tersa.export.run_script import write_run_script
 from tersa.models.load import load as load_model
@@ -39,10 +38,11 @@ from tersa.numerics import paired_loss
 from tersa.prune.groups import Groups, find_groups
 from tersa.prune.surgery import verify
 from tersa.recipes.deploy import Dock, Option, export_options, pick, race, shippable
-from tersa.recipes.descent import Job, Protocol, default_protocol, descend_, search, tune
+from tersa.recipes.descent import Job, Protocol, default_protocol, descend_
 from tersa.recipes.evidence import confusion, examples, layer_rows
 from tersa.recipes.folder import RESULT, open_folder
-from tersa.recipes.goals import Goals, Start, judged
+from tersa.recipes.goals import Goals, Start, judged, keeps_accuracy, within_bounds
+from tersa.recipes.search import Search
 from tersa.recipes.setting import Setting, threads_of
 from tersa.recipes.trajectory import Trajectory
 from tersa.records import (
@@ -60,7 +60,8 @@ from tersa.report.page import write as write_report
 from tersa.report.verdict import headline
 from tersa.targets.environment import environment
 from tersa.targets.registry import installed, parse
-from tersa.train.baseline import Baseline, baseline, default_config
+from tersa.train.baseline import Baseline, baseline, default_config, save_weights
+from tersa.train.checkpoint import weights_digest
 from tersa.train.config import TrainConfig, override
 from tersa.train.device import choose as choose_device
 from tersa.train.evaluation import predict
@@ -110,8 +111,9 @@ class ShrinkSpec(Record):
         strange = self.protocol.keys() - Protocol.model_fields.keys()
         if strange:
             raise unknown("protocol setting", sorted(strange)[0], Protocol.model_fields)
-        if not 0 < float(self.protocol.get("share", 0.5)) < 1:
-            raise UsageError(f"--share {self.protocol['share']}: must lie between 0 and 1, such as 0.12")
+        _protocol(self.protocol, 1)
+        if self.epochs is not None and self.checkpoint is not None:
+            raise UsageError("--epochs trains a baseline, --checkpoint brings one; leave out one of them")
         if self.batch < 1:
             raise UsageError(f"--batch {self.batch}: must be 1 or more")
 
@@ -127,7 +129,7 @@ def shrink(
     """Make a network as small as its goals allow.
 
     Args:
-        spec: what is asked.
+        spec: what is asked; without any goal, losing at most one point of accuracy is.
         out: folder for everything that is made.
         setting: how it is carried out.
         resume: go on with the run in `out`; a finished one is returned as it is.
@@ -139,59 +141,87 @@ def shrink(
     Raises:
         UsageError: the request cannot be carried out as it stands.
         DataError, ModelError, TargetError: data, network or runtime do not fit.
-        Diverged: training ended in NaN.
+        Diverged: the baseline's training ended in NaN.
     """
     began = time.perf_counter()
     setting = setting or Setting()
+    if spec.goals == Goals():
+        spec = spec.model_copy(update={"goals": DEFAULT_GOALS})
     spec.check()
     device = choose_device(setting.device)
     task = load_task(spec.data, data_dir=setting.data_dir, seed=spec.seed, validation=spec.validation)
     spec = spec.model_copy(update={"model": spec.model or default_spec(task.shape, len(task.classes))})
-    folder = open_folder(Path(out), "shrink", spec, resume=resume, overwrite=overwrite)
-    if (folder / RESULT).is_file():
-        return read_record(folder / RESULT, ShrinkResult)
     with threads_of(setting):
-        return _run(spec, setting, task, folder, device, began)
+        groups = _prunable(_network(spec, task, with_weights=True), task)
+        folder = open_folder(Path(out), "shrink", spec, resume=resume, overwrite=overwrite)
+        return _finished(folder) or _run(spec, setting, task, groups, folder, device, began)
+
+
+def _finished(folder: Path) -> ShrinkResult | None:
+    """The result that is there, if all of its files are."""
+    if not (folder / RESULT).is_file():
+        return None
+    result = read_record(folder / RESULT, ShrinkResult)
+    return result if all((folder / name).is_file() for name in [*result.artefacts, result.report]) else None
+
+
+def _network(spec: ShrinkSpec, task: Task, *, with_weights: bool) -> nn.Module:
+    """The network as it is built, or with the weights that were given."""
+    start = Path(spec.checkpoint) if spec.checkpoint and with_weights else None
+    return load_model(str(spec.model), task.shape, len(task.classes), seed=spec.seed, checkpoint=start).module
 
 
 def _run(
-    spec: ShrinkSpec, setting: Setting, task: Task, folder: Path, device: str, began: float
+    spec: ShrinkSpec,
+    setting: Setting,
+    task: Task,
+    groups: Groups,
+    folder: Path,
+    device: str,
+    began: float,
 ) -> ShrinkResult:
     trained = _baseline(spec, setting, task, device)
-    groups = _prunable(trained.module, task)
+    way = Trajectory(folder, {"data": fingerprint(task), "baseline": weights_digest(trained.module)})
     dock = Dock(task, shippable(spec.precision, spec.target), spec.target, spec.batch, spec.seed)
     _weigh_baseline(dock, trained.module, folder)
     job = Job(
         task=task,
         baseline=trained.module,
-        fresh=lambda: load_model(str(spec.model), task.shape, len(task.classes), seed=spec.seed).module,
+        groups=groups,
+        fresh=lambda: _network(spec, task, with_weights=False),
         goals=spec.goals,
         protocol=protocol_of(spec, task),
         dock=dock,
-        way=Trajectory(folder),
+        way=way,
         seed=spec.seed,
         device=device,
         say=setting.say,
     )
-    rows = descend_(job)
-    kept = search(job, rows)
-    if kept:
-        row, options = tune(job, kept)
-        network = job.network("tuned", kept)
+    search = Search(job)
+    kept = search.find(descend_(job))
+    tuned = search.of(kept) if kept else None
+    if tuned:
+        row, options, network = tuned.row, tuned.options, job.network("tuned", kept)
     else:
-        row, network = rows[0], trained.module
+        row, network = way.rows("steps")[0], trained.module
         options = export_options(dock, network, folder / "tuned", "000", latency=bool(spec.goals.latency))
-    chosen = pick(options, spec.goals, dock, precision=spec.precision)
+    chosen, note = pick(options, spec.goals, dock, precision=spec.precision)
     return _finish(
-        _Outcome(
-            spec, setting, job, trained, groups, rows, kept, row, network, options, chosen, folder, began
-        )
+        _Outcome(spec, setting, job, trained, kept, row, network, options, chosen, note, folder, began)
     )
 
 
 def protocol_of(spec: ShrinkSpec, task: Task) -> Protocol:
     """The pruning settings of a run: what suits the data, with what was asked to differ."""
-    return Protocol.model_validate({**default_protocol(len(task.train)).model_dump(), **spec.protocol})
+    return _protocol(spec.protocol, len(task.train))
+
+
+def _protocol(changes: dict[str, int | float | str], images: int) -> Protocol:
+    try:
+        return Protocol.model_validate({**default_protocol(images).model_dump(), **changes})
+    except ValidationError as error:
+        found = [f"{e['loc'][0]} is {e['input']}: {e['msg'].lower()}" for e in error.errors()]
+        raise faults("pruning settings", found) from None
 
 
 def baseline_config(spec: ShrinkSpec, task: Task, model: str) -> TrainConfig:
@@ -261,13 +291,12 @@ class _Outcome:
     setting: Setting
     job: Job
     trained: Baseline
-    groups: Groups
-    rows: list[Step]
     kept: int
     row: Step
     network: nn.Module
     options: list[Option]
     chosen: Option
+    note: str
     folder: Path
     began: float
 
@@ -291,9 +320,9 @@ def _finish(o: _Outcome) -> ShrinkResult:
     comparisons = _measure(o, artefacts)
     result = _compose(o, artefacts, before, after, comparisons)
     write_report(result, o.folder / "report.html")
-    write_record(o.folder / RESULT, result)
     for name in ("candidate.onnx", "candidate-int8.onnx"):
         (o.folder / "steps" / name).unlink(missing_ok=True)
+    write_record(o.folder / RESULT, result)
     o.setting.say("test and measure", 1.0, result.verdict)
     return result
 
@@ -306,9 +335,7 @@ def _ship(o: _Outcome) -> list[Path]:
         exact = o.chosen.artefact.path.with_name(o.chosen.artefact.path.name.replace("-int8", ""))
         paths.append(o.folder / "model-fp32.onnx")
         _copy(exact, paths[1])
-    with replacing(o.folder / "model.safetensors") as temporary:
-        state = {name: value.contiguous() for name, value in o.network.state_dict().items()}
-        save_file(state, temporary, metadata={"model": str(o.spec.model)})
+    save_weights(o.network, o.folder / "model.safetensors")
     write_run_script(o.folder / "run.py", "model.onnx")
     return [*paths, o.folder / "model.safetensors", o.folder / "run.py", o.folder / "baseline.onnx"]
 
@@ -328,7 +355,8 @@ def _measure(o: _Outcome, artefacts: list[Path]) -> list[Comparison]:
     dock = o.job.dock
     files = [o.chosen.artefact, *(x.artefact for x in o.options if x is not o.chosen)]
     names = [dock.target]
-    names += [f"{kind.name}@threads=1" for kind in installed() if not dock.target.startswith(kind.name)]
+    there = [kind.name for kind in installed() if kind.version]
+    names += [f"{name}@threads=1" for name in there if name != parse(dock.target).name]
     found: list[Comparison] = []
     for name in names:
         for artefact in files:
@@ -401,7 +429,7 @@ def _compose(
         agreement=agreement(artefacts[0], trained_logits, task.test.images, tolerance=tolerance),
         reference_agreement=reference,
         comparisons=comparisons,
-        layers=layer_rows(o.trained.module, o.network, task, o.groups.kept),
+        layers=layer_rows(o.trained.module, o.network, task, o.job.groups.kept),
         steps=_steps(o),
         confusion=confusion(task.test.labels.numpy(), after.logits.argmax(axis=1), len(task.classes)),
         samples=right,
@@ -411,14 +439,14 @@ def _compose(
         notes=_notes(o),
         artefacts=[path.name for path in artefacts],
         report="report.html",
-        seconds=time.perf_counter() - o.began,
+        seconds=o.job.way.earlier_seconds + time.perf_counter() - o.began,
     )
     verdict, detail = headline(result)
     return result.model_copy(update={"verdict": verdict, "detail": detail})
 
 
 def command_of(spec: ShrinkSpec) -> str:
-    """The command line that does the same.
+    """The command line that does the same (settings of the protocol that it lacks are in the report).
 
     >>> command_of(ShrinkSpec(data="my photos", goals=Goals(max_loss=2.0), protocol={"tune": 50}))
     "tersa shrink --data 'my photos' --max-loss 2 --tune 50"
@@ -435,7 +463,9 @@ def command_of(spec: ShrinkSpec) -> str:
     default = ShrinkSpec()
     for name in ("target", "batch", "precision", "seed", "epochs", "validation"):
         given[name] = getattr(spec, name) if getattr(spec, name) != getattr(default, name) else None
-    for name, value in {**given, **spec.protocol}.items():
+    known = ("retrain", "tune", "share", "criterion_samples")
+    given |= {name: spec.protocol.get(name) for name in known}
+    for name, value in given.items():
         if value is not None:
             text = f"{value:g}" if isinstance(value, float) else str(value)
             words += [f"--{name.replace('_', '-')}", text]
@@ -465,8 +495,8 @@ def _figures(
 def _steps(o: _Outcome) -> list[Step]:
     """Pruning steps, then every fine-tune that was tried, then what was shipped."""
     tuned = o.job.way.rows("tuned")
-    last = len(o.rows)
-    rows = [*o.rows]
+    rows = o.job.way.rows("steps")
+    last = len(rows)
     for offset, row in enumerate(tuned):
         shipped = row.index == o.kept and o.chosen.artefact.header.precision == "fp32"
         what = f"{row.what}, starting at step {row.index}"
@@ -474,7 +504,8 @@ def _steps(o: _Outcome) -> list[Step]:
     if o.chosen.artefact.header.precision == "int8" or not o.kept:
         standing = o.chosen.standing
         integer = o.chosen.artefact.header.precision == "int8"
-        what = f"INT8, per channel, starting at step {o.kept}" if integer else "the baseline itself"
+        origin = f"step {o.kept}, fine-tuned" if o.kept else "the baseline"
+        what = f"INT8 of {origin}" if integer else "the baseline itself"
         rows.append(
             o.row.model_copy(
                 update={
@@ -495,37 +526,42 @@ def _steps(o: _Outcome) -> list[Step]:
 
 def _reasons(o: _Outcome, lost: float, main: Comparison) -> dict[str, str]:
     """For each goal that could be missed, the cause in words."""
-    standing = o.chosen.standing
-    floor = (
-        f"validation showed {standing.loss.points:.2f} ± {standing.loss.standard_error:.2f} points lost, "
-        f"the test set {lost:.2f}: the splits differ by chance; a larger --validation narrows this"
-    )
-    if o.kept == 0:
-        floor = "no pruned network kept the accuracy on validation; this is the baseline"
-    stop = (
-        f"the accuracy allowed no smaller network than {o.row.parameters:,} parameters"
-        if o.spec.goals.guarded
-        else f"pruning ended at {o.row.parameters:,} parameters with one channel left in some layer"
-    )
-    return {
-        "max-loss": floor,
-        "min-accuracy": floor,
-        "size": stop,
-        "macs": stop,
-        "latency": f"{stop}; {main.reason}" if main.reason else stop,
-    }
+    standing, start = o.chosen.standing, o.job.dock.start
+    assert start is not None
+    allowed = o.job.allowed_loss
+    if allowed is not None and allowed < 0:
+        floor = f"the baseline itself has {start.accuracy:.2f} % on validation"
+    elif not keeps_accuracy(o.spec.goals, start, standing):
+        what = f"the baseline's {o.chosen.artefact.header.precision} file"
+        floor = f"no network, {what} included, keeps it on validation with one standard error to spare"
+    else:
+        floor = (
+            f"validation showed {standing.loss.points:.2f} ± {standing.loss.standard_error:.2f} points lost, "
+            f"the test set {lost:.2f}: the splits differ by chance; a larger --validation narrows this"
+        )
+    count = f"{o.row.parameters:,} parameters"
+    if within_bounds(o.spec.goals, start, standing):
+        stop = "the measurement that steered was within the bound, the final one was not"
+    elif o.spec.goals.guarded:
+        stop = f"the accuracy allowed no smaller network than {count}"
+    elif o.job.ended == "diverged":
+        stop = f"retraining diverged below {count}"
+    else:
+        stop = f"pruning ended at {count}: every layer is down to one channel or must stay"
+    slow = f"{stop}; {main.reason}" if main.reason else stop
+    return {"max-loss": floor, "min-accuracy": floor, "size": stop, "macs": stop, "latency": slow}
 
 
 def _notes(o: _Outcome) -> list[str]:
     notes = ["The test set was read once, at the end; every choice was made on the validation split."]
+    if o.spec.checkpoint:
+        notes.append(
+            "The weights were given: if images of this validation split trained them, it flatters them."
+        )
     if o.job.task.provenance.note:
         notes.append(o.job.task.provenance.note)
     if o.trained.cached and not o.spec.checkpoint:
         notes.append("The baseline came from the cache: the time stated does not include its training.")
-    if (
-        o.chosen.artefact.header.precision == "fp32"
-        and "int8" in o.job.dock.precisions
-        and "fp32" in o.job.dock.precisions
-    ):
-        notes.append("INT8 was tried and not kept: it missed a goal, was not smaller, or was slower here.")
+    if o.note:
+        notes.append(o.note)
     return notes

@@ -1,4 +1,4 @@
-"""What each step cost: validation accuracy against parameters or MACs, at every step, fewer to the right.
+"""What each step cost: validation accuracy against parameters, MACs or file size, fewer to the right.
 
 The pruned path is a line with a band of one standard error of its loss; what came after pruning hangs on the
 pruned network that it started from. Everything below the floor that was asked for is tinted. An accuracy far
@@ -6,26 +6,23 @@ below the floor is drawn at the lower edge and said so, so that the part that de
 
     floor = max(baseline - max-loss, min-accuracy)        on the validation images
 
-The drawing is made at three widths; style.css shows the one that fits, so that text keeps its size.
+The drawing is made at three widths; style.css shows the one that fits, so that text keeps its size. What the
+horizontal axis can count, and which steps have it, is in axes.py; the accuracy axis is the same for all.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 from markupsafe import Markup
 
 from tersa.records import ShrinkResult, Step
+from tersa.report.axes import AXES, NAMES, Axis, amount, cost, drawn, left_out, placed, rounded, short, title
 from tersa.report.labels import Box, Label, along, place
-from tersa.report.numbers import change, count, milliseconds, percent, plural, points, si
+from tersa.report.numbers import change, count, milliseconds, percent, plural, points
 from tersa.report.svg import Scale, dots, element, figure, log_ticks, path, ticks
 from tersa.report.tables import kept_step
 
-Axis = Literal["parameters", "macs"]
-
-AXES: tuple[Axis, ...] = ("parameters", "macs")
-NAMES: dict[Axis, str] = {"parameters": "parameters", "macs": "MACs"}
 SIZES = {"wide": (952, 390), "middle": (640, 360), "narrow": (340, 300)}
 RIGHT, TOP, BOTTOM = 14, 14, 46
 MARK = 5.5
@@ -35,9 +32,10 @@ MANY = 120
 
 @dataclass(frozen=True)
 class Frame:
-    """A chart's axes, `x` of parameters or MACs and `y` of accuracy in percent, and its size in pixels."""
+    """The axes, `x` of what `axis` names and `y` of accuracy in percent; its steps and size in pixels."""
 
     axis: Axis
+    steps: list[Step]
     x: Scale
     y: Scale
     width: int
@@ -54,8 +52,8 @@ class Frame:
 
 
 def curve(result: ShrinkResult, axis: Axis, size: str) -> Markup:
-    """The chart for one axis at one of `SIZES`; empty when there are no steps."""
-    if not result.steps:
+    """The chart for one axis at one of `SIZES`; empty when no step has a value on it."""
+    if not drawn(result, axis):
         return Markup("")
     frame = frame_of(result, axis, *SIZES[size])
     identity = f"curve-{axis}-{size}"
@@ -63,19 +61,19 @@ def curve(result: ShrinkResult, axis: Axis, size: str) -> Markup:
         *_floor(result, frame),
         *_axes(frame, size),
         *_pruned(result, frame, identity),
-        *_after_pruning(result, frame),
+        *_after_pruning(frame),
         *_marks(result, frame),
         *_labels(result, frame, size),
     ]
     return figure(
         identity,
         f"Validation accuracy against {NAMES[axis]} at every step",
-        description(result),
+        description(result, axis),
         frame.width,
         frame.height,
         parts,
         css=f"only-{size}",
-        marks=[frame.at(step) for step in result.steps],
+        marks=[frame.at(step) if placed(step, axis) else None for step in result.steps],
     )
 
 
@@ -92,18 +90,17 @@ def legend(result: ShrinkResult) -> list[tuple[str, str]]:
     return [*found, ("◯", "kept")] if kept_step(result) else found
 
 
-def description(result: ShrinkResult) -> str:
+def description(result: ShrinkResult, axis: Axis) -> str:
     """The chart in words, for those who cannot see it."""
-    first, kept = result.steps[0], kept_step(result)
+    shown, kept = drawn(result, axis), kept_step(result)
+    first = shown[0]
     text = (
-        f"{plural(len(result.steps), 'step')} from {si(first.parameters)} parameters with "
-        f"{percent(first.validation_accuracy)}"
+        f"{plural(len(shown), 'step')} from {amount(first, axis)} with {percent(first.validation_accuracy)}"
     )
-    if kept is not None:
-        text += (
-            f" to the kept network: {si(kept.parameters)} parameters with {percent(kept.validation_accuracy)}"
-        )
-    return f"{text}. The arrow keys walk along the steps; the table below has every value."
+    if kept is not None and placed(kept, axis):
+        text += f" to the kept network: {amount(kept, axis)} with {percent(kept.validation_accuracy)}"
+    walk = "The arrow keys walk along the steps; the table below has every value."
+    return " ".join(part for part in (f"{text}.", left_out(result, axis), walk) if part)
 
 
 def floor(result: ShrinkResult) -> float | None:
@@ -115,19 +112,15 @@ def floor(result: ShrinkResult) -> float | None:
     return max(bounds, default=None)
 
 
-def cost(step: Step, axis: Axis) -> int:
-    """What the horizontal axis counts; at least 1, for the logarithm."""
-    return max(1, step.parameters if axis == "parameters" else step.macs)
-
-
 def frame_of(result: ShrinkResult, axis: Axis, width: int, height: int) -> Frame:
     """Axes that hold every step, the floor and a little air."""
-    costs = [cost(step, axis) for step in result.steps]
+    steps = drawn(result, axis)
+    costs = [cost(step, axis) for step in steps]
     low, high = shown_range(result)
     left = 12 + 8 * max(len(_tick(value)) for value in ticks(low, high, 5))
     y = Scale(low, high, height - BOTTOM, TOP)
     x = Scale(min(costs) / 1.12, max(costs) * 1.12, width - RIGHT, left, log=True)
-    return Frame(axis, x, y, width, height)
+    return Frame(axis, steps, x, y, width, height)
 
 
 def shown_range(result: ShrinkResult) -> tuple[float, float]:
@@ -177,15 +170,14 @@ def _axes(frame: Frame, size: str) -> list[Markup]:
                 class_="tick",
             )
         )
-        parts.append(element("text", _round_si(value), x=x, y=box.bottom + 18, class_="middle"))
+        parts.append(element("text", rounded(value, frame.axis), x=x, y=box.bottom + 18, class_="middle"))
     middle = (box.left + box.right) / 2
-    title = f"{NAMES[frame.axis]} (log scale), fewer to the right →"
-    return [*parts, element("text", title, x=middle, y=frame.height - 8.0, class_="middle quiet")]
+    return [*parts, element("text", title(frame.axis), x=middle, y=frame.height - 8.0, class_="middle quiet")]
 
 
 def _pruned(result: ShrinkResult, frame: Frame, identity: str) -> list[Markup]:
     """The line of the pruned path, its band, and its dots; the line is cut at the lower edge."""
-    way = _way(result)
+    way = _way(result, frame)
     line = [(frame.x(cost(step, frame.axis)), frame.y.beyond(step.validation_accuracy)) for step in way]
     some = way[:: max(1, len(way) // MANY)]
     upper, lower = _edge(some, frame, 1), _edge(some, frame, -1)
@@ -227,14 +219,14 @@ def _apart(points: list[tuple[float, float]], least: float) -> list[tuple[float,
     return taken
 
 
-def _after_pruning(result: ShrinkResult, frame: Frame) -> list[Markup]:
+def _after_pruning(frame: Frame) -> list[Markup]:
     """Distilled and quantised networks, tied to the pruned one that they were made from."""
     parts: list[Markup] = []
-    for number, step in enumerate(result.steps):
-        before = next((each for each in reversed(result.steps[:number]) if each.widths == step.widths), None)
+    for number, step in enumerate(frame.steps):
+        before = next((each for each in reversed(frame.steps[:number]) if each.widths == step.widths), None)
         if step.stage in ("distil", "quantise") and before is not None:
             parts.append(element("path", d=path([frame.at(before), frame.at(step)]), class_="link"))
-    for step in result.steps:
+    for step in frame.steps:
         x, y = frame.at(step)
         if step.stage == "distil":
             parts.append(
@@ -251,10 +243,12 @@ def _after_pruning(result: ShrinkResult, frame: Frame) -> list[Markup]:
 
 def _marks(result: ShrinkResult, frame: Frame) -> list[Markup]:
     """The baseline, and a ring around the kept network."""
-    x, y = frame.at(result.steps[0])
-    parts = [element("circle", cx=x, cy=y, r=MARK, class_="before")]
-    kept = kept_step(result)
-    if kept is not None:
+    parts: list[Markup] = []
+    first, kept = result.steps[0], kept_step(result)
+    if placed(first, frame.axis):
+        x, y = frame.at(first)
+        parts.append(element("circle", cx=x, cy=y, r=MARK, class_="before"))
+    if kept is not None and placed(kept, frame.axis):
         x, y = frame.at(kept)
         if kept.stage in ("baseline", "prune"):
             parts.append(element("circle", cx=x, cy=y, r=MARK, class_="after"))
@@ -263,34 +257,31 @@ def _marks(result: ShrinkResult, frame: Frame) -> list[Markup]:
 
 
 def _labels(result: ShrinkResult, frame: Frame, size: str) -> list[Markup]:
-    way, kept = [frame.at(step) for step in _way(result)], kept_step(result)
-    others = [frame.at(step) for step in result.steps]
+    way, kept = [frame.at(step) for step in _way(result, frame)], kept_step(result)
+    others = [frame.at(step) for step in frame.steps]
     obstacles = along(way) + others
-    labels: list[Label] = _floor_label(result, frame, obstacles, size)
-    if kept is not None and kept.index != 0:
+    labels: list[Label] = _floor_label(result, frame, size)
+    if kept is not None and kept.index != 0 and placed(kept, frame.axis):
         where = frame.at(kept)
-        text = f"kept: {si(cost(kept, frame.axis))}, {percent(kept.validation_accuracy)}"
-        if size == "wide":
-            text = (
-                f"kept: {si(cost(kept, frame.axis))} {NAMES[frame.axis]}, {percent(kept.validation_accuracy)}"
-            )
+        cost_of_kept = amount(kept, frame.axis) if size == "wide" else short(kept, frame.axis)
+        text = f"kept: {cost_of_kept}, {percent(kept.validation_accuracy)}"
         ring = [(where[0] + dx, where[1] + dy) for dx in (-11, 0, 11) for dy in (-11, 0, 11)]
         labels.append(place(text, where, frame.bounds, obstacles + ring, [each.box for each in labels], 13))
     first = result.steps[0]
-    text = f"baseline {percent(first.validation_accuracy)}"
-    air = Box(frame.bounds.left, 0, frame.bounds.right, frame.bounds.bottom)
-    labels.append(place(text, frame.at(first), air, obstacles, [each.box for each in labels]))
-    below = [step.validation_accuracy for step in result.steps if step.validation_accuracy < frame.y.low]
+    if placed(first, frame.axis):
+        text = f"baseline {percent(first.validation_accuracy)}"
+        air = Box(frame.bounds.left, 0, frame.bounds.right, frame.bounds.bottom)
+        labels.append(place(text, frame.at(first), air, obstacles, [each.box for each in labels]))
+    below = [step for step in frame.steps if step.validation_accuracy < frame.y.low]
     if below:
-        text = f"▾ {plural(len(below), 'step')} down to {percent(min(below))}"
-        spot = min(frame.at(step) for step in result.steps if step.validation_accuracy < frame.y.low)
+        lowest = min(step.validation_accuracy for step in below)
+        text = f"▾ {plural(len(below), 'step')} down to {percent(lowest)}"
+        spot = min(frame.at(step) for step in below)
         labels.append(place(text, spot, frame.bounds, obstacles, [each.box for each in labels]))
     return [element("text", each.text, x=each.x, y=each.y, class_=f"label {each.anchor}") for each in labels]
 
 
-def _floor_label(
-    result: ShrinkResult, frame: Frame, obstacles: list[tuple[float, float]], size: str
-) -> list[Label]:
+def _floor_label(result: ShrinkResult, frame: Frame, size: str) -> list[Label]:
     bound = floor(result)
     if bound is None:
         return []
@@ -301,8 +292,8 @@ def _floor_label(
     return [Label(text, frame.bounds.left + 8, min(frame.y(bound) + 18, frame.bounds.bottom - 6), "start")]
 
 
-def _way(result: ShrinkResult) -> list[Step]:
-    return [step for step in result.steps if step is result.steps[0] or step.stage == "prune"]
+def _way(result: ShrinkResult, frame: Frame) -> list[Step]:
+    return [step for step in frame.steps if step is result.steps[0] or step.stage == "prune"]
 
 
 def _step_text(step: Step) -> str:
@@ -311,7 +302,7 @@ def _step_text(step: Step) -> str:
     if step.index:
         accuracy += f" ({change(-step.loss_points)}, ± {abs(step.standard_error):.2f})"
     lines.append(accuracy)
-    lines.append(f"{si(step.parameters)} parameters, {si(step.macs)} MACs")
+    lines.append(", ".join(amount(step, axis) for axis in AXES if placed(step, axis)))
     if step.latency_ms is not None:
         lines.append(milliseconds(step.latency_ms))
     return "\n".join([*lines, step.what])
@@ -320,9 +311,3 @@ def _step_text(step: Step) -> str:
 def _tick(value: float) -> str:
     """An accuracy on the axis: as many decimals as its step needs."""
     return f"{value:.2f}".rstrip("0").rstrip(".") if value != round(value, 1) else f"{value:.1f}"
-
-
-def _round_si(value: float) -> str:
-    """A round count without decimals that say nothing: `300 k`, `1 M`."""
-    text, _, prefix = si(value).partition(" ")
-    return f"{text.rstrip('0').rstrip('.') if '.' in text else text} {prefix}".strip()

@@ -24,7 +24,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from tersa.records import ShrinkResult, write_atomic
-from tersa.report import confusion, curve, layers, numbers, tables, words
+from tersa.report import axes, confusion, curve, layers, numbers, tables, words
 from tersa.report.latency import latency_axis, latency_lines
 from tersa.report.plain import cleaned
 from tersa.report.verdict import headline
@@ -59,7 +59,10 @@ def _values(result: ShrinkResult) -> dict[str, Any]:
         "detail": result.detail or detail,
         "tiles": [(row, layers.tile_bar(row)) for row in tables.before_after_rows(result)],
         "goals": tables.goal_rows(result),
-        "charts": [(axis, curve.NAMES[axis], _sizes(result, axis)) for axis in curve.AXES],
+        "charts": [
+            (axis, axes.NAMES[axis], _sizes(result, axis), axes.left_out(result, axis))
+            for axis in axes.offered(result)
+        ],
         "legend": curve.legend(result),
         "step_texts": curve.step_texts(result),
         "key_steps": tables.step_rows(tables.key_steps(result)),
@@ -81,7 +84,7 @@ def _values(result: ShrinkResult) -> dict[str, Any]:
     }
 
 
-def _sizes(result: ShrinkResult, axis: curve.Axis) -> list[Markup]:
+def _sizes(result: ShrinkResult, axis: axes.Axis) -> list[Markup]:
     return [curve.curve(result, axis, size) for size in curve.SIZES]
 
 

@@ -1,12 +1,12 @@
 "use strict";
-// Hover values: each chart has marks ("x,y x,y ...") and its figure their texts, in the same order; a confusion
+// Hover values: each chart has marks ("x,y x,y ...", "-" for none) and its figure their texts, in the same order; a confusion
 // matrix has a grid ("start,side of a cell") and its figure class names and cells (row, column, count).
 (() => {
   const tip = document.getElementById("tip");
   const said = document.getElementById("said");
   const hide = () => { tip.hidden = true; document.querySelectorAll(".cursor").forEach((ring) => ring.remove()); };
 
-  const show = (chart, mark, text, loud) => {
+  const show = (chart, mark, loud) => {
     hide();
     const ring = document.createElementNS("http://www.w3.org/2000/svg", "circle");
     ring.setAttribute("class", "cursor");
@@ -14,7 +14,7 @@
     ring.setAttribute("cy", mark.y);
     ring.setAttribute("r", mark.r);
     chart.append(ring);
-    tip.textContent = text;
+    tip.textContent = mark.text;
     tip.hidden = false;
     const at = ring.getBoundingClientRect();
     const room = document.documentElement.clientWidth - tip.offsetWidth - 8;
@@ -22,11 +22,11 @@
     const above = at.top - tip.offsetHeight - 8;
     tip.style.left = left + scrollX + "px";
     tip.style.top = (above > 4 ? above : at.bottom + 8) + scrollY + "px";
-    if (loud) said.textContent = text;
+    if (loud) said.textContent = mark.text;
   };
 
   const spots = (chart, values) => {
-    if (!chart.dataset.grid) return chart.dataset.marks.split(" ").map((pair) => point(pair.split(",").map(Number)));
+    if (!chart.dataset.grid) return chart.dataset.marks.split(" ").map((pair) => pair === "-" ? null : point(pair.split(",").map(Number)));
     const [start, side] = chart.dataset.grid.split(",").map(Number);
     return values.cells.map(([row, column]) => point([start + (column + 0.5) * side, start + (row + 0.5) * side], Math.max(side / 2, 6)));
   };
@@ -46,9 +46,9 @@
     const texts = Array.isArray(values) ? values : ofMatrix(values);
     const reach = Number(figure.dataset.reach);
     for (const chart of figure.querySelectorAll("svg[data-marks], svg[data-grid]")) {
-      const marks = spots(chart, values);
+      const marks = spots(chart, values).flatMap((mark, index) => mark ? [{ ...mark, text: texts[index] }] : []);
       let current = -1;
-      const pick = (index, loud) => { current = index; show(chart, marks[index], texts[index], loud); };
+      const pick = (index, loud) => { current = index; show(chart, marks[index], loud); };
       const nearest = (event) => {
         const inside = new DOMPoint(event.clientX, event.clientY).matrixTransform(chart.getScreenCTM().inverse());
         const far = (mark) => Math.hypot(mark.x - inside.x, mark.y - inside.y);

@@ -80,7 +80,7 @@ def figure(
     *,
     css: str = "",
     natural: float | None = None,
-    marks: Iterable[tuple[float, float]] = (),
+    marks: Iterable[tuple[float, float] | None] = (),
     grid: tuple[float, float] | None = None,
 ) -> Markup:
     """A whole drawing with a name for those who cannot see it.
@@ -96,10 +96,11 @@ def figure(
         natural: pixels of the page for one of the drawing, where there is room; without it the drawing
             takes the whole width.
         marks: (x, y) of the points that have hover values; script.js pairs them, in order, with the texts of
-            the figure that holds the drawing, and lets the arrow keys walk along them.
+            the figure that holds the drawing, and lets the arrow keys walk along them. None stands for a
+            text without a point in this drawing.
         grid: for a square table of cells instead: where it starts in both directions, and the side of a cell.
     """
-    spots = " ".join(f"{_pixels(x)},{_pixels(y)}" for x, y in marks)
+    spots = " ".join("-" if mark is None else ",".join(map(_pixels, mark)) for mark in marks)
     return element(
         "svg",
         element("title", title, id=f"{identity}-title"),

@@ -77,7 +77,7 @@ def _load() -> ModuleType:
     if hidden:
         sys.modules[telemetry] = None  # pyright: ignore[reportArgumentType] - blocks the import
     try:
-        import openvino  # optional dependency
+        import openvino  # optional dependency  # pyright: ignore[reportMissingImports] - an optional runtime
     finally:
         if hidden:
             del sys.modules[telemetry]
