@@ -178,7 +178,7 @@ class AutoEncoder(nn.Module):
 
 
 class Constant(nn.Module):
-    """Values per channel that are no parameter (a plain tensor), or computed from one; and one that is fine."""
+    """Values per channel that are no parameter, or computed from one; the ramp over positions is fine."""
 
     def __init__(self) -> None:
         super().__init__()

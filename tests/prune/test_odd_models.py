@@ -10,9 +10,8 @@ from tests.prune.test_groups import ROUNDING, every_other, images
 from torch import nn
 
 from tersa.data.task import Provenance, Split, Task
-from tersa.errors import ModelError
 from tersa.prune.criteria import collect
-from tersa.prune.groups import FIXED, find_groups
+from tersa.prune.groups import PINNED, find_groups
 from tersa.prune.protocol import choose, layer_widths
 from tersa.prune.surgery import mask_, remove_, resize_, verify
 from tersa.prune.trace import ELSEWHERE, NOT_HELD, RESHAPED
@@ -34,7 +33,7 @@ CASES: dict[str, tuple[type[nn.Module], tuple[int, ...], dict[str, int]]] = {
     "constant": (odd.Constant, IMAGE, {"c": 7}),
     "unsaved": (odd.Unsaved, VECTOR, {"b": 7}),
     "instance norm": (odd.Instance, IMAGE, {"a": 6}),
-    "partial": (odd.Partial, IMAGE, {"narrow+whole+rest": 8}),
+    "partial": (odd.Partial, IMAGE, {"narrow+whole+rest": 6}),
     "attention": (odd.Attention, IMAGE, {"a": 7}),
 }
 """Name -> class, shape of one input, units of each group that can still be pruned."""
@@ -215,17 +214,15 @@ def test_layers_asked_to_stay_by_any_name(rule: str) -> None:
     assert groups.kept["block.0"] == "asked to stay"
 
 
-def test_a_layer_with_a_part_of_its_group_is_never_emptied() -> None:
+def test_a_layer_with_a_part_of_its_group_never_runs_empty() -> None:
     model = fill(odd.Partial())
     groups = find_groups(model, IMAGE)
-    narrow = next(s for s in groups.slots if s.name == "narrow.weight" and not s.incoming).units
-    assert FIXED not in narrow.tolist()
-    with pytest.raises(ModelError, match=r"nothing would be left of narrow\.weight, dimension 0"):
-        remove_(model, groups, narrow)
-    scores = 1.0 + torch.arange(8.0)
-    scores[torch.isin(groups.units, narrow)] = 0.0
-    chosen = choose(scores, groups, count=7)
-    assert torch.isin(narrow, chosen).tolist() == [True, False]
-    assert len(chosen) == 6, "one channel of narrow and one of rest stay"
-    remove_(model, groups, chosen)
-    assert layer_widths(model, groups) == {"narrow": 1, "rest": 1, "whole": 2}
+    assert groups.kept["narrow"] == groups.kept["rest"] == PINNED
+    remove_(model, groups, choose(torch.arange(6.0), groups, count=99))
+    assert layer_widths(model, groups) == {"narrow": 1, "rest": 2, "whole": 3}
+    assert model(images(IMAGE)).shape == (3, 4)
+
+
+def test_nothing_to_choose_from() -> None:
+    groups = find_groups(fill(odd.AutoEncoder()), VECTOR)
+    assert choose(torch.empty(0), groups, count=3).tolist() == []

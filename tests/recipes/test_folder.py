@@ -78,3 +78,28 @@ def test_a_damaged_spec_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "a" / "spec.toml").write_bytes(b"\xff\x00=")
     with pytest.raises(UsageError, match=r"spec\.toml cannot be read"):
         start(tmp_path / "a", resume=True)
+
+
+def test_a_kill_while_overwriting_blocks_nothing(tmp_path: Path) -> None:
+    """The old run is out of the way before anything in it is removed; what is left of it goes later."""
+    start(tmp_path / "a")
+    trash = tmp_path / ".a.123.removed"
+    (tmp_path / "a").rename(trash)  # the kill came here
+    (trash / "old").write_text("x")
+    start(tmp_path / "a", Spec(seed=2))
+    assert read_spec(tmp_path / "a")["seed"] == 2
+    assert not trash.exists()
+
+
+def test_a_kill_before_the_spec_was_whole_blocks_nothing(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / ".spec.toml.x1y2.part").write_text("schema_")
+    start(tmp_path / "a")
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["spec.toml"]
+
+
+def test_folders_of_similar_names_stay(tmp_path: Path) -> None:
+    for name in (".ab.1.removed", "a.removed", ".a.keep"):
+        (tmp_path / name).mkdir()
+    start(tmp_path / "a")
+    assert all((tmp_path / name).is_dir() for name in (".ab.1.removed", "a.removed", ".a.keep"))

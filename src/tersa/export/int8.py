@@ -200,16 +200,20 @@ UNCOUNTED = ("DequantizeLinear", "Cast", "Shape", "Reshape", "Flatten", "Transpo
 
 
 class _Reader(CalibrationDataReader):
-    """Hands images to the calibration, `BATCH` at a time."""
+    """Hands images to the calibration, `BATCH` at a time.
+
+    The percentile method stacks the batches, so they must be equal: what is left over is not used.
+    """
 
     def __init__(self, images: npt.NDArray[np.float32]) -> None:
-        self._images = images
+        self._batch = min(BATCH, len(images))
+        self._images = images[: len(images) - len(images) % self._batch]
         self._next = 0
 
     def get_next(self) -> dict[str, npt.NDArray[np.float32]] | None:  # pyright: ignore - the base says dict
         """The next batch, or None at the end."""
-        batch = self._images[self._next : self._next + BATCH]
-        self._next += BATCH
+        batch = self._images[self._next : self._next + self._batch]
+        self._next += self._batch
         return {INPUT: np.ascontiguousarray(batch)} if len(batch) else None
 
 

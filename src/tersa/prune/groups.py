@@ -40,6 +40,8 @@ BATCH = 2
 FIXED = 0
 """The unit of everything that stays: pixels, logits, and what no rule covers."""
 
+PINNED = "its first channel stays: it makes only some channels of its group, and must not run empty"
+
 
 @dataclass(frozen=True)
 class Group:
@@ -122,6 +124,7 @@ def find_groups(model: nn.Module, shape: Sequence[int], keep: Sequence[str] = ()
         if maker.name in asked:
             trace.keep(maker.units, "asked to stay")
     _settle(trace)
+    _pin(trace)
     return _collect(trace, tuple(shape))
 
 
@@ -149,6 +152,18 @@ def _settle(trace: Trace) -> None:
         if not trace.owner.saved(slot.name):
             why = f"the buffer {slot.name} runs along them and is not saved (persistent=False)"
             trace.keep(slot.units, why)
+
+
+def _pin(trace: Trace) -> None:
+    """A layer that makes only some of its group's channels keeps the first, so that it never runs empty."""
+    find = trace.sets.find
+    for indices in _together([find(maker.units) for maker in trace.makers]):
+        whole = torch.unique(torch.cat([find(trace.makers[i].units) for i in indices]))
+        count = int((whole != FIXED).sum())
+        for maker in (trace.makers[i] for i in indices):
+            own = torch.unique(find(maker.units))
+            if len(own) < count and FIXED not in own.tolist():
+                trace.keep(maker.units[:1], PINNED)
 
 
 def _collect(trace: Trace, shape: tuple[int, ...]) -> Groups:

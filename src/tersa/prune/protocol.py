@@ -18,11 +18,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from tersa.prune.groups import FIXED, Groups
+from tersa.prune.groups import Groups
 
 
 def choose(scores: Tensor, groups: Groups, *, count: int, least: int = 1) -> Tensor:
-    """The `count` units of lowest score, leaving every group `least` units and every layer one channel.
+    """The `count` units of lowest score, leaving every group at least `least` units.
 
     Args:
         scores: one per unit, in the order of `groups.units`, comparable between groups.
@@ -33,35 +33,20 @@ def choose(scores: Tensor, groups: Groups, *, count: int, least: int = 1) -> Ten
     Returns:
         (<= count,) units, ascending.
     """
-    homes, left = _homes(groups, least)
+    if not len(groups.units):
+        return groups.units
+    owner = torch.cat([torch.full((len(g.units),), i) for i, g in enumerate(groups.groups)])
+    left = [len(group.units) for group in groups.groups]
     units = groups.units
     chosen: list[int] = []
     for index in torch.argsort(scores, stable=True).tolist():
         if len(chosen) == count:
             break
-        unit = int(units[index])
-        if all(left[home] > 0 for home in homes[unit]):
-            for home in homes[unit]:
-                left[home] -= 1
-            chosen.append(unit)
+        group = int(owner[index])
+        if left[group] > least:
+            left[group] -= 1
+            chosen.append(int(units[index]))
     return torch.tensor(sorted(chosen), dtype=torch.long)
-
-
-def _homes(groups: Groups, least: int) -> tuple[dict[int, list[int]], list[int]]:
-    """The sets of units that must not run empty: those of each unit, and how many each set can give.
-
-    These are the groups, and the dimensions of parameters that carry only a part of a group's units.
-    """
-    spare = {tuple(group.units.tolist()): len(group.units) - least for group in groups.groups}
-    for slot in groups.slots:
-        held = torch.unique(slot.units)
-        if len(held) and int(held[0]) != FIXED:
-            spare.setdefault(tuple(held.tolist()), len(held) - 1)
-    homes: dict[int, list[int]] = {}
-    for home, held in enumerate(spare):
-        for unit in held:
-            homes.setdefault(unit, []).append(home)
-    return homes, list(spare.values())
 
 
 def layer_widths(model: nn.Module, groups: Groups) -> dict[str, int]:

@@ -48,7 +48,7 @@ def remove_(model: nn.Module, groups: Groups, units: Tensor) -> Groups:
         units: prunable units, (U,); at least one unit of every group must stay.
 
     Raises:
-        ModelError: a unit that does not exist, or a group or layer that would be left empty.
+        ModelError: a unit that does not exist, or a group that would be left empty.
     """
     left = after(groups, units)
     tensors = _tensors(model)
@@ -67,7 +67,7 @@ def after(groups: Groups, units: Tensor) -> Groups:
     """The groups that are left when `units` are removed, without a network.
 
     Raises:
-        ModelError: a unit that does not exist, or a group or layer that would be left empty.
+        ModelError: a unit that does not exist, or a group that would be left empty.
     """
     _check(groups, units)
 
@@ -184,12 +184,6 @@ def _check(groups: Groups, units: Tensor) -> None:
         if len(group.units) and bool(torch.isin(group.units, units).all()):
             raise ModelError(
                 f"nothing would be left of {group.name}; keep at least one of its {len(group.units)} units"
-            )
-    for slot in groups.slots:  # a layer that shares some of its units with larger ones
-        if len(slot.units) and bool(torch.isin(slot.units, units).all()):
-            raise ModelError(
-                f"nothing would be left of {slot.name}, dimension {slot.dim}; "
-                f"keep at least one of its {len(torch.unique(slot.units))} units"
             )
 
 

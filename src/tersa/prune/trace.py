@@ -112,9 +112,10 @@ class Owner:
         return self.first_name(path), self._modules.get(path)
 
     def holder(self, node: fx.Node, weight: str) -> str:
-        """Name of the module that ran `node` if `weight` is its `weight`, else the weight's own name."""
+        """Name of the module, of any kind, whose `weight` this is; the weight's own name if there is none."""
         name, module = self.caller(node)
-        return name if getattr(module, "weight", None) is self._tensors[weight] else weight
+        held = name and getattr(module, "weight", None) is self._tensors[weight]
+        return name if held else self.layer(node, weight)[0]
 
     def layer(self, node: fx.Node, weight: str) -> tuple[str, str | None]:
         """Name of the layer that uses `weight` at `node`, and why its channels must stay, if they must."""

@@ -61,7 +61,7 @@ class Protocol(Record):
     """Importance of a channel; see `prune.criteria`."""
     normalisation: Literal["none", "l1", "l2"] = "l2"
     """What makes layers comparable; see `prune.normalise`."""
-    mac_weight: float = Field(default=1.0, ge=0)
+    mac_weight: float = Field(default=0.5, ge=0)
     """Lambda of the penalty on a channel's share of the MACs; 0 for none. See `prune.costs`."""
     criterion_samples: int = Field(default=1000, ge=1)
     """Training images that channels are scored on."""
@@ -84,9 +84,9 @@ class Protocol(Record):
 
 
 def default_protocol(images: int) -> Protocol:
-    """Iterations that suit a training split of `images`: half an epoch after a step, sixteen at the end."""
+    """Iterations that suit a training split of `images`: half an epoch after a step, up to 24 at the end."""
     per_epoch = max(1, images // 128)
-    return Protocol(retrain=min(200, max(60, per_epoch // 2)), tune=min(8000, max(800, 16 * per_epoch)))
+    return Protocol(retrain=min(200, max(60, per_epoch // 2)), tune=min(10_000, max(800, 24 * per_epoch)))
 
 
 @dataclass
