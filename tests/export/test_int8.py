@@ -127,7 +127,9 @@ def test_images_of_another_shape_are_refused(exported: Exported, pixels: Pixels,
 def test_calibration_is_checked(pixels: Pixels) -> None:
     with pytest.raises(UsageError, match="did you mean 'entropy'"):
         Calibration(pixels(), "entropie")
-    with pytest.raises(UsageError, match="divide bytes by 255"):
-        Calibration(pixels() * 255)
+    with pytest.raises(UsageError, match="look like bytes; divide by 255"):
+        Calibration(np.round(pixels() * 255))
+    with pytest.raises(UsageError, match="finite"):
+        Calibration(pixels() * np.float32(np.inf))
     with pytest.raises(UsageError, match="at least one"):
         Calibration(pixels()[:0])

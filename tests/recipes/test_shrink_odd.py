@@ -36,7 +36,7 @@ def setting(tmp_path: Path) -> Setting:
     return Setting(threads=1, seconds=0.03, cache=tmp_path / "cache")
 
 
-@pytest.mark.parametrize("precision", ["auto", "int8"])
+@pytest.mark.parametrize("precision", ["auto", pytest.param("int8", marks=pytest.mark.slow)])
 def test_features_of_two_classes(precision: str, tmp_path: Path, setting: Setting) -> None:
     """Not pixels: normal deviates of both signs, (N, F)."""
     generator = np.random.default_rng(0)
@@ -50,6 +50,7 @@ def test_features_of_two_classes(precision: str, tmp_path: Path, setting: Settin
     assert result.agreement.images == 100
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spec", ["mobilenet:0.25", "mlp:16x12"])
 def test_other_families(spec: str, tmp_path: Path, setting: Setting) -> None:
     result = shrink(quick(model=spec), tmp_path / "run", setting=setting)
@@ -57,6 +58,7 @@ def test_other_families(spec: str, tmp_path: Path, setting: Setting) -> None:
     assert result.reference_agreement.same_class == result.reference_agreement.images
 
 
+@pytest.mark.slow
 def test_own_weights_are_the_baseline(tmp_path: Path, setting: Setting) -> None:
     model = build("mlp:16", (1, 8, 8), 10, seed=3)
     save_file({k: v.contiguous() for k, v in model.state_dict().items()}, tmp_path / "w.safetensors")
@@ -105,6 +107,7 @@ def test_a_typo_costs_no_finished_run(tmp_path: Path, setting: Setting) -> None:
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.slow
 def test_only_installed_runtimes_are_measured(
     tmp_path: Path, setting: Setting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -114,6 +117,7 @@ def test_only_installed_runtimes_are_measured(
     assert {row.target.split("@")[0] for row in result.comparisons} == {"onnxruntime", "torch"}
 
 
+@pytest.mark.slow
 def test_latency_goal_is_steered_and_judged(tmp_path: Path, setting: Setting) -> None:
     goals = Goals(latency=Bound(value=0.7, relative=True))
     result = shrink(quick(model="mlp:512x512", goals=goals), tmp_path / "run", setting=setting)
@@ -124,6 +128,7 @@ def test_latency_goal_is_steered_and_judged(tmp_path: Path, setting: Setting) ->
     assert all(step.latency_ms is not None for step in result.steps if step.stage == "prune")
 
 
+@pytest.mark.slow
 def test_size_goal_may_be_met_by_int8(tmp_path: Path, setting: Setting) -> None:
     goals = Goals(size=Bound(value=0.3, relative=True))
     result = shrink(
@@ -133,6 +138,7 @@ def test_size_goal_may_be_met_by_int8(tmp_path: Path, setting: Setting) -> None:
     assert result.result.size_bytes <= 0.3 * result.baseline.size_bytes
 
 
+@pytest.mark.slow
 def test_a_bound_that_is_met_already_changes_nothing(tmp_path: Path, setting: Setting) -> None:
     for name, goals in (
         ("size", Goals(size=Bound(value=1e8, relative=False))),
@@ -151,11 +157,13 @@ def test_min_accuracy_above_the_baseline_says_so(tmp_path: Path, setting: Settin
     assert "the baseline itself has" in result.goals[0].reason
 
 
+@pytest.mark.slow
 def test_no_goal_is_one_point(tmp_path: Path, setting: Setting) -> None:
     result = shrink(quick(model="mlp:16", goals=Goals()), tmp_path / "run", setting=setting)
     assert [(goal.name, goal.asked) for goal in result.goals] == [("max-loss", 1.0)]
 
 
+@pytest.mark.slow
 def test_batch_beyond_the_split_is_measured_as_asked(tmp_path: Path, setting: Setting) -> None:
     result = shrink(quick(model="mlp:16", batch=400), tmp_path / "run", setting=setting)
     assert {row.after.batch for row in result.comparisons if row.after} == {400}
