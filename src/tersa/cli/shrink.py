@@ -164,12 +164,21 @@ def _plan(terminal: Terminal, spec: ShrinkSpec, setting: Setting, folder: Path) 
     from tersa.recipes.plan import plan
 
     found = plan(spec, setting)
-    terminal.table(
-        f"Plan for {folder}",
-        ("step", "what", "about"),
-        [(s.name, s.what, s.time) for s in found.steps],
-        left=2,
-    )
+    layers = [
+        (
+            each.name,
+            each.kind,
+            "x".join(map(str, each.output)),
+            f"{each.parameters:,}",
+            f"{each.macs:,}",
+            f"{each.size_bytes:,}",
+        )
+        for each in found.layers
+    ]
+    columns = ("layer", "kind", "output", "parameters", "MACs", "bytes")
+    terminal.table(f"{found.model}, the baseline", columns, layers, left=3)
+    steps = [(step.name, step.what, step.time) for step in found.steps]
+    terminal.table(f"Plan for {folder}", ("step", "what", "about"), steps, left=2)
     terminal.say(
         f"in all about {found.time} and {found.memory_bytes / 1e9:.1f} GB of memory; nothing was done"
     )

@@ -19,7 +19,7 @@ from tersa.prune.groups import Groups
 
 
 def unit_macs(model: nn.Module, groups: Groups, shape: tuple[int, int, int]) -> Tensor:
-    """Multiply-accumulates of one image that would go with each unit alone, (U,), in the order of `groups.units`.
+    """Multiply-accumulates of one image that go with each unit alone, (U,), in the order of `groups.units`.
 
     A unit takes its share of every layer that makes its channels and of every layer that reads them.
 

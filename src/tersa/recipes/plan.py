@@ -7,12 +7,13 @@ digits and on MNIST (`PRUNED_COST`, `TUNED_COST`). A rough estimate, and only of
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 from tersa.data.augment import default_augmentation
 from tersa.data.sources import load as load_task
 from tersa.models.load import load as load_model
-from tersa.models.summary import parameters
+from tersa.models.summary import parameters, summary
 from tersa.models.zoo import default_spec
 from tersa.recipes.setting import Setting, threads_of
 from tersa.recipes.shrink import ShrinkSpec, baseline_config, protocol_of
@@ -49,16 +50,31 @@ class PlannedStep(Record):
     time: str
 
 
+class PlannedLayer(Record):
+    """One layer of the baseline; `size_bytes` at 4 bytes per parameter."""
+
+    name: str
+    kind: str
+    output: list[int]
+    parameters: int
+    macs: int
+    size_bytes: int
+
+
 class Plan(Record):
     """The parts of the work with the whole time and the memory.
 
     Attributes:
+        model: as it was asked for, or the data's default.
+        layers: of the baseline, in order.
         steps: in order.
         seconds: estimated, in all.
         time: the same in words.
         memory_bytes: of the process at its largest, estimated.
     """
 
+    model: str
+    layers: list[PlannedLayer]
     steps: list[PlannedStep]
     seconds: float
     time: str
@@ -110,7 +126,18 @@ def plan(spec: ShrinkSpec, setting: Setting) -> Plan:
     total = sum(step.seconds for step in steps)
     answers = 4 * views * len(task.train) * len(task.classes)
     memory = memory_bytes(model, task, config) + 2 * 4 * parameters(model) + answers  # teacher, candidate
-    return Plan(steps=steps, seconds=total, time=in_words(total), memory_bytes=memory)
+    layers = [
+        PlannedLayer.model_validate({**asdict(row), "output": list(row.output)})
+        for row in summary(model, task.shape).rows
+    ]
+    return Plan(
+        model=name,
+        layers=layers,
+        steps=steps,
+        seconds=total,
+        time=in_words(total),
+        memory_bytes=memory,
+    )
 
 
 def _baseline_words(spec: ShrinkSpec, epochs: int) -> str:
