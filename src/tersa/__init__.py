@@ -29,15 +29,16 @@ if TYPE_CHECKING:
     from tersa.models.zoo import build
     from tersa.prune.groups import find_groups
     from tersa.recipes.goals import Goals
+    from tersa.recipes.request import ShrinkSpec
     from tersa.recipes.setting import Setting
-    from tersa.recipes.shrink import ShrinkSpec, shrink
+    from tersa.recipes.shrink import shrink
     from tersa.train.config import TrainConfig
     from tersa.train.evaluation import evaluate
 
 HOMES = {
     "Goals": "tersa.recipes.goals",
     "Setting": "tersa.recipes.setting",
-    "ShrinkSpec": "tersa.recipes.shrink",
+    "ShrinkSpec": "tersa.recipes.request",
     "Task": "tersa.data.task",
     "TersaError": "tersa.errors",
     "TrainConfig": "tersa.train.config",

@@ -19,8 +19,9 @@ from tersa.errors import TargetError, UsageError
 from tersa.models.zoo import build
 from tersa.prune.surgery import resize_
 from tersa.recipes.goals import Bound, Goals
+from tersa.recipes.request import ShrinkSpec
 from tersa.recipes.setting import Setting
-from tersa.recipes.shrink import ShrinkSpec, shrink
+from tersa.recipes.shrink import shrink
 from tersa.recipes.subjects import find_subject
 from tersa.records import ShrinkResult, read_record
 

@@ -14,8 +14,9 @@ from tersa.data import load as load_task
 from tersa.errors import ModelError, UsageError
 from tersa.models.zoo import build
 from tersa.recipes.goals import Bound, Goals
+from tersa.recipes.request import ShrinkSpec, command_of
 from tersa.recipes.setting import Setting
-from tersa.recipes.shrink import ShrinkSpec, command_of, shrink
+from tersa.recipes.shrink import shrink
 from tersa.targets import registry
 
 QUICK = {"retrain": 4, "tune": 10, "share": 0.5, "criterion_samples": 60}

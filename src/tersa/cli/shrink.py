@@ -14,8 +14,8 @@ from tersa.cli.console import Terminal
 from tersa.cli.runs import tell
 
 if TYPE_CHECKING:
+    from tersa.recipes.request import ShrinkSpec
     from tersa.recipes.setting import Setting
-    from tersa.recipes.shrink import ShrinkSpec
 
 EPILOG = """Examples:
   tersa shrink --data digits
@@ -96,8 +96,8 @@ def shrink(
 ) -> None:
     """Make a network as small as the goals allow: prune, retrain, quantise, export, check, measure."""
     from tersa.recipes.goals import Goals, parse_bound
+    from tersa.recipes.request import DEFAULT_GOALS, ShrinkSpec
     from tersa.recipes.setting import Setting
-    from tersa.recipes.shrink import DEFAULT_GOALS, ShrinkSpec
     from tersa.recipes.shrink import shrink as run
 
     terminal = Terminal(json=json)

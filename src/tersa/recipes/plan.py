@@ -15,8 +15,8 @@ from tersa.data.sources import load as load_task
 from tersa.models.load import load as load_model
 from tersa.models.summary import parameters, summary
 from tersa.models.zoo import default_spec
+from tersa.recipes.request import ShrinkSpec, baseline_config, protocol_of
 from tersa.recipes.setting import Setting, threads_of
-from tersa.recipes.shrink import ShrinkSpec, baseline_config, protocol_of
 from tersa.records import Record
 from tersa.train.config import extent
 from tersa.train.device import choose

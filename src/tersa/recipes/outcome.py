@@ -1,0 +1,301 @@
+"""The end of a run of shrink: files, the test set, the clock, the result and its report.
+
+The test set is read here and nowhere else, by running the exported files.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from tersa.data.task import Task
+from tersa.export.check import agreement, classify, require
+from tersa.export.run_script import write_run_script
+from tersa.models.summary import macs, parameters
+from tersa.numerics import paired_loss
+from tersa.recipes.deploy import Option, race
+from tersa.recipes.descent import Job
+from tersa.recipes.evidence import confusion, examples, layer_rows
+from tersa.recipes.folder import RESULT
+from tersa.recipes.goals import judged, keeps_accuracy, within_bounds
+from tersa.recipes.request import ShrinkSpec, command_of
+from tersa.recipes.setting import Setting
+from tersa.records import (
+    Comparison,
+    Figures,
+    Quantiles,
+    ShrinkResult,
+    Step,
+    replacing,
+    write_record,
+)
+from tersa.report.page import write as write_report
+from tersa.report.verdict import headline
+from tersa.targets.environment import environment
+from tersa.targets.registry import installed, parse
+from tersa.train.baseline import Baseline, save_weights
+from tersa.train.evaluation import predict
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """All that the last part of a run needs."""
+
+    spec: ShrinkSpec
+    setting: Setting
+    job: Job
+    trained: Baseline
+    kept: int
+    row: Step
+    network: nn.Module
+    options: list[Option]
+    chosen: Option
+    note: str
+    folder: Path
+    began: float
+
+
+@dataclass(frozen=True)
+class _Tested:
+    """One file on the whole test set."""
+
+    logits: npt.NDArray[np.float32]
+    correct: npt.NDArray[np.bool_]
+
+    @property
+    def accuracy(self) -> float:
+        return 100.0 * float(self.correct.mean())
+
+
+def finish(o: Outcome) -> ShrinkResult:
+    o.setting.say("test and measure", 0.0, "")
+    artefacts = _ship(o)
+    before, after = (_test(path, o.job.task) for path in (o.job.dock.reference.path, artefacts[0]))  # type: ignore[union-attr] - set by _weigh_baseline
+    comparisons = _measure(o, artefacts)
+    result = _compose(o, artefacts, before, after, comparisons)
+    write_report(result, o.folder / "report.html")
+    for name in ("candidate.onnx", "candidate-int8.onnx"):
+        (o.folder / "steps" / name).unlink(missing_ok=True)
+    write_record(o.folder / RESULT, result)
+    o.setting.say("test and measure", 1.0, result.verdict)
+    return result
+
+
+def _ship(o: Outcome) -> list[Path]:
+    """The chosen file as `model.onnx`, the float twin of an INT8 one, the weights, and `run.py`."""
+    paths = [o.folder / "model.onnx"]
+    _copy(o.chosen.artefact.path, paths[0])
+    if o.chosen.artefact.header.precision != "fp32":
+        exact = o.chosen.artefact.path.with_name(o.chosen.artefact.path.name.replace("-int8", ""))
+        paths.append(o.folder / "model-fp32.onnx")
+        _copy(exact, paths[1])
+    save_weights(o.network, o.folder / "model.safetensors")
+    write_run_script(o.folder / "run.py", "model.onnx")
+    return [*paths, o.folder / "model.safetensors", o.folder / "run.py", o.folder / "baseline.onnx"]
+
+
+def _copy(source: Path, path: Path) -> None:
+    with replacing(path) as temporary:
+        shutil.copyfile(source, temporary)
+
+
+def _test(path: Path, task: Task) -> _Tested:
+    logits = classify(path, task.test.images)
+    return _Tested(logits, logits.argmax(axis=1) == task.test.labels.numpy())
+
+
+def _measure(o: Outcome, artefacts: list[Path]) -> list[Comparison]:
+    """The baseline against each file of the result on every installed runtime, the goal's target first."""
+    dock = o.job.dock
+    files = [o.chosen.artefact, *(x.artefact for x in o.options if x is not o.chosen)]
+    names = [dock.target]
+    there = [kind.name for kind in installed() if kind.version]
+    names += [f"{name}@threads=1" for name in there if name != parse(dock.target).name]
+    found: list[Comparison] = []
+    for name in names:
+        for artefact in files:
+            found.append(
+                race(dock, dock.reference or artefact, artefact, seconds=o.setting.seconds, target=name)
+            )
+            o.setting.say("test and measure", len(found) / (len(names) * len(files) + 1), name)
+    return found
+
+
+def _compose(
+    o: Outcome, artefacts: list[Path], before: _Tested, after: _Tested, comparisons: list[Comparison]
+) -> ShrinkResult:
+    task, dock, spec = o.job.task, o.job.dock, o.spec
+    main = comparisons[0]
+    assert main.before is not None, "the first comparison is of the goal's own target"
+    assert main.after is not None
+    assert main.speedup is not None
+    assert dock.start is not None
+    old = _figures(
+        o.trained.module,
+        task,
+        before,
+        dock.start.accuracy,
+        o.folder / "baseline.onnx",
+        main.before.latency_ms,
+        "fp32",
+    )
+    new = _figures(
+        o.network,
+        task,
+        after,
+        o.chosen.standing.accuracy,
+        artefacts[0],
+        main.after.latency_ms,
+        o.chosen.artefact.header.precision,
+    )
+    loss = paired_loss(before.correct, after.correct)
+    trained_logits = predict(o.network, task.test, task).numpy()
+    exact = artefacts[0] if new.precision == "fp32" else artefacts[1]
+    reference = agreement(exact, trained_logits, task.test.images)
+    require(reference, exact.name)
+    tolerance = None if new.precision == "fp32" else 0.0
+    right, wrong = examples(task, task.test, after.logits)
+    goals = judged(spec.goals, old, new, loss.points, _reasons(o, loss.points, main))
+    result = ShrinkResult(
+        name=o.folder.name,
+        command=o.setting.command or command_of(spec),
+        task=task.name,
+        task_note=task.provenance.note,
+        model=str(spec.model),
+        target=parse(spec.target).describe(),
+        batch=spec.batch,
+        precision=new.precision,
+        seed=spec.seed,
+        split_sizes={"train": len(task.train), "validation": len(task.validation), "test": len(task.test)},
+        classes=list(task.classes),
+        sha256=dict(task.provenance.sha256),
+        baseline=old,
+        result=new,
+        compression=old.parameters / new.parameters,
+        acceleration=old.macs / max(new.macs, 1),
+        size_ratio=old.size_bytes / new.size_bytes,
+        speedup=main.speedup,
+        loss_points=loss.points,
+        loss_standard_error=loss.standard_error,
+        goals=goals,
+        verdict="",
+        detail="",
+        agreement=agreement(artefacts[0], trained_logits, task.test.images, tolerance=tolerance),
+        reference_agreement=reference,
+        comparisons=comparisons,
+        layers=layer_rows(o.trained.module, o.network, task, o.job.groups.kept),
+        steps=_steps(o),
+        confusion=confusion(task.test.labels.numpy(), after.logits.argmax(axis=1), len(task.classes)),
+        samples=right,
+        mistakes=wrong,
+        protocol={**o.job.protocol.model_dump(), "baseline_key": o.trained.key},
+        environment=environment(torch.get_num_threads()),
+        notes=_notes(o),
+        artefacts=[path.name for path in artefacts],
+        report="report.html",
+        seconds=o.job.way.earlier_seconds + time.perf_counter() - o.began,
+    )
+    verdict, detail = headline(result)
+    return result.model_copy(update={"verdict": verdict, "detail": detail})
+
+
+def _figures(
+    model: nn.Module,
+    task: Task,
+    tested: _Tested,
+    validation: float,
+    path: Path,
+    latency: Quantiles,
+    precision: str,
+) -> Figures:
+    return Figures(
+        test_accuracy=tested.accuracy,
+        validation_accuracy=validation,
+        parameters=parameters(model),
+        macs=macs(model, task.shape),
+        size_bytes=path.stat().st_size,
+        latency_ms=latency,
+        precision=precision,
+    )
+
+
+def _steps(o: Outcome) -> list[Step]:
+    """Pruning steps, then every fine-tune that was tried, then what was shipped."""
+    tuned = o.job.way.rows("tuned")
+    rows = o.job.way.rows("steps")
+    last = len(rows)
+    for offset, row in enumerate(tuned):
+        shipped = row.index == o.kept and o.chosen.artefact.header.precision == "fp32"
+        what = f"{row.what}, starting at step {row.index}"
+        rows.append(row.model_copy(update={"index": last + offset, "kept": shipped, "what": what}))
+    if o.chosen.artefact.header.precision == "int8" or not o.kept:
+        standing = o.chosen.standing
+        integer = o.chosen.artefact.header.precision == "int8"
+        origin = f"step {o.kept}, fine-tuned" if o.kept else "the baseline"
+        what = f"INT8 of {origin}" if integer else "the baseline itself"
+        rows.append(
+            o.row.model_copy(
+                update={
+                    "index": len(rows),
+                    "stage": "quantise" if integer else "baseline",
+                    "what": what,
+                    "validation_accuracy": standing.accuracy,
+                    "loss_points": standing.loss.points,
+                    "standard_error": standing.loss.standard_error,
+                    "size_bytes": standing.size_bytes,
+                    "seconds": 0.0,
+                    "kept": True,
+                }
+            )
+        )
+    return rows
+
+
+def _reasons(o: Outcome, lost: float, main: Comparison) -> dict[str, str]:
+    """For each goal that could be missed, the cause in words."""
+    standing, start = o.chosen.standing, o.job.dock.start
+    assert start is not None
+    allowed = o.job.allowed_loss
+    if allowed is not None and allowed < 0:
+        floor = f"the baseline itself has {start.accuracy:.2f} % on validation"
+    elif not keeps_accuracy(o.spec.goals, start, standing):
+        what = f"the baseline's {o.chosen.artefact.header.precision} file"
+        floor = f"no network, {what} included, keeps it on validation with one standard error to spare"
+    else:
+        floor = (
+            f"validation showed {standing.loss.points:.2f} ± {standing.loss.standard_error:.2f} points lost, "
+            f"the test set {lost:.2f}: the splits differ by chance; a larger --validation narrows this"
+        )
+    count = f"{o.row.parameters:,} parameters"
+    if within_bounds(o.spec.goals, start, standing):
+        stop = "the measurement that steered was within the bound, the final one was not"
+    elif o.spec.goals.guarded:
+        stop = f"the accuracy allowed no smaller network than {count}"
+    elif o.job.ended == "diverged":
+        stop = f"retraining diverged below {count}"
+    else:
+        stop = f"pruning ended at {count}: every layer is down to one channel or must stay"
+    slow = f"{stop}; {main.reason}" if main.reason else stop
+    return {"max-loss": floor, "min-accuracy": floor, "size": stop, "macs": stop, "latency": slow}
+
+
+def _notes(o: Outcome) -> list[str]:
+    notes = ["The test set was read once, at the end; every choice was made on the validation split."]
+    if o.spec.checkpoint:
+        notes.append(
+            "The weights were given: if images of this validation split trained them, it flatters them."
+        )
+    if o.job.task.provenance.note:
+        notes.append(o.job.task.provenance.note)
+    if o.trained.cached and not o.spec.checkpoint:
+        notes.append("The baseline came from the cache: the time stated does not include its training.")
+    if o.note:
+        notes.append(o.note)
+    return notes
