@@ -75,6 +75,7 @@ def open_folder(out: Path, verb: str, spec: Record, *, resume: bool, overwrite: 
 
 def _discard(out: Path) -> None:
     """Remove a run folder: renamed first, so that a kill never leaves half of one under its name."""
+    out = out.resolve()
     trash = out.with_name(f".{out.name}.{os.getpid()}{TRASH}")
     out.replace(trash)
     shutil.rmtree(trash)
@@ -82,6 +83,7 @@ def _discard(out: Path) -> None:
 
 def _sweep(out: Path) -> None:
     """Remove what a killed run left behind: folders on their way out, and a spec that was never finished."""
+    out = out.resolve()
     for trash in out.parent.glob(f".{glob.escape(out.name)}.*{TRASH}"):
         shutil.rmtree(trash, ignore_errors=True)
     if out.is_dir():
