@@ -39,7 +39,7 @@ def test_json_has_the_keys_of_the_design(capsys: pytest.CaptureFixture[str], wor
     assert [set(goal) >= {"name", "asked", "reached", "met"} for goal in found["goals"]] == [True]
     assert all(Path(path).is_file() for path in [*found["artefacts"], found["report"]])
     assert Path(found["artefacts"][0]) == Path("run/model.onnx")
-    assert found["command"].startswith("tersa ")
+    assert found["command"].startswith("tersa")
 
     assert execute(["runs", "show", "run", "--root", ".", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["verdict"] == found["verdict"]
