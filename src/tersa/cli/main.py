@@ -91,7 +91,7 @@ def execute(arguments: list[str], *, debug: bool = False) -> int:
             raise
         print(f"error: {error.strerror or error}: {error.filename or ''}".rstrip(": "), file=sys.stderr)
         return 1
-    except Exception as error:
+    except Exception as error:  # the last line of defence: a user sees one line, not a stack
         if debug:
             raise
         print(f"error: unexpected {type(error).__name__}: {error}; --debug shows where", file=sys.stderr)

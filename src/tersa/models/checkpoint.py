@@ -63,7 +63,7 @@ def _read_torch(path: Path) -> object:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ModelError(_refusal(path, str(error))) from error
-    except Exception as error:
+    except Exception as error:  # damaged or hostile bytes may raise anything
         text = first_line(error)
         raise ModelError(
             f"{path} is not a readable PyTorch checkpoint: {type(error).__name__}: {text}"

@@ -134,7 +134,7 @@ def _export(model: nn.Module, shape: Sequence[int]) -> torch.export.ExportedProg
     model.eval()
     try:
         return torch.export.export(model, (torch.zeros(BATCH, *shape, device=device),), strict=False)
-    except Exception as error:
+    except Exception as error:  # torch raises many types for code it cannot trace
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(f"cannot trace the network with torch.export: {first}") from error
     finally:
