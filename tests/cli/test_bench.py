@@ -222,7 +222,7 @@ def test_parsing() -> None:
         "torch@threads=1",
         "onnxruntime@threads=1",
     ]
-    assert short("/a/b/runs/demo/result.onnx") == "demo/result.onnx"
+    assert short("/a/b/runs/demo/model.onnx") == "demo/model.onnx"
 
 
 def test_runs_bring_their_network_along(work: Path, capsys: pytest.CaptureFixture[str]) -> None:

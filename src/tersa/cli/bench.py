@@ -14,7 +14,7 @@ from tersa.errors import UsageError
 if TYPE_CHECKING:
     from tersa.recipes.bench import BenchResult
 
-EPILOG = "Example: tersa bench runs/demo/baseline.onnx runs/demo/result.onnx --targets onnxruntime,openvino"
+EPILOG = "Example: tersa bench runs/demo/baseline.onnx runs/demo/model.onnx --targets onnxruntime,openvino"
 
 
 def bench(
@@ -114,7 +114,7 @@ def show(terminal: Terminal, result: BenchResult) -> None:
 def short(model: str) -> str:
     """A path by its last two parts, so that the table keeps its columns.
 
-    >>> short("somewhere/runs/demo/result.onnx"), short("lenet")
-    ('demo/result.onnx', 'lenet')
+    >>> short("somewhere/runs/demo/model.onnx"), short("lenet")
+    ('demo/model.onnx', 'lenet')
     """
     return "/".join(Path(model).parts[-2:])

@@ -11,7 +11,7 @@ from tersa.cli.console import Terminal
 from tersa.cli.options import Json
 from tersa.errors import UsageError
 
-EPILOG = "Example: tersa predict runs/demo/result.onnx digit.png --top 3"
+EPILOG = "Example: tersa predict runs/demo/model.onnx digit.png --top 3"
 
 
 def predict(

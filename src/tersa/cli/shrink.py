@@ -17,11 +17,13 @@ if TYPE_CHECKING:
     from tersa.recipes.request import ShrinkSpec
     from tersa.recipes.setting import Setting
 
-EPILOG = """Examples:
+EPILOG = """\b
+Examples:
   tersa shrink --data digits
   tersa shrink --data mnist --model lenet --max-loss 0.24
   tersa shrink --data cifar-10 --model resnet:20 --macs 0.3x --max-loss 1
-  tersa shrink --data photos.zip --model net.py:build --checkpoint net.safetensors --latency 0.5x
+  tersa shrink --data photos.zip --model net.py:build --latency 0.5x
+
 Exit code 3: done, but a goal was missed (the best found is kept)."""
 
 

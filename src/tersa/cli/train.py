@@ -15,12 +15,15 @@ from tersa.cli.console import Terminal
 if TYPE_CHECKING:
     from tersa.recipes.train import TrainedRun, TrainPlan
 
-EPILOG = """Examples:
+EPILOG = """\b
+Examples:
   tersa train --data digits --model lenet
-  tersa train --data mnist --model lenet --epochs 10 --optimizer adam --lr 0.001 --out runs/adam
-  tersa train --data cifar-10 --model resnet:20 --set label_smoothing=0.1 --set clip_norm=1 --dry-run
-  tersa train --data mnist --model mlp:100 --teacher lenet --teacher-checkpoint runs/adam/model.safetensors \
---set distillation=temperature --set distillation_temperature=4
+  tersa train --data mnist --model lenet --optimizer adam --lr 0.001 --out runs/adam
+  tersa train --data cifar-10 --model resnet:20 --set clip_norm=1 --dry-run
+  tersa train --data mnist --model mlp:100 --teacher lenet \\
+      --teacher-checkpoint runs/adam/model.safetensors \\
+      --set distillation=temperature --set distillation_temperature=4
+
 A killed run goes on with the same command and --resume. Exit code 1: the training diverged."""
 
 
