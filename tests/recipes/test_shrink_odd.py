@@ -231,3 +231,15 @@ def test_untraceable_network_is_refused_before_any_work(tmp_path: Path, setting:
     with pytest.raises(ModelError, match="cannot trace the network"):
         shrink(quick(model=f"{tmp_path / 'net.py'}:build"), tmp_path / "run", setting=setting)
     assert not (tmp_path / "run").exists()
+
+
+def test_exported_network_brings_its_weights(tmp_path: Path, setting: Setting) -> None:
+    model = build("mlp:16", (1, 8, 8), 10, seed=3)
+    program = torch.export.export(model, (torch.zeros(2, 1, 8, 8),))
+    torch.export.save(program, tmp_path / "net.pt2")
+    spec = quick(model=str(tmp_path / "net.pt2"), epochs=None)
+    result = shrink(spec, tmp_path / "run", setting=setting)
+    assert result.baseline.parameters == sum(p.numel() for p in model.parameters())
+    assert any("hardly better than guessing" in note for note in result.notes)
+    with pytest.raises(UsageError, match="brings its weights"):
+        shrink(spec.model_copy(update={"epochs": 3}), tmp_path / "other", setting=setting)

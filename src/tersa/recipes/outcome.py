@@ -43,6 +43,9 @@ from tersa.targets.registry import installed, parse
 from tersa.train.baseline import Baseline, save_weights
 from tersa.train.evaluation import predict
 
+GUESSING = 1.5
+"""A baseline below this many times the accuracy of guessing is remarked upon."""
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -288,6 +291,9 @@ def _reasons(o: Outcome, lost: float, main: Comparison) -> dict[str, str]:
 
 def _notes(o: Outcome) -> list[str]:
     notes = ["The test set was read once, at the end; every choice was made on the validation split."]
+    assert o.job.dock.start is not None
+    if o.job.dock.start.accuracy < GUESSING * 100.0 / len(o.job.task.classes):
+        notes.append("The baseline is hardly better than guessing: was it trained, were its weights given?")
     if o.spec.checkpoint:
         notes.append(
             "The weights were given: if images of this validation split trained them, it flatters them."

@@ -29,6 +29,7 @@ from torch import nn
 from tersa.data.sources import load as load_task
 from tersa.data.task import Task, fingerprint
 from tersa.errors import UsageError
+from tersa.models.load import LoadedModel
 from tersa.models.load import load as load_model
 from tersa.models.zoo import default_spec
 from tersa.prune.groups import Groups, find_groups
@@ -86,7 +87,10 @@ def shrink(
     task = load_task(spec.data, data_dir=setting.data_dir, seed=spec.seed, validation=spec.validation)
     spec = spec.model_copy(update={"model": spec.model or default_spec(task.shape, len(task.classes))})
     with threads_of(setting):
-        groups = _prunable(_network(spec, task, with_weights=True), task)
+        loaded = _loaded(spec, task, with_weights=True)
+        if loaded.trained and spec.epochs is not None:
+            raise UsageError(f"--epochs trains a baseline, but {spec.model} brings its weights; leave it out")
+        groups = _prunable(loaded.module, task)
         folder = open_folder(Path(out), "shrink", spec, resume=resume, overwrite=overwrite)
         return _finished(folder) or _run(spec, setting, task, groups, folder, device, began)
 
@@ -99,10 +103,10 @@ def _finished(folder: Path) -> ShrinkResult | None:
     return result if all((folder / name).is_file() for name in [*result.artefacts, result.report]) else None
 
 
-def _network(spec: ShrinkSpec, task: Task, *, with_weights: bool) -> nn.Module:
+def _loaded(spec: ShrinkSpec, task: Task, *, with_weights: bool) -> LoadedModel:
     """The network as it is built, or with the weights that were given."""
     start = Path(spec.checkpoint) if spec.checkpoint and with_weights else None
-    return load_model(str(spec.model), task.shape, len(task.classes), seed=spec.seed, checkpoint=start).module
+    return load_model(str(spec.model), task.shape, len(task.classes), seed=spec.seed, checkpoint=start)
 
 
 def _run(
@@ -122,7 +126,7 @@ def _run(
         task=task,
         baseline=trained.module,
         groups=groups,
-        fresh=lambda: _network(spec, task, with_weights=False),
+        fresh=lambda: _loaded(spec, task, with_weights=False).module,
         goals=spec.goals,
         protocol=protocol_of(spec, task),
         dock=dock,
