@@ -91,7 +91,10 @@ def main() -> None:
             f"seed {each['seed']}: "
             f"{each['compression']}x fewer parameters (published {PUBLISHED['compression']:g}x), "
             f"{each['acceleration']}x fewer MACs (published {PUBLISHED['acceleration']:g}x), "
-            f"{each['loss_points']} points (published {PUBLISHED['loss_points']})"
+            f"{each['loss_points']} points (published {PUBLISHED['loss_points']}) "
+            f"from {each['baseline_test_accuracy']} %, "
+            f"{each['precision']} file {each['size_ratio']}x smaller, "
+            f"{each['speedup']}x faster on {each['target']}, {int(each['seconds']) / 60:.0f} minutes"
         )
 
 

@@ -14,7 +14,7 @@ from tersa.errors import UsageError
 if TYPE_CHECKING:
     from tersa.recipes.bench import BenchResult
 
-EPILOG = "Example: tersa bench runs/demo/baseline.onnx runs/demo/model.onnx --targets onnxruntime,openvino"
+EPILOG = "Example: tersa bench runs/demo/baseline.onnx runs/demo/model.onnx --targets onnxruntime,torch"
 
 
 def bench(

@@ -1,8 +1,8 @@
 """What `tersa shrink` would do and about how long it would take, without doing it.
 
 Speed is measured on a few batches of the untrained baseline; the rest follows from the number of iterations.
-A pruned network costs less at every step, so its share of the baseline's cost is taken from runs on the
-digits and on MNIST (`PRUNED_COST`, `TUNED_COST`). A rough estimate, and only of an otherwise idle machine.
+A pruned network costs less at every step; by how much is assumed, not measured (`PRUNED_COST`, `TUNED_COST`,
+`TEACHER_COST`). A rough estimate, and only of an otherwise idle machine.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ STEPS = 30
 PROBES = 4
 """Long fine-tunes of a usual search."""
 PRUNED_COST = 0.35
-"""Mean cost of one iteration over all steps, against the baseline's."""
+"""Assumed mean cost of one iteration over all steps, against the baseline's."""
 TUNED_COST = 0.15
-"""Cost of one iteration of a long fine-tune, against the baseline's."""
+"""Assumed cost of one iteration of a long fine-tune, against the baseline's."""
 TEACHER_COST = 0.3
-"""Cost of the baseline's forward pass, against an iteration of its training."""
+"""Assumed cost of the baseline's forward pass, against an iteration of its training."""
 
 
 class PlannedStep(Record):

@@ -103,7 +103,7 @@ def prepare(
     images = task.train.images
     drawn = tuple(draw(len(images), generator, flip=flip, pad=pad) for _ in range(count))
     logits = torch.empty(count, len(images), len(task.classes))
-    # A copy, so that the caller's network keeps its device; channels last answers twice as fast on a CPU.
+    # A copy, so that the caller's network keeps its device; channels last is faster on a CPU.
     asked = copy.deepcopy(teacher).to(device).eval()
     asked.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] - stub lacks it
     with torch.inference_mode():
