@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,8 +12,11 @@ import typer
 
 from tersa.cli import options
 from tersa.cli.console import Terminal
+from tersa.errors import UsageError
 
 if TYPE_CHECKING:
+    from tersa.recipes.learn import LearnedRun
+    from tersa.recipes.setting import Setting
     from tersa.recipes.train import TrainedRun, TrainPlan
 
 EPILOG = """\b
@@ -24,6 +28,10 @@ Examples:
       --teacher-checkpoint runs/adam/model.safetensors \\
       --set distillation=temperature --set distillation_temperature=4
 
+  tersa train --data mnist --model mlp:100x100 --rule hsic --bits 3 --storage latent
+
+A learning rule or a quantiser (--rule, --quant, --bits, --range, --rounding, --storage) trains with document
+000's settings: Adadelta, rate 1 times 0.7 after each epoch, batch 64, 30 epochs, seed 1.
 A killed run goes on with the same command and --resume. Exit code 1: the training diverged."""
 
 
@@ -40,9 +48,31 @@ def train(
     iterations: Annotated[
         int | None, typer.Option("--iterations", help="Updates, in place of --epochs.")
     ] = None,
-    batch: Annotated[int | None, typer.Option("--batch", help="Images per update; 0: all of them.")] = None,
+    batch: Annotated[
+        int | None, typer.Option("--batch", "--batch-size", help="Images per update; 0: all of them.")
+    ] = None,
     schedule: Annotated[
         str | None, typer.Option("--schedule", help="constant, cosine, one-cycle, step or exponential.")
+    ] = None,
+    rule: Annotated[
+        str | None,
+        typer.Option("--rule", help="Learning rule: bp, fa, dfa, sign-symmetry, hsic, dni, dtp, ff, ..."),
+    ] = None,
+    quant: Annotated[
+        str | None,
+        typer.Option("--quant", help="symmetric, asymmetric, binary, ternary, power-of-two, clusters."),
+    ] = None,
+    bits: Annotated[int | None, typer.Option("--bits", help="Bits of a weight, 1 to 8.")] = None,
+    range: Annotated[
+        str | None,
+        typer.Option("--range", help="global, layer, channel, percentile, calibrated, learned."),
+    ] = None,
+    rounding: Annotated[str | None, typer.Option("--rounding", help="nearest or stochastic.")] = None,
+    storage: Annotated[
+        str | None, typer.Option("--storage", help="inplace, latent, accumulate or after.")
+    ] = None,
+    extra_bits: Annotated[
+        int | None, typer.Option("--extra-bits", help="Bits per weight of storage accumulate. [4]")
     ] = None,
     teacher: Annotated[
         str | None, typer.Option("--teacher", help="Model to follow, with --set distillation=temperature.")
@@ -76,6 +106,21 @@ def train(
     terminal = Terminal(json=json)
     named = {"optimizer": optimizer, "learning_rate": lr, "epochs": epochs, "iterations": iterations}
     named |= {"batch": batch, "schedule": schedule, "seed": seed}
+    few = {"rule": rule, "quant": quant, "bits": bits, "range": range, "rounding": rounding}
+    few |= {"storage": storage, "extra_bits": extra_bits}
+    folder = out or Path("runs") / f"train-{Path(data).stem}"
+    if any(value is not None for value in few.values()):
+        others: dict[str, object] = {"--checkpoint": checkpoint, "--teacher": teacher, "--validation": validation}
+        others |= {
+            "--iterations": iterations,
+            "--schedule": schedule,
+            "--teacher-checkpoint": teacher_checkpoint,
+        }
+        _refuse(others)
+        how = Setting(data_dir, device, threads)
+        asked: dict[str, object] = {"data": data, "model": model, **named, **few}
+        _learn(terminal, asked, settings or [], folder, how, resume, overwrite, dry_run)
+        return
     request = TrainRequest(
         data=data,
         model=model,
@@ -85,7 +130,6 @@ def train(
         validation=validation,
         settings=merged(named, settings or []),
     )
-    folder = out or Path("runs") / f"train-{Path(data).stem}"
     if dry_run:
         _show_plan(terminal, plan_training(request, Setting(data_dir, device, threads)), folder)
         return
@@ -95,6 +139,67 @@ def train(
     _show(terminal, result, folder)
     if result.status == "diverged":
         raise typer.Exit(1)
+
+
+def _refuse(options_given: dict[str, object]) -> None:
+    """Options that a learning rule's training has no use for."""
+    found = [name for name, value in options_given.items() if value is not None]
+    if found:
+        raise UsageError(
+            f"{', '.join(found)} and a learning rule or quantiser do not go together; leave out one side"
+        )
+
+
+def _learn(
+    terminal: Terminal,
+    asked: dict[str, object],
+    pairs: list[str],
+    folder: Path,
+    setting: Setting,
+    resume: bool,
+    overwrite: bool,
+    dry_run: bool,
+) -> None:
+    """One run under a rule and a quantiser: a study of one cell."""
+    from tersa.recipes.learn import cell_of, plan_learning, run_learning
+    from tersa.recipes.train import merged
+
+    if asked["seed"] == 0:  # the option's own default; the cell's is the document's
+        asked = {name: value for name, value in asked.items() if name != "seed"}
+    cell = cell_of(merged(asked, pairs))
+    if dry_run:
+        plan = plan_learning(cell, setting)
+        rows = [
+            ("run", cell.describe()),
+            ("network", f"{plan.parameters:,} parameters"),
+            ("length", f"{cell.epochs} epochs, {plan.updates:,} updates on {plan.images:,} images"),
+        ]
+        terminal.table(f"Plan for {folder}", ("", ""), rows, left=2)
+        terminal.say("nothing was done")
+        terminal.result(plan)
+        return
+    with terminal.progress() as say:
+        how = replace(setting, say=say, command=shlex.join(["tersa", *sys.argv[1:]]))
+        result = run_learning(cell, folder, setting=how, resume=resume, overwrite=overwrite)
+    _show_learned(terminal, result, folder)
+    if result.status == "diverged":
+        raise typer.Exit(1)
+
+
+def _show_learned(terminal: Terminal, result: LearnedRun, folder: Path) -> None:
+    terminal.say()
+    if result.message:
+        terminal.say(result.message, style="red")
+    rows = [
+        ("status", result.status),
+        ("test accuracy", f"{result.test_accuracy:.2f} %"),
+        ("epochs", f"{len(result.epochs)}"),
+        ("parameters", f"{result.parameters:,}"),
+        ("time", f"{result.seconds:.1f} s"),
+    ]
+    terminal.table(result.cell.describe(), ("", ""), rows, caption=result.task_note)
+    terminal.say(f"weights  {folder / result.artefacts[0]}")
+    terminal.result(result.absolute(folder))
 
 
 def _show(terminal: Terminal, result: TrainedRun, folder: Path) -> None:
