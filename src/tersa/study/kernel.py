@@ -34,6 +34,7 @@ BETA1, BETA2, ADAM_EPS = np.float32(0.9), np.float32(0.999), np.float32(1e-8)
 MOMENTUM_SHARE = np.float32(0.9)
 ONE, ZERO, HALF, TWO = np.float32(1), np.float32(0), np.float32(0.5), np.float32(2)
 TWN = np.float32(0.7)
+SMALLEST = np.float32(2.0**-100)
 TO_UNIT = np.float32(1.0 / (1 << 24))
 
 
@@ -153,9 +154,16 @@ def _mean_size(x):
     return np.float32(total / len(x))
 
 
+@njit(inline="always", error_model="numpy")
+def _either(v, index, key):
+    """v rounded down or up at random, right on average; a whole number stays."""
+    below = np.floor(v)
+    return below + (ONE if _uniform(index, key) < v - below else ZERO)
+
+
 @njit(error_model="numpy")
 def _symmetric(x, q, a, stochastic, key, start):
-    if a == ZERO:
+    if a <= SMALLEST:
         for i in range(len(x)):
             x[i] = ZERO
         return
@@ -163,7 +171,7 @@ def _symmetric(x, q, a, stochastic, key, start):
     if stochastic:
         for i in range(len(x)):
             v = min(max(x[i] * s, -q), q)
-            code = min(np.floor(v + _uniform(start + i, key)), q)
+            code = _either(v, start + i, key)
             x[i] = (code / q) * a
     else:
         for i in range(len(x)):
@@ -173,7 +181,7 @@ def _symmetric(x, q, a, stochastic, key, start):
 
 @njit(error_model="numpy")
 def _asymmetric(x, m, low, high, stochastic, key, start):
-    if low == high:
+    if high - low <= SMALLEST * TWO:
         for i in range(len(x)):
             x[i] = low
         return
@@ -181,7 +189,7 @@ def _asymmetric(x, m, low, high, stochastic, key, start):
     if stochastic:
         for i in range(len(x)):
             v = min(max((x[i] - low) * s, ZERO), m)
-            t = min(np.floor(v + _uniform(start + i, key)), m) / m
+            t = _either(v, start + i, key) / m
             x[i] = low * (ONE - t) + high * t
     else:
         for i in range(len(x)):
@@ -193,7 +201,7 @@ def _asymmetric(x, m, low, high, stochastic, key, start):
 def _binary(x, a, stochastic, key, start):
     if stochastic:
         for i in range(len(x)):
-            p = min(max((x[i] / a + ONE) / TWO, ZERO), ONE) if a > ZERO else HALF
+            p = min(max((x[i] / a + ONE) / TWO, ZERO), ONE) if a > SMALLEST else HALF
             x[i] = a if _uniform(start + i, key) < p else -a
     else:
         for i in range(len(x)):
@@ -212,10 +220,13 @@ def _mean_above(x, t):
 
 
 @njit(error_model="numpy")
-def _ternary(x):
+def _ternary(x, stochastic, key, start):
     """Levels -a, 0, a with threshold t = 0.7 mean|x| and a the mean of what lies above it."""
     t = TWN * _mean_size(x)
     a = _mean_above(x, t)
+    if stochastic:
+        _symmetric(x, ONE, a, True, key, start)
+        return
     for i in range(len(x)):
         v = x[i]
         x[i] = a if v > t else (-a if v < -t else ZERO)
@@ -228,15 +239,14 @@ def _fine(x, out, m, low, high, extra, stochastic, key, start):
     Levels are low + (high - low) F / 2^extra / m with F in 0 .. m 2^extra: `x` keeps them, `out` the seen.
     """
     parts = np.float32(1 << extra)
-    if low == high:
+    if high - low <= SMALLEST * TWO:
         for i in range(len(x)):
             out[i] = low
         return
     s = m / (high - low)
     for i in range(len(x)):
         v = min(max((x[i] - low) * s, ZERO), m) * parts
-        code = np.floor(v + _uniform(start + i, key)) if stochastic else np.rint(v)
-        code = min(code, m * parts)
+        code = _either(v, start + i, key) if stochastic else np.rint(v)
         t = (code / parts) / m
         x[i] = low * (ONE - t) + high * t
         t = np.floor(code / parts + HALF) / m
@@ -271,7 +281,7 @@ def _snap(value, fine, kind, bits, where, low, high, stochastic, storage, extra,
     elif where == GLOBAL:
         _symmetric(value, ONE, high, stochastic, key, start)
     else:
-        _ternary(value)
+        _ternary(value, stochastic, key, start)
 
 
 def _fused(

@@ -3,8 +3,8 @@
 For storage `inplace` and `accumulate` on a fixed range, without momentum, a run is
 
     codes        b bits per weight and bias (b + e with e extra bits that collect small updates)
-    position     the seed and the number of updates done: the state of the generator of stochastic rounding, and of
-                 the learning rate's schedule
+    position     the seed and the number of updates done: the state of the generator of stochastic rounding,
+                 and of the learning rate's schedule
 
 and nothing else: levels, gains, order of the images and rates follow from the run's settings. `save` writes
 just this, `restore_` puts it into a fresh stack, and the run goes on bit for bit.
@@ -13,7 +13,8 @@ The code of a symmetric level a c / q is c + q, with e extra bits F = (c 2^e + r
 2 q 2^e + 1 places. Asymmetric levels count from the low end, binary ones are 0 and 1.
 
 Example:
-    >>> bits_of(Cell(quant="symmetric", bits=3, range="global", storage="accumulate", extra_bits=4))
+    >>> cell = Cell(quant="symmetric", bits=3, range="global", storage="accumulate", extra_bits=4, optimizer="sgd")
+    >>> bits_of(cell)
     7
 """
 
@@ -30,7 +31,7 @@ from tersa.errors import DataError, UsageError
 from tersa.quant.packing import pack, unpack
 from tersa.records import replacing
 from tersa.study.cell import Cell
-from tersa.study.stacked import Stack
+from tersa.study.stack import Stack
 
 FIXED = ("global", "calibrated")
 
@@ -49,8 +50,8 @@ def bits_of(cell: Cell) -> int:
         )
     if cell.storage not in ("inplace", "accumulate") or cell.optimizer != "sgd":
         raise UsageError(
-            f"storage {cell.storage} with optimizer {cell.optimizer} keeps real numbers between updates; choose "
-            "storage inplace or accumulate and optimizer sgd"
+            f"storage {cell.storage} with optimizer {cell.optimizer} keeps real numbers between updates; "
+            "choose storage inplace or accumulate and optimizer sgd"
         )
     return cell.spec.bits + cell.extra_bits
 
@@ -93,8 +94,8 @@ def restore_(stack: Stack, run: int, path: Path) -> None:
         about = file.metadata()
         if about.get("seed") != str(cell.seed) or about.get("bits") != str(width):
             raise DataError(
-                f"{path.name} holds seed {about.get('seed')} with {about.get('bits')} bits per weight, the run has "
-                f"seed {cell.seed} and {width} bits"
+                f"{path.name} holds seed {about.get('seed')} with {about.get('bits')} bits per weight, the run "
+                f"has seed {cell.seed} and {width} bits"
             )
         stack.step = int(about["updates"])
         for t, (value, master) in enumerate(zip(stack.state.values, stack.state.masters, strict=True)):

@@ -39,6 +39,7 @@ import torch
 from torch import Tensor
 
 from tersa.quant.primitives import hash_uniform, sign_pm1, stream
+from tersa.quant.ranges import SMALLEST
 from tersa.quant.spec import QuantSpec
 from tersa.study import kernel
 
@@ -327,32 +328,48 @@ def _snap(x: Tensor, uniform: Tensor, settings: Settings, run: int, tensor: int)
         t = x.double().abs().mean().float() * float(kernel.TWN)
         above = x.abs() > t
         a = x.abs()[above].double().mean().float() if bool(above.any()) else x.new_tensor(0.0)
+        if stochastic:
+            return _even(x, uniform, 1.0, a), x
         return torch.where(above, torch.where(x > 0, a, -a), torch.zeros_like(x)), x
     if kind == kernel.ASYMMETRIC:
-        if bool(low == high):
+        if bool(high - low <= 2 * SMALLEST):
             return low.expand_as(x), x
         m = float((1 << bits) - 1)
-        v = ((x - low) * (m / (high - low))).clamp(0, m)
-        code = (v + uniform).floor().clamp(max=m) if stochastic else v.round()
+        v = ((x - low) * (torch.full_like(low, m) / (high - low))).clamp(0, m)
+        code = either(v, uniform) if stochastic else v.round()
         t = code / m
         return low * (1 - t) + high * t, x
     q = 1.0 if kind == kernel.TERNARY else float((1 << (bits - 1)) - 1)
-    if bool(high == 0):
-        return torch.zeros_like(x), x
-    v = (x * (q / high)).clamp(-q, q)
-    code = (v + uniform).floor().clamp(max=q) if stochastic else v.round()
-    return (code / q) * high, x
+    return _even(x, uniform if stochastic else None, q, high), x
+
+
+def either(v: Tensor, uniform: Tensor) -> Tensor:
+    """v rounded down or up at random, right on average; a whole number stays.
+
+    >>> either(torch.tensor([1.0, 1.5, 1.5]), torch.tensor([0.0, 0.4, 0.6])).tolist()
+    [1.0, 2.0, 1.0]
+    """
+    below = v.floor()
+    return below + (uniform < v - below)
+
+
+def _even(x: Tensor, uniform: Tensor | None, q: float, a: Tensor) -> Tensor:
+    """Levels a c / q, c = -q .. q, (n,)."""
+    if bool(a <= SMALLEST):
+        return torch.zeros_like(x)
+    v = (x * (torch.full_like(a, q) / a)).clamp(-q, q)
+    code = v.round() if uniform is None else either(v, uniform)
+    return (code / q) * a
 
 
 def _fine(
     x: Tensor, uniform: Tensor, steps: int, low: Tensor, high: Tensor, parts: int, stochastic: bool
 ) -> tuple[Tensor, Tensor]:
     """Visible level floor(F / parts + 1/2) and kept level F / parts of a code with extra bits, (n,)."""
-    if bool(low == high):
+    if bool(high - low <= 2 * SMALLEST):
         return low.expand_as(x), low.expand_as(x)
-    v = ((x - low) * (steps / (high - low))).clamp(0, steps) * parts
-    code = (v + uniform).floor() if stochastic else v.round()
-    code = code.clamp(max=steps * parts)
+    v = ((x - low) * (torch.full_like(low, steps) / (high - low))).clamp(0, steps) * parts
+    code = either(v, uniform) if stochastic else v.round()
     t = (code / parts) / steps
     seen = (code / parts + 0.5).floor() / steps
     return low * (1 - seen) + high * seen, low * (1 - t) + high * t
