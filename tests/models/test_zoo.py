@@ -42,6 +42,8 @@ CASES = [
     ("resnet18", (3, 65, 65)),
     ("densenet:22", (1, 9, 9)),
     ("densenet:40", COLOUR),
+    ("elman", GREY),
+    ("elman:5", (3, 9, 4)),
 ]
 
 
@@ -67,6 +69,7 @@ def test_large_images(spec: str) -> None:
         ("mlp:100x100", GREY, 89_610),
         ("mlp:20x20x20x20x20x20", GREY, 18_010),
         ("mlp:4", GREY, 3_190),
+        ("elman", GREY, 64 * (28 + 64 + 2) + 64 * 10 + 10),
         # weights of document 002, table 3.1, and one bias per output
         ("lenet", GREY, 800 + 32 + 51_200 + 64 + 3_211_264 + 1_024 + 10_240 + 10),
         ("lenet5", GREY, 431_080),  # Caffe's
@@ -137,7 +140,7 @@ def test_backward_reaches_every_parameter(spec: str, images: Callable[..., torch
 
 
 @pytest.mark.parametrize(
-    "spec", ["lenet", "vgg:11", "cnv", "mobilenet:0.25", "resnet:20", "densenet:22", "alexnet"]
+    "spec", ["lenet", "vgg:11", "cnv", "mobilenet:0.25", "resnet:20", "densenet:22", "alexnet", "elman"]
 )
 def test_export_with_a_free_batch(spec: str) -> None:
     model = build(spec, COLOUR, 10).eval()

@@ -12,7 +12,20 @@ from typing import Annotated, Any
 
 import typer
 
-from tersa.cli import bench, compare, data, doctor, export, predict, report, runs, shrink, train
+from tersa.cli import (
+    bench,
+    compare,
+    data,
+    doctor,
+    export,
+    predict,
+    report,
+    reproduce,
+    runs,
+    shrink,
+    study,
+    train,
+)
 from tersa.errors import TersaError
 
 CLICK_ERROR: type[Exception] = typer.BadParameter.__mro__[2]
@@ -36,6 +49,8 @@ app.command(epilog=compare.EPILOG)(compare.compare)
 app.command(epilog=doctor.EPILOG)(doctor.doctor)
 app.add_typer(data.app, name="data")
 app.add_typer(runs.app, name="runs")
+app.add_typer(study.app, name="study")
+app.add_typer(reproduce.app, name="reproduce")
 
 
 def _version(wanted: bool) -> None:

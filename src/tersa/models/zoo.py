@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from tersa.errors import UsageError, unknown
-from tersa.models import alexnet, cnv, densenet, lenet, mlp, mobilenet, resnet, vgg
+from tersa.models import alexnet, cnv, densenet, elman, lenet, mlp, mobilenet, resnet, vgg
 from tersa.models.family import Family, Shape
 
 FAMILIES: dict[str, Family] = {
@@ -32,6 +32,7 @@ FAMILIES: dict[str, Family] = {
         resnet.CIFAR,
         resnet.RESNET18,
         densenet.FAMILY,
+        elman.FAMILY,
     )
 }
 

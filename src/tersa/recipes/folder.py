@@ -50,7 +50,7 @@ def open_folder(out: Path, verb: str, spec: Record, *, resume: bool, overwrite: 
     """
     if resume and overwrite:
         raise UsageError("--resume and --overwrite exclude each other; give one")
-    _sweep(out)
+    sweep(out)
     wanted = {
         "schema_version": SCHEMA,
         "verb": verb,
@@ -60,7 +60,7 @@ def open_folder(out: Path, verb: str, spec: Record, *, resume: bool, overwrite: 
         if not out.is_dir() or not (out / SPEC).is_file():
             raise UsageError(f"{out} exists and is not a folder that tersa made; give another --out")
         if overwrite:
-            _discard(out)
+            discard(out)
         elif not resume:
             raise UsageError(
                 f"{out} exists; --resume goes on with it, --overwrite starts again, or give another --out"
@@ -73,7 +73,7 @@ def open_folder(out: Path, verb: str, spec: Record, *, resume: bool, overwrite: 
     return out
 
 
-def _discard(out: Path) -> None:
+def discard(out: Path) -> None:
     """Remove a run folder: renamed first, so that a kill never leaves half of one under its name."""
     out = out.resolve()
     trash = out.with_name(f".{out.name}.{os.getpid()}{TRASH}")
@@ -81,14 +81,14 @@ def _discard(out: Path) -> None:
     shutil.rmtree(trash)
 
 
-def _sweep(out: Path) -> None:
+def sweep(out: Path, spec: str = SPEC) -> None:
     """Remove what a killed run left behind: folders on their way out, and a spec that was never finished."""
     out = out.resolve()
     for trash in out.parent.glob(f".{glob.escape(out.name)}.*{TRASH}"):
         shutil.rmtree(trash, ignore_errors=True)
     if out.is_dir():
         left = list(out.iterdir())
-        if left and all(path.name.startswith(f".{SPEC}.") and path.suffix == ".part" for path in left):
+        if left and all(path.name.startswith(f".{spec}.") and path.suffix == ".part" for path in left):
             for path in left:
                 path.unlink(missing_ok=True)
 

@@ -34,6 +34,7 @@ from tersa.recipes.setting import Setting
 from tersa.records import SCHEMA, Environment, Record, read_record, replacing, write_record
 from tersa.rules.base import Extras
 from tersa.rules.network import Network, Weights
+from tersa.rules.registry import rule as rule_of
 from tersa.study.cell import Cell, CellEpoch, LayerState, Status
 from tersa.study.sense import meaningless, say
 from tersa.study.stacked import network_for, train_stack
@@ -120,6 +121,7 @@ def cell_of(settings: Mapping[str, object]) -> Cell:
         cell = Cell.model_validate(values)
     except ValidationError as error:
         raise faults("training settings", [say(detail) for detail in error.errors()]) from None
+    rule_of(cell.rule)
     if wrong := meaningless(cell):
         raise faults("training settings", wrong)
     return cell

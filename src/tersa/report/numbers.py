@@ -211,6 +211,15 @@ def three(value: float) -> str:
     return _signed(value, 2 if magnitude < 9.995 else 1 if magnitude < 99.95 else 0)
 
 
+def digits(value: float) -> str:
+    """A value of any size as a table of measurements prints it: four decimals below ten, one above.
+
+    >>> digits(0.1061), digits(-1250.5876), digits(7786.2084)
+    ('0.1061', '−1,250.6', '7,786.2')
+    """
+    return _signed(value, 4 if abs(value) < 10 else 1) if math.isfinite(value) else NOT_KNOWN
+
+
 def thin(text: str) -> str:
     """The same text with narrow no-break spaces before units, and unbroken before `times` and `points`."""
     return _WORD.sub(NO_BREAK_SPACE, _UNIT.sub(NARROW_SPACE, text))

@@ -39,9 +39,20 @@ def render(result: ShrinkResult) -> str:
     A result whose `verdict` or `detail` is empty gets them from `verdict.headline`.
     """
     shown = cleaned(result)
-    style, script = Markup(_asset("style.css")), Markup(_asset("script.js"))
-    values = _values(shown) | {"style": style, "script": script, "policy": _policy(style, script)}
-    return _template().render(values)
+    return page("template.html", ("style.css",), _values(shown))
+
+
+def page(template: str, styles: tuple[str, ...], values: dict[str, Any]) -> str:
+    """A page of this folder: its template with style, script and the policy that names them.
+
+    Args:
+        template: file name.
+        styles: file names of its style sheets, in order.
+        values: what the template shows, by name.
+    """
+    style, script = Markup("\n".join(map(_asset, styles))), Markup(_asset("script.js"))
+    shell = {"style": style, "script": script, "policy": _policy(style, script)}
+    return _template(template).render(values | shell)
 
 
 def write(result: ShrinkResult, path: Path) -> None:
@@ -114,10 +125,12 @@ def _asset(name: str) -> str:
 
 
 @cache
-def _template() -> Any:
+def _template(name: str) -> Any:
     # Escaping is on for everything, whatever a template is called.
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["thin"] = numbers.thin
-    return environment.from_string(_asset("template.html"))
+    environment.filters |= {"signed": numbers.plus_minus, "factor": numbers.factor, "si": numbers.si}
+    environment.filters["digits"] = numbers.digits
+    return environment.from_string(_asset(name))

@@ -156,9 +156,7 @@ class _Conv(torch.autograd.Function):
         u: Tensor, weight: Tensor, bias: Tensor, feedback: Tensor | None, stride: int, padding: int
     ) -> Tensor:
         each = u if u.dim() == 5 else u.expand(len(weight), *u.shape)
-        rows = [
-            F.conv2d(x, w, b, stride, padding) for x, w, b in zip(each, weight, bias, strict=True)
-        ]
+        rows = [F.conv2d(x, w, b, stride, padding) for x, w, b in zip(each, weight, bias, strict=True)]
         return torch.stack(rows) if len(rows) > 1 else rows[0].unsqueeze(0)
 
     @staticmethod
@@ -280,8 +278,8 @@ class Network:
         modules = [build(self.spec, self.shape, self.classes, seed=seed) for seed in seeds]
         return [
             Pair(
-                torch.stack([module.get_submodule(layer.name).weight.detach() for module in modules]),
-                torch.stack([module.get_submodule(layer.name).bias.detach() for module in modules]),
+                torch.stack([module.get_parameter(f"{layer.name}.weight").detach() for module in modules]),
+                torch.stack([module.get_parameter(f"{layer.name}.bias").detach() for module in modules]),
             )
             for layer in self.layers
         ]
@@ -373,14 +371,13 @@ def network_of(spec: str, shape: Shape, classes: int) -> Network:
             side, padding = child.kernel_size[0], child.padding[0]
             assert isinstance(padding, int)
             layers.append(
-                Layer(
-                    name, child.in_channels, child.out_channels, side, padding, child.stride[0], relu=False
-                )
+                Layer(name, child.in_channels, child.out_channels, side, padding, child.stride[0], relu=False)
             )
         elif isinstance(child, nn.ReLU):
             layers[-1] = replace(layers[-1], relu=True)
         elif isinstance(child, nn.MaxPool2d):
-            layers[-1] = replace(layers[-1], pool=int(child.kernel_size))
+            assert isinstance(child.kernel_size, int)
+            layers[-1] = replace(layers[-1], pool=child.kernel_size)
         elif child is not module and not isinstance(child, (nn.Flatten, nn.Identity)):
             raise _not_a_line(spec, f"{name} is {type(child).__name__}")
     return Network(spec, tuple(layers), shape, classes, recurrent=isinstance(module, Elman))

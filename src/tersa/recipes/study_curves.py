@@ -1,0 +1,155 @@
+"""What happened inside the runs of a study: accuracy by epoch, the range and variance of the weights.
+
+A grid has more runs than anyone wants to see curves of, so one network stands for each rule: the one with the
+most accurate run of the study. Seeds of a setting are averaged.
+
+Example:
+    >>> from tersa.recipes.study_layout import layout_of
+    >>> epoch_panels([], layout_of([]))
+    ()
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from tersa.recipes.published import FAMILY, PublishedSpread, weight_spread
+from tersa.recipes.study_layout import Layout, network
+from tersa.report.study_view import Curve, EpochPanel, Reach, ReachPanel, WeightRow
+from tersa.study.cell import CellResult, LayerState
+from tersa.study.pairing import accuracy
+
+MOST_PANELS = 24
+"""Panels of one kind."""
+FAINT = 0.28
+"""Of the curve with the fewest bits."""
+
+
+def epoch_panels(results: Sequence[CellResult], layout: Layout) -> tuple[EpochPanel, ...]:
+    """Accuracy by epoch, one panel per rule and line of the charts, one curve per bit width."""
+    panels: list[EpochPanel] = []
+    for title, here in _by_line([row for row in results if row.epochs], layout).items():
+        curves = _curves(here)
+        if max((len(curve.values) for curve in curves), default=0) > 1:
+            panels.append(EpochPanel(title, tuple(curves)))
+    return tuple(panels[:MOST_PANELS])
+
+
+def reach_panels(results: Sequence[CellResult], layout: Layout) -> tuple[ReachPanel, ...]:
+    """Least and greatest weight by epoch, one panel per rule and line, for its most bits and first seed."""
+    panels: list[ReachPanel] = []
+    for title, here in _by_line([row for row in results if row.layers], layout).items():
+        most = max(here, key=lambda row: (row.cell.bits, -row.cell.seed))
+        reaches = _reaches(most.layers)
+        if max((len(reach.epochs) for reach in reaches), default=0) > 1:
+            bits = "" if most.cell.quant == "none" else f", {most.cell.bits} bits"
+            panels.append(ReachPanel(f"{title}{bits}", tuple(reaches)))
+    return tuple(panels[:MOST_PANELS])
+
+
+def weight_rows(results: Sequence[CellResult]) -> tuple[WeightRow, ...]:
+    """The document's tables 5.1 and 5.2 for every rule, range and bit width.
+
+    Of each rule the network of the published tables where the study has it, else the one that stands for the
+    rule; over its quantisers, storages and seeds.
+    """
+    tables = {(row.rule.removesuffix(FAMILY), row.model, row.range, row.bits): row for row in weight_spread()}
+    models = {row.model for row in weight_spread()}
+    found: dict[tuple[str, str, str, int], list[LayerState]] = {}
+    for rows in _standing_in(results, prefer=models):
+        for row in rows:
+            cell = row.cell
+            key = (cell.rule, cell.model, cell.range if cell.quant != "none" else "", cell.bits)
+            found.setdefault(key, []).extend(state for state in row.layers if _finite(state))
+    made = [
+        _weight_row(key, states, tables.get((key[0].removesuffix(FAMILY), *key[1:])))
+        for key, states in sorted(found.items())
+        if states
+    ]
+    return tuple(sorted(made, key=lambda row: row.published is None))
+
+
+def _weight_row(
+    key: tuple[str, str, str, int], states: Sequence[LayerState], beside: PublishedSpread | None
+) -> WeightRow:
+    rule, model, range_, bits = key
+    weights = [state for state in states if state.tensor == "weight"]
+    variances, lows, highs = zip(*((s.variance, s.low, s.high) for s in weights), strict=True)
+    return WeightRow(
+        label=f"{rule} {network(model)}, {range_ + ' range' if range_ else 'not quantised'}",
+        bits=bits if range_ else 32,
+        variance=(min(variances), max(variances)),
+        weight=(min(lows), max(highs)),
+        published=None
+        if beside is None
+        else (beside.variance_low, beside.variance_high, beside.weight_low, beside.weight_high),
+    )
+
+
+def _standing_in(results: Sequence[CellResult], prefer: set[str] | None = None) -> list[list[CellResult]]:
+    """For each data set and rule, the runs of the network that stands for it."""
+    found: list[list[CellResult]] = []
+    for place in dict.fromkeys((row.cell.data, row.cell.rule) for row in results):
+        rows = [row for row in results if (row.cell.data, row.cell.rule) == place]
+        wanted = [row for row in rows if prefer and row.cell.model in prefer]
+        known = [row for row in rows if row.test_accuracy is not None]
+        best = wanted[0] if wanted else max(known, key=accuracy, default=None)
+        if best is not None:
+            found.append([row for row in rows if row.cell.model == best.cell.model])
+    return found
+
+
+def _by_line(results: Sequence[CellResult], layout: Layout) -> dict[str, list[CellResult]]:
+    """Runs of the networks that stand for their rules, by panel: one line of all rules, then the next.
+
+    Runs that are not quantised have a panel only where there are no others.
+    """
+    quantised = [row for row in results if row.cell.quant != "none"] or list(results)
+    order = layout.lines(row.cell for row in quantised)
+    rows = [row for group in _standing_in(quantised) for row in group]
+    found: dict[str, list[CellResult]] = {}
+    for row in sorted(rows, key=lambda each: order.index(layout.line(each.cell))):
+        how = layout.line(row.cell) if row.cell.quant != "none" else "not quantised"
+        group = layout.group(row.cell) or row.cell.rule
+        title = ", ".join(part for part in (f"{group} {network(row.cell.model)}", how) if part)
+        found.setdefault(title, []).append(row)
+    return found
+
+
+def _curves(rows: Sequence[CellResult]) -> list[Curve]:
+    """One curve per bit width, the mean over its runs, up to the last epoch that all of them reached."""
+    every = sorted({row.cell.bits for row in rows})
+    curves: list[Curve] = []
+    for place, bits in enumerate(every):
+        series = [[epoch.test_accuracy for epoch in row.epochs] for row in rows if row.cell.bits == bits]
+        length = min(map(len, series))
+        means = [sum(each[i] for each in series) / len(series) for i in range(length)]
+        known = [value for value in means if math.isfinite(value)]
+        if known:
+            share = place / (len(every) - 1) if len(every) > 1 else 1.0
+            label = str(bits) if rows[0].cell.quant != "none" else ""
+            curves.append(Curve(label, FAINT + (1 - FAINT) * share, tuple(known)))
+    return curves
+
+
+def _reaches(states: Sequence[LayerState]) -> list[Reach]:
+    weights = [state for state in states if state.tensor == "weight" and _finite(state)]
+    names = list(dict.fromkeys(state.layer for state in weights))
+    found: list[Reach] = []
+    for place, name in enumerate(names):
+        here = [state for state in weights if state.layer == name]
+        found.append(
+            Reach(
+                name,
+                1.0 - (1.0 - FAINT) * place / max(len(names) - 1, 1),
+                tuple(state.epoch for state in here),
+                tuple(state.low for state in here),
+                tuple(state.high for state in here),
+            )
+        )
+    return found
+
+
+def _finite(state: LayerState) -> bool:
+    return all(map(math.isfinite, (state.low, state.high, state.variance)))
