@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     )
     from tersa.quant.ranges import calibrate
     from tersa.quant.rounding import uniform_like
-    from tersa.quant.signals import gradient_quantiser, hidden_quantiser
+    from tersa.quant.signals import gradient_quantiser, hidden_quantiser, state_quantiser
     from tersa.quant.spec import QuantSpec
 
 HOMES: dict[str, tuple[str, ...]] = {
@@ -59,7 +59,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     ),
     "ranges": ("calibrate",),
     "rounding": ("uniform_like",),
-    "signals": ("gradient_quantiser", "hidden_quantiser"),
+    "signals": ("gradient_quantiser", "hidden_quantiser", "state_quantiser"),
     "spec": ("QuantSpec",),
 }
 """File of this folder -> public names in it."""

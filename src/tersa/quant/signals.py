@@ -7,9 +7,9 @@ hidden outputs (after ReLU, so never negative), m = 2^b - 1, a = max h over the 
 
     code = round(h m / a) in 0 .. m,    value = (code / m) a,    dvalue/dh = 1 where h >= 0
 
-gradients, q = 2^(b-1) - 1, a = max |g| over the run:
+gradients, and states of a recurrent network (tanh, of both signs), q = 2^(b-1) - 1, a = max |g| over the run:
 
-    code = round(g q / a) in -q .. q,   value = (code / q) a
+    code = round(g q / a) in -q .. q,   value = (code / q) a        states: dvalue/dh = 1
 
 As everywhere, arithmetic is float32 in this order. A run whose values are all 0 (or below `ranges.SMALLEST`)
 gets zeros; NaN stays in its run.
@@ -59,6 +59,24 @@ def hidden_quantiser(bits: Tensor) -> Signal:
         return torch.where(_per_run(steps, h) > 0, ste(values, h.clamp(min=0)), h)
 
     return hidden
+
+
+def state_quantiser(bits: Tensor) -> Signal:
+    """As `hidden_quantiser`, for outputs of both signs.
+
+    Args:
+        bits: b of each run, (R,), whole numbers 0 or 2 to 8; 0 leaves the run's values real.
+
+    Raises:
+        UsageError: other bits.
+    """
+    _check_bits(bits, "activation bits of a recurrent network", (0, *range(2, 9)))
+    steps = (1 << (bits.long() - 1).clamp(min=0)) - 1
+
+    def state(h: Tensor) -> Tensor:
+        return torch.where(_per_run(steps, h) > 0, ste(_snap(h.detach(), steps, None), h), h)
+
+    return state
 
 
 def gradient_quantiser(bits: Tensor, draw: Callable[..., Tensor] | None = None) -> Signal:

@@ -118,12 +118,21 @@ def _by_line(results: Sequence[CellResult], layout: Layout) -> dict[str, list[Ce
 
 
 def _curves(rows: Sequence[CellResult]) -> list[Curve]:
-    """One curve per bit width, the mean over its runs, up to the last epoch that all of them reached."""
+    """One curve per bit width, the mean over its runs, up to the last epoch that all of them reached.
+
+    A run that diverged keeps its last weights, and with them its last accuracy.
+    """
     every = sorted({row.cell.bits for row in rows})
     curves: list[Curve] = []
     for place, bits in enumerate(every):
-        series = [[epoch.test_accuracy for epoch in row.epochs] for row in rows if row.cell.bits == bits]
-        length = min(map(len, series))
+        here = [row for row in rows if row.cell.bits == bits]
+        length = min(
+            (len(row.epochs) for row in here if row.status == "done"),
+            default=max(len(row.epochs) for row in here),
+        )
+        series = [
+            [row.epochs[min(i, len(row.epochs) - 1)].test_accuracy for i in range(length)] for row in here
+        ]
         means = [sum(each[i] for each in series) / len(series) for i in range(length)]
         known = [value for value in means if math.isfinite(value)]
         if known:

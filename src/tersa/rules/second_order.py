@@ -244,10 +244,10 @@ def curvature_of(network: Network, weights: Weights, batch: Batch, images: int =
     Args:
         network: what is trained.
         weights: its numbers (R = 1); the leaves are weight, bias, weight, bias, ... of them.
-        batch: one for all runs, inputs (N, C, H, W).
+        batch: inputs (N, C, H, W), or (1, N, C, H, W) where the run has an order of its own.
         images: at most as many are used.
     """
-    inputs, labels = batch.inputs[:images], batch.labels[:images]
+    inputs, labels = batch.inputs.flatten(0, -4)[:images], batch.labels.flatten()[:images]
 
     def loss() -> Tensor:
         return cross_entropy(network.logits(weights, inputs), Batch(inputs, labels)).sum()

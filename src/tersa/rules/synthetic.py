@@ -16,17 +16,24 @@ Why document 000's networks collapsed (14.39 % with 2x100, 9.8 % with 6x20; `dni
 
 1. Scale. Its targets are gradients of the batch's mean, about 1e-3, and its error is a mean over images and
    units, so the gradient of a synthesiser's output weights is about 1e-6. Adadelta divides by
-   sqrt(mean g^2 + 1e-6): below 1e-3 it no longer rescales, and those weights stay below 3e-4. What is learned
-   is mostly a constant, the same push for every image.
-2. Adadelta does rescale the layers' gradients enough for that push to move them. Within one epoch three
-   quarters of the second layer's ReLUs never fire again (6x20: all answers are one class).
-3. Bootstrapping. A synthesiser's target is made of the next one's output, so errors multiply with depth.
+   sqrt(mean g^2 + 1e-6): gradients far below 1e-3 are not scaled up, and those weights never pass 3e-4. What
+   a synthesiser learns is mostly a constant, the same push for every image.
+2. Adadelta moves the layers by that push all the same. Within one epoch of MNIST three quarters of the second
+   layer's ReLUs no longer fire for any image; in 6x20 all answers become one class.
+3. Bootstrapping: each target is made of the next guess, so in deep networks errors feed on errors.
 4. Without labels only the mean gradient given h can be known.
 
-The cure, in this order of effect: per-image gradients as targets with the error summed over units; inputs
-standardised over the batch (deep in 6x20 a hidden output is almost only its bias); true targets; weights
-that start with variance 1 / fan-in (the zoo's start shrinks signals sixfold per layer in variance... three
-times), biases with zero; labels. Measured on 20,000 MNIST images, three epochs, Adadelta, in `docs`.
+The cure: per-image gradients as targets, errors summed over units; inputs standardised over the batch (deep
+in 6x20 a hidden output is almost only its bias); true targets; a start that does not shrink signals (variance
+1 / fan-in, the zoo's is a third of it); labels. MNIST, 20,000 images, three epochs, the document's Adadelta:
+mean test accuracy of three seeds, each line with all above it, then `dni-labels` without one part.
+
+                         2x100   6x20                             2x100   6x20
+    dni-document          11.8   11.4        dni-labels            95.9   88.5
+    + labels              30.4   11.4        without labels: dni   92.4   62.0
+    + per image           92.1   21.6        without per image     86.5   45.9
+    + standardised        95.2   30.5        without standardised  94.8   83.5
+    + true targets        95.6   78.3        bootstrapped          95.3   24.7
 
 Not here: synthetic inputs (forward unlocking), recurrent networks, convolutional synthesisers (outputs of a
 convolution are flattened).
@@ -95,7 +102,7 @@ class SyntheticGradients:
         ]
 
     def extras(self, network: Network, weights: Weights, draw: Draw) -> Extras:
-        """Trained: four tensors per hidden layer (`TENSORS`), the first two uniform within 1 / sqrt(inputs)."""
+        """Trained: `TENSORS` per hidden layer, two uniform within 1 / sqrt(inputs), two zero."""
         found: list[Tensor] = []
         for shape in network.shapes[:-1]:
             width = math.prod(shape)

@@ -55,13 +55,14 @@ def record(
     epoch: int,
     losses: Tensor,
     rate: npt.NDArray[np.float32],
+    trained: npt.NDArray[np.bool_],
 ) -> None:
-    """What is known after an epoch, for every run that still trains or has just diverged."""
+    """What is known after an epoch, for every run that trained in it, whether or not it has just diverged."""
     test = accuracy(stack, data.test_inputs, data.test_labels)
     sample = slice(0, len(data.test_labels))
     train = accuracy(stack, data.inputs[sample], data.labels[sample])
     for run, rows in enumerate(stack.epochs):
-        if stack.active[run] or not stack.messages[run] or not rows or rows[-1].epoch == epoch - 1:
+        if trained[run]:
             rows.append(
                 CellEpoch(
                     epoch=epoch,

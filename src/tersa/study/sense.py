@@ -19,9 +19,12 @@ from pydantic_core import ErrorDetails
 
 from tersa.errors import UsageError, unknown
 from tersa.quant.spec import OWN_BITS
+from tersa.rules.second_order import KINDS as SEARCHES
 from tersa.study.cell import Cell
 
 SHARED_SEED = Cell().shuffle_seed
+RATES = ("learning_rate", "decay", "weight_decay")
+"""Settings of first-order optimisers; a second-order one finds its own steps."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,42 @@ SENSELESS: tuple[Senseless, ...] = (
         lambda c: c.shuffle == "per-run" and c.shuffle_seed != SHARED_SEED,
         "shuffle_seed belongs to the shared order; with shuffle per-run the seed decides",
     ),
+    Senseless(
+        lambda c: c.storage == "accumulate" and not _even(c),
+        "storage accumulate needs evenly spaced levels: not {cell.quant} with range {cell.range}; choose "
+        "symmetric, asymmetric, binary or ternary with range global, layer, channel or calibrated",
+    ),
+    Senseless(
+        lambda c: c.gradient_bits == 1,
+        "gradient_bits is 1; gradients need at least 2, one of them for the sign, or 0 to stay real",
+    ),
+    Senseless(
+        lambda c: c.optimizer in SEARCHES and c.rule != "bp",
+        "optimizer {cell.optimizer} needs the exact gradient of one loss, rule '{cell.rule}' has none; choose "
+        "rule bp, or an optimizer such as adadelta",
+    ),
+    Senseless(
+        lambda c: c.optimizer in SEARCHES and bool(c.activation_bits or c.gradient_bits > 1 or c.read_noise),
+        "optimizer {cell.optimizer} compares exact losses and gradients; leave activation_bits, gradient_bits "
+        "and read_noise out, or choose an optimizer such as adadelta",
+    ),
+    Senseless(
+        lambda c: (
+            c.optimizer in SEARCHES and any(getattr(c, name) != getattr(Cell(), name) for name in RATES)
+        ),
+        "optimizer {cell.optimizer} finds its own steps: learning_rate, decay and weight_decay do nothing; "
+        "leave them out",
+    ),
+    Senseless(
+        lambda c: c.optimizer in SEARCHES and c.range == "learned",
+        "range learned takes the steps of a first-order optimizer, not of {cell.optimizer}; choose range layer",
+    ),
 )
+
+
+def _even(cell: Cell) -> bool:
+    """Levels at equal distances, in a range that the update itself takes (`tersa.study.special.check`)."""
+    return cell.quant not in ("power-of-two", "clusters") and cell.range not in ("percentile", "learned")
 
 
 def meaningless(cell: Cell) -> list[str]:

@@ -23,12 +23,16 @@ import torch
 from torch import Tensor
 
 from tersa.data.task import Split, Task, pixels
+from tersa.errors import UsageError
+from tersa.quant.ranges import calibrate
+from tersa.quant.signals import gradient_quantiser, hidden_quantiser, state_quantiser
 from tersa.rules.base import Draw, Extras, Rule, Turn
 from tersa.rules.network import Network, Pair, Signals, network_of
 from tersa.rules.registry import rule as rule_of
 from tersa.rules.second_order import KINDS, SecondOrder, check_rule, check_size
 from tersa.study.array import Array, asks
 from tersa.study.cell import Cell, CellEpoch, LayerState
+from tersa.study.device import DeviceUpdate
 from tersa.study.special import Special
 from tersa.study.special import check as check_special
 from tersa.study.update import Moment, Settings, State, update_
@@ -45,6 +49,7 @@ def network_for(cell: Cell, task: Task) -> Network:
     check_special(cell.spec)
     check_rule(cell.optimizer, cell.rule)
     check_size(cell.optimizer, network.parameters)
+    _signals(network, [cell], "cpu")
     return network
 
 
@@ -68,6 +73,7 @@ class Stack:
     calibrated: Mapping[int, Ranges]
     array: Array | None = None
     curved: SecondOrder | None = None
+    on_device: DeviceUpdate | None = None
     step: int = 0
     epochs: list[list[CellEpoch]] = field(default_factory=list[list[CellEpoch]])
     layers: list[list[LayerState]] = field(default_factory=list[list[LayerState]])
@@ -125,8 +131,17 @@ def start(
         device: of all tensors.
         calibrated: run -> fixed range of each tensor, for runs with range `calibrated`; the global range
             where it is left out.
+
+    Raises:
+        UsageError: a network or settings that cannot be trained, or two runs under a second-order optimiser.
     """
     network = network_for(cells[0], task)
+    for cell in cells[1:]:
+        check_special(cell.spec)
+    if cells[0].optimizer in KINDS and len(cells) > 1:
+        raise UsageError(
+            f"optimizer {cells[0].optimizer} searches for one run, here are {len(cells)}; train them one by one"
+        )
     rule = rule_of(cells[0].rule)
     draw = Draw([cell.seed for cell in cells], device)
     weights = _initial(network, rule, cells, draw, device)
@@ -145,16 +160,27 @@ def start(
     stack = Stack(
         cells, network, rule, draw, extras, settings, state, Special.of(settings, state),
         np.ones(runs, dtype=np.bool_),
-        calibrated, array, SecondOrder(name) if name in KINDS else None,
+        calibrated, array, SecondOrder(name) if name in KINDS else None, None,
         epochs=[[] for _ in cells], layers=[[] for _ in cells], messages=[""] * runs,
     )  # fmt: skip
     snap(stack, state)
-    fixed = [tensor.detach().to(device).contiguous().clone() for tensor in extras.fixed]
-    if fixed:
-        ours = Settings.of(specs, decay, seeds, len(fixed))
-        snap(stack, State.of(fixed, ours, "sgd"), ours)
+    if extras.fixed:
+        fixed = [tensor.detach().to(device).contiguous().clone() for tensor in extras.fixed]
+        ours = Settings.of(specs, decay, seeds, len(fixed), _own_ranges(cells, fixed))
+        theirs = State.of(fixed, ours, "sgd")
+        snap(stack, theirs, ours, Special.of(ours, theirs))
         stack.extras = Extras(tuple(fixed), extras.trained)
     return stack
+
+
+def _own_ranges(cells: Sequence[Cell], fixed: Sequence[Tensor]) -> dict[int, Ranges]:
+    """What fixed tensors use over a full-precision run: the range they have, for they never move."""
+    found: dict[int, Ranges] = {}
+    for run, cell in enumerate(cells):
+        if cell.range == "calibrated" and cell.quant != "none":
+            bounds = [calibrate([tensor[run]], cell.percentile) for tensor in fixed]
+            found[run] = [(float(low), float(high)) for low, high in bounds]
+    return found
 
 
 def _initial(network: Network, rule: Rule, cells: Sequence[Cell], draw: Draw, device: str) -> list[Pair]:
@@ -180,13 +206,10 @@ def _signals(network: Network, cells: Sequence[Cell], device: str) -> Signals:
         ]
         gain = torch.tensor(rows, device=device)
     if any(cell.activation_bits for cell in cells):
-        hidden = (
-            None  # hidden_quantiser(torch.tensor([cell.activation_bits for cell in cells], device=device))
-        )
+        make = state_quantiser if network.recurrent else hidden_quantiser
+        hidden = make(torch.tensor([cell.activation_bits for cell in cells], device=device))
     if any(cell.gradient_bits for cell in cells):
-        backward = (
-            None  # gradient_quantiser(torch.tensor([cell.gradient_bits for cell in cells], device=device))
-        )
+        backward = gradient_quantiser(torch.tensor([cell.gradient_bits for cell in cells], device=device))
     return Signals(gain=gain, hidden=hidden, backward=backward)
 
 
@@ -206,16 +229,18 @@ def load_data(cell: Cell, task: Task, device: str = "cpu") -> Data:
     )
 
 
-def snap(stack: Stack, state: State, settings: Settings | None = None) -> None:
-    """Snap every tensor without moving it."""
+def snap(
+    stack: Stack, state: State, settings: Settings | None = None, special: Special | None = None
+) -> None:
+    """Snap every tensor without moving it: the stack's own, or others under settings of their own."""
     count = len(state.values)
     moment = Moment(
         "sgd", np.zeros(len(stack.cells), dtype=np.float32), 0, 1, stack.active,
         np.zeros(count, dtype=np.bool_), np.ones(count, dtype=np.bool_),
     )  # fmt: skip
     update_(state, [None] * count, settings or stack.settings, moment)
+    (special or stack.special).after_(state, settings or stack.settings, moment)
     if settings is None:
-        stack.special.after_(state, stack.settings, moment)
         program(stack, np.ones(count, dtype=np.bool_))
 
 

@@ -44,6 +44,7 @@ from tersa.rules.network import Pair, Weights, network_of
 from tersa.rules.registry import rule as rule_of
 from tersa.rules.second_order import curvature_of
 from tersa.study.cell import Cell, CellResult
+from tersa.study.device import DeviceUpdate
 from tersa.study.observe import accuracy, record, record_layers
 from tersa.study.stack import Data, Ranges, Stack, load_data, network_for, program, start
 from tersa.study.update import OPTIMISERS, Moment, update_
@@ -184,8 +185,9 @@ def _phase(stack: Stack, phase: Phase, data: Data, done: int, total: int, progre
         [recipe.learning_rate if recipe else cell.learning_rate for cell in cells], dtype=np.float32
     )
     fall = np.array([recipe.decay if recipe else cell.decay for cell in cells], dtype=np.float32)
-    if recipe and recipe.weight_decay:
-        decay = np.full(len(cells), recipe.weight_decay, dtype=np.float32)
+    pull = [recipe.weight_decay if recipe else cell.weight_decay for cell in cells]
+    decay = np.array(pull, dtype=np.float32)
+    if not np.array_equal(decay, stack.settings.decay):
         stack.settings = replace(stack.settings, decay=decay)
     stack.state = stack.state.reset(optimizer)
     count = len(data.labels)
@@ -200,8 +202,9 @@ def _phase(stack: Stack, phase: Phase, data: Data, done: int, total: int, progre
             if progress is not None and number % 50 == 0:
                 progress((done + number / updates) / total)
         done += 1
+        trained = stack.active.copy()
         _mask(stack, losses, done)
-        record(stack, phase, data, done, losses / updates, rate)
+        record(stack, phase, data, done, losses / updates, rate, trained)
     return done
 
 
@@ -285,17 +288,33 @@ def _carry_out(stack: Stack, grads: list[Tensor | None], moment: Moment) -> None
         first = [cell.learning_rate for cell in stack.cells]
         share = [float(now) / then for now, then in zip(moment.rate, first, strict=True)]
         stack.special.before_(grads, stack.state, stack.settings, share)
-    update_(stack.state, grads, stack.settings, moment)
+    if stack.state.values[0].device.type == "cpu":
+        update_(stack.state, grads, stack.settings, moment)
+    else:
+        _on_device(stack)(grads, moment)
     if stack.special.runs:
         stack.special.after_(stack.state, stack.settings, moment)
     program(stack, moment.moved | moment.snapped)
 
 
+def _on_device(stack: Stack) -> DeviceUpdate:
+    """The update of a stack that is not on the CPU, made anew where a phase has other sums or settings."""
+    held = stack.on_device
+    if held is None or held.state is not stack.state or held.settings is not stack.settings:
+        held = stack.on_device = DeviceUpdate(stack.state, stack.settings)
+    return held
+
+
 def _mask(stack: Stack, losses: Tensor, epoch: int) -> None:
-    """Take runs whose loss is no longer finite out of the training."""
-    for run in np.flatnonzero(~torch.isfinite(losses).cpu().numpy() & stack.active):
+    """Take runs whose loss or weights are no longer finite out of the training."""
+    sound = torch.isfinite(losses)
+    whole = torch.ones_like(sound)
+    for tensor in [*stack.state.values, *stack.state.masters]:
+        whole &= tensor.isfinite().flatten(1).all(1)
+    for run in np.flatnonzero(~(sound & whole).cpu().numpy() & stack.active):
+        what = "a weight" if sound[run] else "the loss"
         stack.active[run] = False
-        stack.messages[run] = f"the loss was not finite in epoch {epoch}; the last weights are kept"
+        stack.messages[run] = f"{what} was not finite in epoch {epoch}; the last weights are kept"
 
 
 @torch.no_grad()

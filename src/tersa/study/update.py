@@ -17,7 +17,7 @@ and then the snap, by storage:
     after        x moves freely; the trained network is snapped once, at the end
 
 On a CPU the compiled `tersa.study.kernel` does it in one pass over memory; `reference_` is the same in torch,
-readable, exact to the bit (adam: to rounding), and what runs on other devices. Quantisers that the kernel
+readable, exact to the bit (adam: to rounding); `tersa.study.device` is for GPUs. Quantisers that the kernel
 does not hold (power-of-two, clusters; percentile and learned ranges) are snapped run by run
 through `tersa.quant`, see `tersa.study.special`.
 
