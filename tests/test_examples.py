@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -36,7 +37,7 @@ def test_every_command_of_the_readme_is_understood(capsys: pytest.CaptureFixture
     assert len(lines) >= 8
     for line in lines:
         words = line.split()
-        verb = words[:2] if words[0] in ("data", "runs") else words[:1]
+        verb = words[:2] if words[0] in ("data", "runs", "study", "reproduce") else words[:1]
         assert execute([*verb, "--help"]) == 0, line
         known = capsys.readouterr().out
         assert all(word.split("=")[0] in known for word in words if word.startswith("--")), line
@@ -45,6 +46,14 @@ def test_every_command_of_the_readme_is_understood(capsys: pytest.CaptureFixture
 def test_links_of_the_readme_are_there() -> None:
     for link in re.findall(r"\]\((?!http)([^)#]+)\)", README):
         assert (ROOT / link).exists(), link
+
+
+def test_few_bits_example(capsys: pytest.CaptureFixture[str]) -> None:
+    runpy.run_path(str(ROOT / "examples" / "few_bits_digits.py"))
+    lines = capsys.readouterr().out.splitlines()
+    accuracy = {tuple(line.split()[:2]): float(line.split()[-2]) for line in lines}
+    assert len(accuracy) == 10
+    assert accuracy["latent", "3"] > 90 > accuracy["inplace", "3"], "a float copy is what 3 bits need"
 
 
 @pytest.mark.slow

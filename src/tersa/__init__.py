@@ -28,15 +28,21 @@ if TYPE_CHECKING:
     from tersa.models.summary import summary
     from tersa.models.zoo import build
     from tersa.prune.groups import find_groups
+    from tersa.quant.quantiser import quantise
+    from tersa.quant.spec import QuantSpec
     from tersa.recipes.goals import Goals
     from tersa.recipes.request import ShrinkSpec
     from tersa.recipes.setting import Setting
     from tersa.recipes.shrink import shrink
+    from tersa.study.cell import Cell
+    from tersa.study.stacked import train_stack
     from tersa.train.config import TrainConfig
     from tersa.train.evaluation import evaluate
 
 HOMES = {
+    "Cell": "tersa.study.cell",
     "Goals": "tersa.recipes.goals",
+    "QuantSpec": "tersa.quant.spec",
     "Setting": "tersa.recipes.setting",
     "ShrinkSpec": "tersa.recipes.request",
     "Task": "tersa.data.task",
@@ -48,13 +54,17 @@ HOMES = {
     "find_groups": "tersa.prune.groups",
     "load": "tersa.data.sources",
     "load_model": "tersa.models.load:load",
+    "quantise": "tersa.quant.quantiser",
     "shrink": "tersa.recipes.shrink",
     "summary": "tersa.models.summary",
+    "train_stack": "tersa.study.stacked",
 }
 """Public name -> module (and the name there, where it differs)."""
 
 __all__ = [
+    "Cell",
     "Goals",
+    "QuantSpec",
     "Setting",
     "ShrinkSpec",
     "Task",
@@ -66,8 +76,10 @@ __all__ = [
     "find_groups",
     "load",
     "load_model",
+    "quantise",
     "shrink",
     "summary",
+    "train_stack",
 ]
 
 

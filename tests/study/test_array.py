@@ -29,7 +29,7 @@ def noisy(**changes: object) -> Cell:
 
 @pytest.mark.parametrize("where", ["layer", "global", "channel"])
 def test_an_ideal_array_is_the_plain_run_bit_for_bit(where: str, task: Task) -> None:
-    """A run without noise beside a noisy one goes through the array's hooks, and equals a run without an array."""
+    """A run without noise beside a noisy one goes through the array, and equals a run without."""
     clean = noisy(range=where)
     plain = after([clean, clean], task).stack
     beside = after([clean, noisy(range=where, program_noise=0.1, stuck=0.1, read_noise=0.1)], task).stack

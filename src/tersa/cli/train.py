@@ -36,6 +36,7 @@ A killed run goes on with the same command and --resume. Exit code 1: the traini
 
 
 def train(
+    context: typer.Context,
     data: options.Data = "digits",
     model: options.Model = None,
     checkpoint: options.Checkpoint = None,
@@ -110,7 +111,8 @@ def train(
     few |= {"storage": storage, "extra_bits": extra_bits}
     folder = out or Path("runs") / f"train-{Path(data).stem}"
     if any(value is not None for value in few.values()):
-        others: dict[str, object] = {"--checkpoint": checkpoint, "--teacher": teacher, "--validation": validation}
+        others: dict[str, object] = {"--checkpoint": checkpoint, "--teacher": teacher}
+        others |= {"--validation": validation}
         others |= {
             "--iterations": iterations,
             "--schedule": schedule,
@@ -119,6 +121,8 @@ def train(
         _refuse(others)
         how = Setting(data_dir, device, threads)
         asked: dict[str, object] = {"data": data, "model": model, **named, **few}
+        if not given(context, "seed"):
+            del asked["seed"]  # the option has another default than document 000
         _learn(terminal, asked, settings or [], folder, how, resume, overwrite, dry_run)
         return
     request = TrainRequest(
@@ -139,6 +143,12 @@ def train(
     _show(terminal, result, folder)
     if result.status == "diverged":
         raise typer.Exit(1)
+
+
+def given(context: typer.Context, name: str) -> bool:
+    """An option was typed, be it with its default value."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 def _refuse(options_given: dict[str, object]) -> None:
@@ -164,15 +174,13 @@ def _learn(
     from tersa.recipes.learn import cell_of, plan_learning, run_learning
     from tersa.recipes.train import merged
 
-    if asked["seed"] == 0:  # the option's own default; the cell's is the document's
-        asked = {name: value for name, value in asked.items() if name != "seed"}
     cell = cell_of(merged(asked, pairs))
     if dry_run:
         plan = plan_learning(cell, setting)
         rows = [
             ("run", cell.describe()),
             ("network", f"{plan.parameters:,} parameters"),
-            ("length", f"{cell.epochs} epochs, {plan.updates:,} updates on {plan.images:,} images"),
+            ("length", f"{plan.epochs} epochs, {plan.updates:,} updates on {plan.images:,} images"),
         ]
         terminal.table(f"Plan for {folder}", ("", ""), rows, left=2)
         terminal.say("nothing was done")

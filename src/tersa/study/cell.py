@@ -39,7 +39,8 @@ OPTIMISERS: tuple[str, ...] = get_args(OptimiserName)
 Status = Literal["done", "diverged", "failed"]
 
 GROUP_FIELDS = (
-    "data", "model", "rule", "optimizer", "batch", "epochs", "shuffle", "shuffle_seed", "scaling", "judged_on",
+    "data", "model", "rule", "optimizer", "batch", "epochs", "shuffle", "shuffle_seed", "scaling",
+    "judged_on",
 )  # fmt: skip
 
 
@@ -77,8 +78,8 @@ class Cell(Record):
     gradient_bits: int = Field(default=0, ge=0, le=8)
     """Of the errors that travel back; 0 leaves them real."""
     gain: float = Field(default=0.0, ge=0)
-    """c of the output gain c / sqrt(fan-in) of each layer, whose weights start uniform in the global range; 0:
-    gain 1 and the network's own start."""
+    """c of the output gain c / sqrt(fan-in) of each layer, whose weights start uniform in the global range;
+    0: gain 1 and the network's own start."""
     program_noise: float = Field(default=0.0, ge=0)
     """Deviation of a written weight from its level, as a share of the range's half width."""
     read_noise: float = Field(default=0.0, ge=0)
@@ -180,7 +181,7 @@ class LayerState(Record):
     mean: float
     variance: float
     angle: float | None = None
-    """Degrees between the rule's update direction and backpropagation's, on one batch; None where not taken."""
+    """Degrees between the rule's update and backpropagation's, on one batch; None where not taken."""
 
 
 class CellResult(Record):

@@ -7,6 +7,8 @@ tensors and replayed, so that an update costs one launch; rates, counters and th
 read from buffers. On a CPU the same lines run uncaptured: that is their test, against the compiled kernel.
 
 Example:
+    >>> import numpy as np
+    >>> from tersa.quant.spec import QuantSpec
     >>> settings = Settings.of([QuantSpec(kind="symmetric", bits=2, range="global")], [0.0], [1], 1)
     >>> state = State.of([torch.tensor([[[0.2, 0.9]]])], settings, "sgd")
     >>> on = np.ones(1, dtype=np.bool_)
@@ -26,11 +28,8 @@ from torch import Tensor
 
 from tersa.quant.primitives import WORD, hash_uniform, mix, sign_pm1
 from tersa.quant.ranges import SMALLEST
-from tersa.quant.spec import QuantSpec
 from tersa.study import kernel
 from tersa.study.update import Moment, Settings, State, either
-
-__all__ = ["DeviceUpdate", "QuantSpec"]
 
 
 @dataclass(frozen=True)

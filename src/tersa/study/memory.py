@@ -7,14 +7,15 @@ For storage `inplace` and `accumulate` on a fixed range, without momentum, a run
                  and of the learning rate's schedule
 
 and nothing else: levels, gains, order of the images and rates follow from the run's settings. `save` writes
-just this, `restore_` puts it into a fresh stack, and the run goes on bit for bit.
+just this (and the state of a rule's own generator, where the rule draws numbers while it trains), `restore_`
+puts it into a fresh stack, and the run goes on bit for bit.
 
 The code of a symmetric level a c / q is c + q, with e extra bits F = (c 2^e + r): on the grid of
 2 q 2^e + 1 places. Asymmetric levels count from the low end, binary ones are 0 and 1.
 
 Example:
-    >>> cell = Cell(quant="symmetric", bits=3, range="global", storage="accumulate", extra_bits=4, optimizer="sgd")
-    >>> bits_of(cell)
+    >>> fields = {"quant": "symmetric", "bits": 3, "range": "global", "optimizer": "sgd"}
+    >>> bits_of(Cell(**fields, storage="accumulate", extra_bits=4))
     7
 """
 
@@ -30,6 +31,7 @@ from torch import Tensor
 from tersa.errors import DataError, UsageError
 from tersa.quant.packing import pack, unpack
 from tersa.records import replacing
+from tersa.rules.base import Draw
 from tersa.study.cell import Cell
 from tersa.study.stack import Stack
 
@@ -68,11 +70,18 @@ def save(stack: Stack, run: int, path: Path) -> int:
     """Write the state of one run; returns the bits of its codes.
 
     Raises:
-        UsageError: the run keeps more than codes, see `bits_of`.
+        UsageError: the run keeps more than codes, see `bits_of`, or the noise of an array.
     """
     cell, total = stack.cells[run], 0
     width = bits_of(cell)
+    if cell.program_noise or cell.read_noise or cell.stuck:
+        raise UsageError(
+            "the noise of an array is a state of its devices, not codes; choose a run without noise"
+        )
     tensors: dict[str, Tensor] = {}
+    position = stack.draw.generators[run].get_state()
+    if not torch.equal(position, _drawn(stack, run)):
+        tensors["draw"] = position
     for t, master in enumerate(stack.state.masters):
         codes = _encode(master[run], cell, *_range(stack, run, t))
         tensors[f"codes.{t}"] = pack(codes, width)
@@ -94,15 +103,25 @@ def restore_(stack: Stack, run: int, path: Path) -> None:
         about = file.metadata()
         if about.get("seed") != str(cell.seed) or about.get("bits") != str(width):
             raise DataError(
-                f"{path.name} holds seed {about.get('seed')} with {about.get('bits')} bits per weight, the run "
-                f"has seed {cell.seed} and {width} bits"
+                f"{path.name} holds seed {about.get('seed')} with {about.get('bits')} bits per weight, the "
+                f"run has seed {cell.seed} and {width} bits"
             )
         stack.step = int(about["updates"])
+        if "draw" in file.keys():  # noqa: SIM118  a file, not a dict
+            stack.draw.generators[run].set_state(file.get_tensor("draw"))
         for t, (value, master) in enumerate(zip(stack.state.values, stack.state.masters, strict=True)):
             codes = unpack(file.get_tensor(f"codes.{t}"), width, master[run].numel())
             seen, kept = _decode(codes, cell, *_range(stack, run, t))
             value[run].copy_(seen.view_as(value[run]))
             master[run].copy_(kept.view_as(master[run]))
+
+
+def _drawn(stack: Stack, run: int) -> Tensor:
+    """State of a run's generator after its start, before its first update."""
+    seed = stack.cells[run].seed
+    draw, network = Draw([seed]), stack.network
+    stack.rule.extras(network, stack.rule.start(network, network.initial([seed]), draw), draw)
+    return draw.generators[0].get_state()
 
 
 def _range(stack: Stack, run: int, tensor: int) -> tuple[Tensor, Tensor]:

@@ -60,13 +60,13 @@ SENSELESS: tuple[Senseless, ...] = (
     ),
     Senseless(
         lambda c: c.optimizer in SEARCHES and c.rule != "bp",
-        "optimizer {cell.optimizer} needs the exact gradient of one loss, rule '{cell.rule}' has none; choose "
-        "rule bp, or an optimizer such as adadelta",
+        "optimizer {cell.optimizer} needs the exact gradient of one loss, rule '{cell.rule}' has none; "
+        "choose rule bp, or an optimizer such as adadelta",
     ),
     Senseless(
         lambda c: c.optimizer in SEARCHES and bool(c.activation_bits or c.gradient_bits > 1 or c.read_noise),
-        "optimizer {cell.optimizer} compares exact losses and gradients; leave activation_bits, gradient_bits "
-        "and read_noise out, or choose an optimizer such as adadelta",
+        "optimizer {cell.optimizer} compares exact losses and gradients; leave activation_bits, "
+        "gradient_bits and read_noise out, or choose an optimizer such as adadelta",
     ),
     Senseless(
         lambda c: (
@@ -77,14 +77,15 @@ SENSELESS: tuple[Senseless, ...] = (
     ),
     Senseless(
         lambda c: c.optimizer in SEARCHES and c.range == "learned",
-        "range learned takes the steps of a first-order optimizer, not of {cell.optimizer}; choose range layer",
+        "range learned takes the steps of a first-order optimizer, not of {cell.optimizer}; "
+        "choose range layer",
     ),
 )
 
 
 def _even(cell: Cell) -> bool:
     """Levels at equal distances, in a range that the update itself takes (`tersa.study.special.check`)."""
-    return cell.quant not in ("power-of-two", "clusters") and cell.range not in ("percentile", "learned")
+    return cell.quant not in ("power-of-two", "clusters") and cell.range != "percentile"
 
 
 def meaningless(cell: Cell) -> list[str]:

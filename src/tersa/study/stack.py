@@ -140,7 +140,8 @@ def start(
         check_special(cell.spec)
     if cells[0].optimizer in KINDS and len(cells) > 1:
         raise UsageError(
-            f"optimizer {cells[0].optimizer} searches for one run, here are {len(cells)}; train them one by one"
+            f"optimizer {cells[0].optimizer} searches for one run, here are {len(cells)}; "
+            "train them one by one"
         )
     rule = rule_of(cells[0].rule)
     draw = Draw([cell.seed for cell in cells], device)
@@ -186,7 +187,8 @@ def _own_ranges(cells: Sequence[Cell], fixed: Sequence[Tensor]) -> dict[int, Ran
 def _initial(network: Network, rule: Rule, cells: Sequence[Cell], draw: Draw, device: str) -> list[Pair]:
     """The network's own start as the rule wants it; uniform over the global range for runs with a gain."""
     own = network.initial([cell.seed for cell in cells])
-    found = [Pair(pair.weight.clone(), pair.bias.clone()) for pair in rule.start(network, own, draw)]
+    begun = rule.start(network, own, draw)
+    found = [Pair(pair.weight.cpu().clone(), pair.bias.cpu().clone()) for pair in begun]
     for run, cell in enumerate(cells):
         if cell.gain:
             generator = torch.Generator().manual_seed(cell.seed)
