@@ -5,8 +5,8 @@
 For each rule of the registry: multiply-accumulates of the matrix products of one update (counted by torch),
 and the time of one update per run in a stack of 28 runs of 2x100 at batch 64 on one thread, as a ratio to
 backpropagation's. Rules take turns, and a ratio is that of medians over rounds. Rules with several phases
-(unformatted training, then a classifier) have a row for each. Beside them stands document 000's O() of a whole
-training, n being the largest of all sizes, where it gives one.
+(unformatted training, then a classifier) have a row for each. Beside them stands document 000's O() of a
+whole training, n being the largest of all sizes, where it gives one.
 
 Writes `results/rule_costs.csv`, and `costs.json` into the folder of a study where one is named (--study),
 whose report then shows them.

@@ -6,7 +6,7 @@ import torch
 from tersa.errors import UsageError
 from tersa.quant.quantiser import quantise
 from tersa.quant.rounding import uniform_like
-from tersa.quant.signals import gradient_quantiser, hidden_quantiser
+from tersa.quant.signals import gradient_quantiser, hidden_quantiser, state_quantiser
 from tersa.quant.spec import QuantSpec
 
 STACK = torch.sin(torch.arange(3 * 8 * 5) * 0.7).view(3, 8, 5) * torch.tensor([1.0, 0.01, 30.0]).view(3, 1, 1)
@@ -29,6 +29,16 @@ def test_hidden_gradient_passes() -> None:
     upstream = torch.cos(torch.arange(120.0)).view(3, 8, 5)
     (grad,) = torch.autograd.grad((hidden_quantiser(BITS)(h) * upstream).sum(), h)
     assert torch.equal(grad, upstream * (STACK >= 0))
+
+
+def test_states_are_symmetric_and_pass_the_gradient() -> None:
+    h = STACK.clone().requires_grad_()
+    upstream = torch.cos(torch.arange(120.0)).view(3, 8, 5)
+    found = state_quantiser(torch.tensor([2, 0, 8]))(h)
+    assert torch.equal(found[0], quantise(STACK[0], QuantSpec(kind="symmetric", bits=2)).values)
+    assert torch.equal(found[1], STACK[1])
+    (grad,) = torch.autograd.grad((found * upstream).sum(), h)
+    assert torch.equal(grad, upstream)
 
 
 def test_gradients_are_symmetric_per_run() -> None:

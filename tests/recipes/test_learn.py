@@ -34,7 +34,7 @@ def test_all_faults_in_one_message() -> None:
         cell_of({"rule": "hsci"})
     with pytest.raises(UsageError, match="unknown setting 'bit'; did you mean 'bits'"):
         cell_of({"bit": 3})
-    with pytest.raises(UsageError, match="needs storage latent"):
+    with pytest.raises(UsageError, match="choose storage latent"):
         cell_of({"range": "learned", "storage": "inplace"})
 
 
@@ -85,6 +85,16 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert not (tmp_path / "plan").exists()
 
 
+@pytest.mark.parametrize(("words", "seed"), [([], 1), (["--seed", "0"], 0), (["--seed", "5"], 5)])
+def test_a_seed_that_is_typed_is_taken(
+    words: list[str], seed: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also 0, which is the option's default elsewhere."""
+    plan = ["train", "--data", "digits", "--model", "mlp:8", "--rule", "bp", "--dry-run", "--json"]
+    assert execute([*plan, "--out", str(tmp_path / "plan"), *words]) == 0
+    assert json.loads(capsys.readouterr().out)["cell"]["seed"] == seed
+
+
 def test_options_of_the_other_kind_of_training_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert (
         execute(["train", "--data", "digits", "--rule", "bp", "--schedule", "cosine", "--iterations", "5"])
@@ -97,3 +107,10 @@ def test_plan(tmp_path: Path) -> None:
     plan = plan_learning(cell_of(TINY))
     assert plan.parameters == 8 * 65 + 10 * 9
     assert plan.updates == -(-plan.images // 256)
+
+
+def test_a_plan_counts_every_phase() -> None:
+    cell = cell_of({**TINY, "rule": "hsic-document", "epochs": 3})
+    plan = plan_learning(cell)
+    assert plan.epochs == 3 + 20
+    assert plan.updates == -(-plan.images // cell.batch) * plan.epochs

@@ -209,6 +209,7 @@ def test_a_shortened_trial_is_labelled_everywhere() -> None:
     assert "3 epochs" in warning_of(quick)
     assert answer_of(results, summaries, quick).headline.startswith("A shortened trial, not the document's")
     assert Reproduction(epochs=2).shortened
+    assert not Reproduction(epochs=30).shortened
 
 
 def test_one_network_of_each_rule_is_looked_at() -> None:

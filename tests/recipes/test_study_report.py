@@ -11,6 +11,8 @@ import pytest
 
 from tersa.errors import DataError
 from tersa.recipes import published
+from tersa.recipes.study_curves import epoch_panels
+from tersa.recipes.study_layout import layout_of
 from tersa.recipes.study_report import COSTS, PICTURES, StudyCost, read_rows, view_of, write_study_report
 from tersa.recipes.study_verdict import verdict
 from tersa.study.cell import Cell, CellEpoch, CellResult, LayerState
@@ -276,3 +278,14 @@ def test_published_points_are_those_of_the_rule_s_family() -> None:
         published.beside(cell) == published.beside(cell.model_copy(update={"rule": "fa-document"})) == 95.47
     )
     assert published.exact(cell) is None
+
+
+def test_a_diverged_run_keeps_its_accuracy_in_the_curves() -> None:
+    """Three epochs of two runs, and one of a third that diverged: the curve still has three."""
+    rows = [trained(60.0 + seed, bits=4, quant="symmetric", seed=seed) for seed in (1, 2, 3)]
+    rows[2] = rows[2].model_copy(update={"status": "diverged", "epochs": rows[2].epochs[:1]})
+    (panel,) = epoch_panels(rows, layout_of(rows))
+    every = [[epoch.test_accuracy for epoch in row.epochs] for row in rows]
+    assert len(every[0]) > 2
+    wanted = [(a + b + every[2][0]) / 3 for a, b in zip(every[0], every[1], strict=True)]
+    assert panel.curves[0].values == pytest.approx(wanted)

@@ -172,6 +172,8 @@ def features(network: Network, weights: list[Pair], batch: Batch, run: int, relu
 def by_hand(rule: HsicBottleneck, h: Tensor, batch: Batch) -> Tensor:
     labels = torch.eye(3, dtype=torch.float64)[batch.labels]
     images = batch.inputs.flatten(1).double()
+    if rule.standardise:
+        h = (h - h.mean(0)) / (h.std(0, correction=0) + 1e-3)
     p = naive_projector(h, rule.sigma, rule.epsilon)
     x, y = (naive_projector(a, rule.target_sigma, rule.target_epsilon) for a in (images, labels))
     return (p * x.T).sum() - rule.balance * (p * y.T).sum()

@@ -14,8 +14,9 @@ from tersa import data
 from tersa.errors import UsageError
 from tersa.rules.backprop import BackPropagation
 from tersa.rules.base import Batch, Draw, Extras, Turn, cross_entropy
+from tersa.rules.kernels import standardised
 from tersa.rules.network import Network, Pair, network_of
-from tersa.rules.synthetic import DOCUMENT, LABELS, TENSORS, SyntheticGradients, standardised
+from tersa.rules.synthetic import DOCUMENT, LABELS, TENSORS, SyntheticGradients
 
 CLOSE = 1e-4
 """Relative, with 1e-6 absolute: sums of some dozen float32 products in another order."""

@@ -159,11 +159,11 @@ def test_calibrated_range_is_that_of_the_full_precision_run(task: Task) -> None:
 
 @pytest.mark.parametrize("extra", [0, 4])
 def test_between_updates_there_are_only_codes(extra: int, task: Task, tmp_path: Path) -> None:
-    """The state after a step goes to a file of b + e bits a weight, and the run continues from it bit for bit."""
+    """The state goes to a file of b + e bits a weight, and the run continues from it bit for bit."""
     cell = Cell(
         data="digits", model="mlp:20x20", batch=32, quant="symmetric", bits=3, range="global", gain=1.7,
-        rounding="stochastic", storage="accumulate" if extra else "inplace", extra_bits=extra, optimizer="sgd",
-        learning_rate=3.0,
+        rounding="stochastic", storage="accumulate" if extra else "inplace", extra_bits=extra,
+        optimizer="sgd", learning_rate=3.0,
     )  # fmt: skip
     path = tmp_path / "state.safetensors"
     whole, broken = Workload([cell], task), Workload([cell], task)

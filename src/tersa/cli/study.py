@@ -172,8 +172,9 @@ def table(
     out: Annotated[Path | None, typer.Option("--out", help="Write to this file.")] = None,
     json: options.Json = False,
 ) -> None:
-    """Test accuracy of every setting over its seeds, with 95 % intervals."""
+    """Accuracy of every setting over its seeds, with 95 % intervals."""
     from tersa.recipes.study import stored_cells
+    from tersa.recipes.study_layout import accuracy_of
     from tersa.records import write_atomic
     from tersa.study import table as tables
 
@@ -185,7 +186,8 @@ def table(
         grid = tables.flat(found)
     terminal = Terminal(json=json)
     if format == "text" and out is None:
-        terminal.table(f"Test accuracy in %, {folder}", grid.header, grid.body, left=grid.left)
+        what = accuracy_of(row.cell for row in found).capitalize()
+        terminal.table(f"{what} in %, {folder}", grid.header, grid.body, left=grid.left)
     else:
         text = tables.to_csv(grid) if format == "csv" else tables.to_markdown(grid) + "\n"
         if out is None:
@@ -220,6 +222,7 @@ def _names(text: str | None) -> list[str]:
 
 def _show(terminal: Terminal, result: StudyResult, folder: Path) -> None:
     from tersa.recipes.study import stored_cells
+    from tersa.recipes.study_layout import accuracy_of
     from tersa.report.numbers import duration
     from tersa.study import table as tables
 
@@ -227,7 +230,8 @@ def _show(terminal: Terminal, result: StudyResult, folder: Path) -> None:
     names = tables.differing(rows)
     if len(rows) <= SHOWN:
         body = [(*(tables.shown(row.cell, name) for name in names), row.text) for row in rows]
-        terminal.table("Test accuracy in %, with 95 % interval", (*names, "accuracy"), body, left=len(names))
+        what = accuracy_of(row.cell for row in rows).capitalize()
+        terminal.table(f"{what} in %, with 95 % interval", (*names, "accuracy"), body, left=len(names))
     _say_what_was_made_of_it(terminal, result.left_out, result.notes)
     counts = f"{result.done:,} done, {result.diverged:,} diverged, {result.failed:,} failed"
     terminal.say(

@@ -42,7 +42,11 @@ def train(
     checkpoint: options.Checkpoint = None,
     optimizer: Annotated[
         str | None,
-        typer.Option("--optimizer", help="sgd, momentum, nesterov, adagrad, adadelta, adam, adamw or lbfgs."),
+        typer.Option(
+            "--optimizer",
+            help="sgd, momentum, nesterov, adagrad, adadelta, adam, lbfgs; without a rule also "
+            "adamw, with one cg, newton, levenberg-marquardt.",
+        ),
     ] = None,
     lr: Annotated[float | None, typer.Option("--lr", help="Peak learning rate.")] = None,
     epochs: Annotated[int | None, typer.Option("--epochs", help="Passes over the training images.")] = None,

@@ -88,6 +88,7 @@ __all__ = [
     "retrain",
     "share",
     "shared",
+    "state_quantiser",
     "uniform_like",
     "unpack",
 ]

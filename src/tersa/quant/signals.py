@@ -106,7 +106,8 @@ def _snap(x: Tensor, steps: Tensor, uniform: Tensor | None) -> Tensor:
     a = x.abs().flatten(1).amax(1).view(steps.shape)
     wide = a > SMALLEST
     v = x * (steps / torch.where(wide, a, torch.ones_like(a)))
-    codes = round_half_even(v) if uniform is None else torch.floor(v + uniform)
+    below = v.floor()
+    codes = round_half_even(v) if uniform is None else below + (uniform < v - below)
     codes = torch.clamp(codes, -steps, steps)
     return torch.where(wide, codes / steps.clamp(min=1) * a, x * 0)
 

@@ -96,6 +96,8 @@ class LearnPlan(Record):
     """Weights and biases of the network."""
     images: int
     """That it would learn from."""
+    epochs: int
+    """Of all phases of the rule."""
     updates: int
     """In all."""
 
@@ -135,8 +137,10 @@ def plan_learning(cell: Cell, setting: Setting | None = None) -> LearnPlan:
     """
     task, network = _prepare(cell, setting or Setting())
     images = len(task.train) + (len(task.validation) if cell.judged_on == "test" else 0)
-    updates = -(-images // cell.batch) * cell.epochs
-    return LearnPlan(cell=cell, parameters=network.parameters, images=images, updates=updates)
+    phases = rule_of(cell.rule).phases(network)
+    epochs = sum(cell.epochs if phase.epochs is None else phase.epochs for phase in phases)
+    updates = -(-images // cell.batch) * epochs
+    return LearnPlan(cell=cell, parameters=network.parameters, images=images, epochs=epochs, updates=updates)
 
 
 def run_learning(

@@ -94,7 +94,7 @@ class Reproduction(Record):
     @property
     def shortened(self) -> bool:
         """Not the document's settings."""
-        return self.quick or self.epochs is not None
+        return self.quick or self.epochs not in (None, Cell().epochs)
 
 
 class RuleAgreement(Record):

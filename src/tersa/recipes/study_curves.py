@@ -1,4 +1,4 @@
-"""What happened inside the runs of a study: accuracy by epoch, the range and variance of the weights.
+"""What happened inside the runs of a study: accuracy and angles by epoch, range and variance of the weights.
 
 A grid has more runs than anyone wants to see curves of, so one network stands for each rule: the one with the
 most accurate run of the study. Seeds of a setting are averaged.
@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from statistics import fmean
 
 from tersa.recipes.published import FAMILY, PublishedSpread, weight_spread
 from tersa.recipes.study_layout import Layout, network
-from tersa.report.study_view import Curve, EpochPanel, Reach, ReachPanel, WeightRow
+from tersa.report.study_view import AnglePanel, Angles, Curve, EpochPanel, Reach, ReachPanel, WeightRow
 from tersa.study.cell import CellResult, LayerState
 from tersa.study.pairing import accuracy
 
@@ -46,6 +47,53 @@ def reach_panels(results: Sequence[CellResult], layout: Layout) -> tuple[ReachPa
             bits = "" if most.cell.quant == "none" else f", {most.cell.bits} bits"
             panels.append(ReachPanel(f"{title}{bits}", tuple(reaches)))
     return tuple(panels[:MOST_PANELS])
+
+
+def angle_panels(results: Sequence[CellResult], layout: Layout) -> tuple[AnglePanel, ...]:
+    """Angles to backpropagation's update by epoch, one panel per rule and network.
+
+    The runs are those with most bits on the first line of the charts, over their seeds. Where there would be
+    more than `MOST_PANELS`, one network stands for each rule.
+    """
+    known = [row for row in results if any(state.angle is not None for state in row.layers)]
+    found = _by_network(known, layout)
+    if len(found) > MOST_PANELS:
+        found = _by_network([row for group in _standing_in(known) for row in group], layout)
+    panels: list[AnglePanel] = []
+    for title, rows in found.items():
+        quantised = [row for row in rows if row.cell.quant != "none"] or rows
+        first = layout.lines(row.cell for row in quantised)[0]
+        line = [row for row in quantised if layout.line(row.cell) == first]
+        bits = max(row.cell.bits for row in line)
+        how = (
+            "not quantised"
+            if line[0].cell.quant == "none"
+            else ", ".join(filter(None, (first, f"{bits} bits")))
+        )
+        panels.append(AnglePanel(f"{title}, {how}", _angles([row for row in line if row.cell.bits == bits])))
+    return tuple(panels[:MOST_PANELS])
+
+
+def _by_network(results: Sequence[CellResult], layout: Layout) -> dict[str, list[CellResult]]:
+    found: dict[str, list[CellResult]] = {}
+    for row in results:
+        title = f"{layout.group(row.cell) or row.cell.rule} {network(row.cell.model)}"
+        found.setdefault(title, []).append(row)
+    return found
+
+
+def _angles(rows: Sequence[CellResult]) -> tuple[Angles, ...]:
+    """Of each layer that has any: the mean over the runs with an angle after that epoch."""
+    values: dict[str, dict[int, list[float]]] = {}
+    for state in (state for row in rows for state in row.layers):
+        if state.angle is not None:
+            values.setdefault(state.layer, {}).setdefault(state.epoch, []).append(state.angle)
+    return tuple(
+        Angles(
+            name, _strength(place, len(values)), tuple(sorted(by)), tuple(fmean(by[e]) for e in sorted(by))
+        )
+        for place, (name, by) in enumerate(values.items())
+    )
 
 
 def weight_rows(results: Sequence[CellResult]) -> tuple[WeightRow, ...]:
@@ -151,13 +199,18 @@ def _reaches(states: Sequence[LayerState]) -> list[Reach]:
         found.append(
             Reach(
                 name,
-                1.0 - (1.0 - FAINT) * place / max(len(names) - 1, 1),
+                _strength(place, len(names)),
                 tuple(state.epoch for state in here),
                 tuple(state.low for state in here),
                 tuple(state.high for state in here),
             )
         )
     return found
+
+
+def _strength(place: int, layers: int) -> float:
+    """How strongly a layer is drawn: the first one fully, the last one faintly."""
+    return 1.0 - (1.0 - FAINT) * place / max(layers - 1, 1)
 
 
 def _finite(state: LayerState) -> bool:

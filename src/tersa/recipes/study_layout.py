@@ -19,7 +19,7 @@ Example:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, get_args
 
 from tersa.quant.spec import Kind
@@ -174,6 +174,18 @@ def network(model: str) -> str:
     return f"{shape[0]}x{shape[1]}" if shape else model
 
 
+def accuracy_of(cells: Iterable[Cell]) -> str:
+    """What the accuracies of some cells are, by the split that all of them are judged on.
+
+    >>> accuracy_of([Cell()]), accuracy_of([Cell(judged_on="validation")])
+    ('test accuracy', 'validation accuracy')
+    >>> accuracy_of([Cell(), Cell(judged_on="validation")])
+    'accuracy'
+    """
+    splits = {cell.judged_on for cell in cells}
+    return f"{splits.pop()} accuracy" if len(splits) == 1 else "accuracy"
+
+
 def _line_fields(rows: Sequence[CellResult], kinds: dict[str, list[object]]) -> tuple[str, ...]:
     """Fields are taken while the lines that really occur stay few enough to be told apart."""
     taken: list[str] = []
@@ -230,6 +242,9 @@ def _groups(
             groups.append(Group(title if several else "", tuple(panels)))
     if not several:  # one network: the panels of all groups stand side by side
         groups = [Group("", tuple(panel for group in groups for panel in group.panels))]
+    elif len(groups) > 1 and all(len(group.panels) == 1 for group in groups):  # or one panel each
+        lone = [replace(group.panels[0], title=f"{group.title} {group.panels[0].title}") for group in groups]
+        groups = [Group("", tuple(lone))]
     more = total - drawn
     left_out = f"{plural(more, 'panel')} more {'is' if more == 1 else 'are'} not drawn; the tables have all."
     return tuple(groups), left_out if more else ""

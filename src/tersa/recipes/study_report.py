@@ -31,8 +31,8 @@ from pydantic import ValidationError
 from tersa.errors import DataError
 from tersa.recipes import published
 from tersa.recipes.study_compare import Row, compare, shown, summarise
-from tersa.recipes.study_curves import epoch_panels, reach_panels, weight_rows
-from tersa.recipes.study_layout import Layout, layout_of, name_of, network
+from tersa.recipes.study_curves import angle_panels, epoch_panels, reach_panels, weight_rows
+from tersa.recipes.study_layout import Layout, accuracy_of, layout_of, name_of, network
 from tersa.recipes.study_verdict import Answer, verdict
 from tersa.records import Record
 from tersa.report import study_page
@@ -59,7 +59,7 @@ MOST_VALUES = 4
 """Numbers that are compared each with each; of more, neighbours only."""
 MOST_ROWS = 32
 """Rows of a heat map; with more, networks are taken together."""
-UNTESTED = frozenset({"low", "high", "percentile", "scaling", "data", "epochs", "shuffle"})
+UNTESTED = frozenset({"low", "high", "percentile", "scaling", "data", "epochs", "shuffle", "judged_on"})
 """Fields whose effect is not tested: they change the question, not the answer."""
 FIRST = ("quant", "range", "storage", "extra_bits", "rounding", "rule", "bits", "model")
 """Order of the tested fields; others follow."""
@@ -158,6 +158,7 @@ def view_of(
         verdict=found.headline,
         detail=found.detail,
         warning=warning,
+        accuracies=accuracy_of(row.cell for row in rows),
         tiles=_tiles(rows, compared),
         groups=layout.groups,
         styles=layout.styles,
@@ -172,6 +173,7 @@ def view_of(
             Judged(each.name, each.claim, each.verdict, each.evidence, each.published) for each in judge(rows)
         ),
         epochs=epoch_panels(rows, layout),
+        angles=angle_panels(rows, layout),
         reaches=reach_panels(rows, layout),
         weights=weight_rows(rows),
         costs=tuple(
@@ -383,6 +385,7 @@ def _facts(rows: Sequence[CellResult]) -> list[tuple[str, str]]:
             "batch",
             "epochs",
             "storage",
+            "judged_on",
         )
         if field not in changing
     ]

@@ -1,6 +1,6 @@
 """The small charts of a study: accuracy over bits, accuracy over epochs, the range of the weights.
 
-Each is one drawing of `WIDTH` by `HEIGHT`, many of which stand side by side and share their accuracy axis, so
+Each is one drawing (`tersa.report.study_axes`); many stand side by side and share their accuracy axis, so
 that they can be compared by eye. Lines are told apart by one accent colour against grey, and solid against
 dashed; published values are rings in the colour of their line, runs that diverged are red crosses.
 
@@ -12,28 +12,28 @@ Example:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
 
 from markupsafe import Markup
 
 from tersa.report.numbers import percent, plural, si
+from tersa.report.study_axes import (
+    BOTTOM,
+    HEIGHT,
+    LABELS,
+    LEFT,
+    RIGHT,
+    TOP,
+    WIDTH,
+    Frame,
+    drawn,
+    end_labels,
+    epoch_ticks,
+    levels,
+    steps,
+)
 from tersa.report.study_view import Curve, EpochPanel, Line, Panel, Point, Reach, ReachPanel
 from tersa.report.svg import Scale, element, figure, path, ticks
-
-WIDTH, HEIGHT = 304, 190
-LEFT, RIGHT, TOP, BOTTOM = 34, 12, 10, 34
-LABELS = 34
-"""Room at the right for the names of curves."""
-LINE_HEIGHT = 12.0
-
-
-@dataclass(frozen=True)
-class Frame:
-    """The axes of one small chart."""
-
-    x: Scale
-    y: Scale
 
 
 def accuracy_range(values: Iterable[float]) -> tuple[float, float]:
@@ -71,7 +71,7 @@ def bits_panel(panel: Panel, identity: str, bits: tuple[int, int], reach: tuple[
     air = 0.25 if many > few else 1.0
     frame = Frame(Scale(few - air, many + air, LEFT, WIDTH - RIGHT), Scale(*reach, HEIGHT - BOTTOM, TOP))
     every = range(few, many + 1, 1 if many - few < 9 else 2)
-    parts = [*_accuracy_axis(frame), *_steps(frame, list(every), "bits of a weight")]
+    parts = [*_accuracy_axis(frame), *steps(frame, list(every), "bits of a weight")]
     if panel.reference is not None:
         y = frame.y(panel.reference)
         parts.append(element("path", d=path([(LEFT, y), (WIDTH - RIGHT, y)]), class_="float"))
@@ -100,13 +100,13 @@ def epoch_panel(panel: EpochPanel, identity: str, reach: tuple[float, float]) ->
     frame = Frame(
         Scale(1, max(longest, 2), LEFT, WIDTH - RIGHT - LABELS), Scale(*reach, HEIGHT - BOTTOM, TOP)
     )
-    parts = [*_accuracy_axis(frame), *_steps(frame, _epoch_ticks(longest), "epoch")]
+    parts = [*_accuracy_axis(frame), *steps(frame, epoch_ticks(longest), "epoch")]
     ends: list[tuple[float, str]] = []
     for curve in panel.curves:
         spots = [(frame.x(place), frame.y(value)) for place, value in enumerate(curve.values, 1)]
-        parts.append(_drawn(spots, curve.strength))
+        parts.append(drawn(spots, curve.strength))
         ends.append((spots[-1][1], curve.label))
-    parts += _end_labels(ends, frame)
+    parts += end_labels(ends, frame)
     return figure(
         identity,
         f"{panel.title}: accuracy over epochs",
@@ -136,14 +136,14 @@ def reach_panel(panel: ReachPanel, identity: str) -> Markup:
         Scale(first, max(last, first + 1), LEFT + 8, WIDTH - RIGHT - LABELS),
         Scale(low, high, HEIGHT - BOTTOM, TOP),
     )
-    parts = [*_value_axis(frame), *_steps(frame, _epoch_ticks(last, first), "epoch")]
+    parts = [*_value_axis(frame), *steps(frame, epoch_ticks(last, first), "epoch")]
     ends: list[tuple[float, str]] = []
     for layer in panel.layers:
         upper = [(frame.x(e), frame.y(v)) for e, v in zip(layer.epochs, layer.high, strict=True)]
         lower = [(frame.x(e), frame.y(v)) for e, v in zip(layer.epochs, layer.low, strict=True)]
-        parts += [_drawn(upper, layer.strength), _drawn(lower, layer.strength)]
+        parts += [drawn(upper, layer.strength), drawn(lower, layer.strength)]
         ends.append((upper[-1][1], layer.label))
-    parts += _end_labels(ends, frame)
+    parts += end_labels(ends, frame)
     return figure(
         identity,
         f"{panel.title}: least and greatest weight over epochs",
@@ -194,59 +194,11 @@ def _spot(frame: Frame, point: Point) -> tuple[float, float]:
 
 def _accuracy_axis(frame: Frame) -> list[Markup]:
     wanted = [0.0, 25.0, 50.0, 75.0, 100.0] if frame.y.low == 0 else ticks(frame.y.low, frame.y.high, 4)
-    return _levels(frame, [(value, f"{value:g}") for value in wanted])
+    return levels(frame, [(value, f"{value:g}") for value in wanted])
 
 
 def _value_axis(frame: Frame) -> list[Markup]:
-    return _levels(frame, [(value, _weight(value)) for value in ticks(frame.y.low, frame.y.high, 4)])
-
-
-def _levels(frame: Frame, levels: Sequence[tuple[float, str]]) -> list[Markup]:
-    parts: list[Markup] = []
-    for value, text in levels:
-        y = frame.y(value)
-        parts.append(element("path", d=path([(frame.x.start, y), (frame.x.end, y)]), class_="grid"))
-        parts.append(element("text", text, x=frame.x.start - 6, y=y + 4, class_="end quiet"))
-    return parts
-
-
-def _steps(frame: Frame, places: Sequence[int], title: str) -> list[Markup]:
-    parts = [
-        element("text", str(place), x=frame.x(place), y=HEIGHT - BOTTOM + 15.0, class_="middle quiet")
-        for place in places
-    ]
-    middle = (frame.x.start + frame.x.end) / 2
-    return [*parts, element("text", title, x=middle, y=HEIGHT - 4.0, class_="middle quiet")]
-
-
-def _epoch_ticks(last: int, first: int = 1) -> list[int]:
-    whole = [int(value) for value in ticks(first, last, 4) if value == int(value) and value >= first]
-    return sorted(
-        {first, last, *(value for value in whole if value - first > 1 and last - value > (last - first) / 8)}
-    )
-
-
-def _drawn(spots: Sequence[tuple[float, float]], strength: float) -> Markup:
-    if len(spots) == 1:
-        return element("circle", cx=spots[0][0], cy=spots[0][1], r=2.6, class_="dot s0", opacity=strength)
-    return element("path", d=path(spots), class_="curve s0", stroke_opacity=strength)
-
-
-def _end_labels(ends: Sequence[tuple[float, str]], frame: Frame) -> list[Markup]:
-    """Names at the right, moved apart where they would touch."""
-    placed = sorted(ends)
-    heights = [y for y, _ in placed]
-    for index in range(1, len(heights)):
-        heights[index] = max(heights[index], heights[index - 1] + LINE_HEIGHT)
-    beyond = heights[-1] - frame.y.start if heights else 0.0
-    if beyond > 0:
-        heights[-1] -= beyond
-        for index in range(len(heights) - 2, -1, -1):
-            heights[index] = min(heights[index], heights[index + 1] - LINE_HEIGHT)
-    return [
-        element("text", text, x=frame.x.end + 6, y=y + 4, class_="quiet")
-        for y, (_, text) in zip(heights, placed, strict=True)
-    ]
+    return levels(frame, [(value, _weight(value)) for value in ticks(frame.y.low, frame.y.high, 4)])
 
 
 def _bits_words(panel: Panel) -> str:

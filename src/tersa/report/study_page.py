@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from tersa.records import write_atomic
-from tersa.report import page, study_charts, study_curves
+from tersa.report import page, study_angles, study_charts, study_curves
 from tersa.report.plain import plain
 from tersa.report.study_view import Panel, Ranked, StudyView
 
@@ -27,8 +27,8 @@ SHOWN = 12
 FEW = 9
 """Panels of training curves and weight ranges that are open; the others wait behind a click."""
 
-LONE = 2
-"""Panels that are few enough to be drawn large."""
+LONE = frozenset({1, 2, 4})
+"""Numbers of panels that fill two columns and are drawn large; others have three."""
 
 V = TypeVar("V")
 
@@ -62,7 +62,8 @@ def _values(view: StudyView) -> dict[str, Any]:
         "everything": [(row, "") for row in view.ranked],
         "shown": SHOWN,
         "few": FEW,
-        "lone": len(panels) <= LONE,
+        "elsewhere": view.accuracies != "test accuracy",
+        "lone": len(panels) in LONE and len(view.groups) == 1,
         "decided": [each for each in view.judged if each.verdict != "open"],
         "undecided": [each for each in view.judged if each.verdict == "open"],
         "reach": reach,
@@ -74,6 +75,8 @@ def _values(view: StudyView) -> dict[str, Any]:
         "effects": [(effect, study_charts.effect_track(effect, most)) for effect in view.effects],
         "effect_reach": most,
         "epochs": _epochs(view),
+        "angles": _angles(view),
+        "angle_table": study_angles.angle_table(view.angles),
         "reaches": [
             (panel, study_curves.reach_panel(panel, f"reach-{place}"), study_curves.reach_texts(panel))
             for place, panel in enumerate(view.reaches)
@@ -110,6 +113,14 @@ def _epochs(view: StudyView) -> list[tuple[Any, Any, list[str]]]:
     return [
         (panel, study_curves.epoch_panel(panel, f"epochs-{place}", reach), study_curves.epoch_texts(panel))
         for place, panel in enumerate(view.epochs)
+    ]
+
+
+def _angles(view: StudyView) -> list[tuple[Any, Any, list[str]]]:
+    reach = study_angles.degree_range(view.angles)
+    return [
+        (panel, study_angles.angle_panel(panel, f"angles-{place}", reach), study_angles.angle_texts(panel))
+        for place, panel in enumerate(view.angles)
     ]
 
 

@@ -1,8 +1,8 @@
 """What the page of a study shows, as plain values: the page's drawings read these and nothing else.
 
 Everything is worked out before (`tersa.recipes.study_report`), so that the drawings need neither numpy nor
-torch, and can be tried with any numbers. Accuracies are percent on the test images after the last epoch;
-intervals cover 95 % of the seeds' mean.
+torch, and can be tried with any numbers. Accuracies are percent after the last epoch, on the test images
+unless `StudyView.accuracies` says otherwise; intervals cover 95 % of the seeds' mean.
 
 Example:
     >>> Spread(97.4, 97.1, 97.7, 5).text
@@ -116,7 +116,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class EpochPanel:
-    """Test accuracy by epoch, one curve per bit width."""
+    """Accuracy by epoch, one curve per bit width."""
 
     title: str
     curves: tuple[Curve, ...]
@@ -147,6 +147,31 @@ class ReachPanel:
 
     title: str
     layers: tuple[Reach, ...]
+
+
+@dataclass(frozen=True)
+class Angles:
+    """Angles between a rule's update of a layer and backpropagation's.
+
+    Attributes:
+        label: of the layer.
+        strength: 0..1.
+        epochs: those with an angle; 1 for the first.
+        degrees: after each, 0..180, mean over the runs.
+    """
+
+    label: str
+    strength: float
+    epochs: tuple[int, ...]
+    degrees: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class AnglePanel:
+    """Where a rule's updates pointed while a network was trained."""
+
+    title: str
+    layers: tuple[Angles, ...]
 
 
 @dataclass(frozen=True)
@@ -355,6 +380,7 @@ class StudyView:
         verdict: the answer, in words.
         detail: what it rests on.
         warning: what a reader must know before the numbers (`--quick`), or empty.
+        accuracies: what they are: `test accuracy`, `validation accuracy`, or `accuracy` where runs differ.
         tiles: at most five.
         groups: accuracy over bits.
         styles: (style, label) of the lines.
@@ -367,6 +393,7 @@ class StudyView:
         effects: paired tests.
         judged: the five hypotheses.
         epochs: training curves.
+        angles: between the updates of rules and of backpropagation.
         reaches: ranges of weights.
         weights: tables 5.1 and 5.2.
         costs: of a rule.
@@ -382,6 +409,7 @@ class StudyView:
     verdict: str
     detail: str
     warning: str = ""
+    accuracies: str = "test accuracy"
     tiles: tuple[Tile, ...] = ()
     groups: tuple[Group, ...] = ()
     styles: tuple[tuple[int, str], ...] = ()
@@ -394,6 +422,7 @@ class StudyView:
     effects: tuple[Effect, ...] = ()
     judged: tuple[Judged, ...] = ()
     epochs: tuple[EpochPanel, ...] = ()
+    angles: tuple[AnglePanel, ...] = ()
     reaches: tuple[ReachPanel, ...] = ()
     weights: tuple[WeightRow, ...] = ()
     costs: tuple[Cost, ...] = ()

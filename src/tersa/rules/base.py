@@ -159,8 +159,8 @@ class Rule(Protocol):
     def start(self, network: Network, weights: Weights, draw: Draw) -> Weights:
         """The weights that training starts from, given the network's own; most rules return these.
 
-        Called once, before `extras`, with the same `draw`; not called where a run brings its own start (a
-        cell with a gain).
+        Called once, before `extras`, with the same `draw`. A run with a start of its own (a cell with a gain)
+        does not use what it returns.
         """
         ...
 

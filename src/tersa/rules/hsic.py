@@ -37,9 +37,10 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from tersa.rules.base import Batch, Draw, Extras, Phase, Recipe, Turn, cross_entropy
-from tersa.rules.kernels import EPSILON, SIGMA, dependence, projector
+from tersa.rules.kernels import EPSILON, SIGMA, dependence, projector, standardised
 from tersa.rules.network import Network, Weights, line_only
 
 CLASSIFIER = "classifier"
@@ -57,6 +58,7 @@ class HsicBottleneck:
         epsilon: regulariser per image of Z's projector.
         target_sigma: of the kernels of X and Y.
         target_epsilon: regulariser of their projectors.
+        standardise: kernels compare units with mean 0 and deviation 1 over the batch.
         simultaneous: all layers move at once, after one forward pass.
         relu_last: the last layer's output is a feature behind a ReLU, as in document 000.
         all_features: the classifier sees every layer's output; False: the last one's.
@@ -67,10 +69,11 @@ class HsicBottleneck:
 
     name: str = "hsic"
     balance: float = 500.0
-    sigma: float = 1.0
+    sigma: float = 2.0
     epsilon: float = 1e-3
     target_sigma: float = SIGMA
     target_epsilon: float = EPSILON
+    standardise: bool = True
     simultaneous: bool = False
     relu_last: bool = False
     all_features: bool = True
@@ -113,7 +116,8 @@ class HsicBottleneck:
             return cross_entropy(self.predict(network, weights, extras, batch.inputs), batch)
         wanted = self._target(network, batch)
         outputs = self._outputs(network, weights[: max(turn.layers) + 1], batch.inputs)
-        terms = [dependence(outputs[i].flatten(2), wanted, self.sigma, self.epsilon) for i in turn.layers]
+        compared = (self._compared(outputs[i]) for i in turn.layers)
+        terms = [dependence(z, wanted, self.sigma, self.epsilon) for z in compared]
         return torch.stack(terms).sum(0)
 
     def predict(self, network: Network, weights: Weights, extras: Extras, inputs: Tensor) -> Tensor:
@@ -127,9 +131,14 @@ class HsicBottleneck:
     def _target(self, network: Network, batch: Batch) -> Tensor:
         """B = P_X - balance P_Y, (m, m), or (R, m, m) where each run has its own order."""
         images = batch.inputs.flatten(-3)
-        labels = torch.nn.functional.one_hot(batch.labels, network.classes).to(images.dtype)
+        labels = one_hot(batch.labels, network.classes).to(images.dtype)
         x, y = (projector(seen, self.target_sigma, self.target_epsilon) for seen in (images, labels))
         return x - self.balance * y
+
+    def _compared(self, h: Tensor) -> Tensor:
+        """What the kernel of a layer compares, (R, m, d)."""
+        z = h.flatten(2)
+        return standardised(z) if self.standardise else z
 
     def _outputs(self, network: Network, weights: Weights, inputs: Tensor) -> list[Tensor]:
         """Output of each layer, no graph between them; the last layer's is a feature too."""
@@ -143,6 +152,7 @@ DOCUMENT = HsicBottleneck(
     name="hsic-document",
     sigma=SIGMA,
     epsilon=EPSILON,
+    standardise=False,
     relu_last=True,
     all_features=False,
     unformatted=Recipe("sgd", 1.0, weight_decay=0.001),

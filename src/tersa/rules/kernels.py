@@ -45,6 +45,16 @@ EPSILON = 1e-5
 """Regulariser per image: the same sources."""
 
 
+def standardised(x: Tensor) -> Tensor:
+    """(x - mean) / (deviation + 1e-3) of each unit over the batch of its run.
+
+    Args:
+        x: (R, N, D).
+    """
+    deviation, mean = torch.std_mean(x, 1, correction=0, keepdim=True)
+    return (x - mean) / (deviation + 1e-3)
+
+
 def gaussian_less_one(a: Tensor, sigma: float = SIGMA) -> Tensor:
     """K_ij - 1 = exp(-|a_i - a_j|^2 / (2 sigma^2 d)) - 1.
 

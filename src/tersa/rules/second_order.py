@@ -83,7 +83,7 @@ def check_size(optimizer: str, parameters: int) -> None:
     """
     if optimizer == "cg" and parameters > MOST_PARAMETERS:
         raise UsageError(
-            f"optimizer cg searches along lines over the whole batch: it is offered up to {MOST_PARAMETERS:,} "
+            f"optimizer cg searches along lines over large batches: it is offered up to {MOST_PARAMETERS:,} "
             f"parameters, here are {parameters:,}; choose lbfgs or a network up to mlp:4"
         )
     if optimizer in MATRIX_KINDS and parameters > MOST_PARAMETERS:

@@ -56,6 +56,7 @@ import torch
 from torch import Tensor
 
 from tersa.rules.base import Batch, Draw, Extras, Phase, Turn, cross_entropy, everything, one_hot
+from tersa.rules.kernels import standardised
 from tersa.rules.network import Network, Pair, Weights, line_only
 
 TENSORS = 4
@@ -152,16 +153,6 @@ class SyntheticGradients:
     def predict(self, network: Network, weights: Weights, extras: Extras, inputs: Tensor) -> Tensor:
         """Logits."""
         return network.logits(weights, inputs)
-
-
-def standardised(x: Tensor) -> Tensor:
-    """(x - mean) / (deviation + 1e-3) of each unit over the batch of its run.
-
-    Args:
-        x: (R, N, D).
-    """
-    deviation, mean = torch.std_mean(x, 1, correction=0, keepdim=True)
-    return (x - mean) / (deviation + 1e-3)
 
 
 def _apart(network: Network, weights: Weights, inputs: Tensor) -> tuple[list[Tensor], list[Tensor]]:

@@ -162,7 +162,7 @@ class CellEpoch(Record):
     train_loss: float | None
     """Mean over the epoch of what the rule differentiates; None where it was not finite."""
     train_accuracy: float | None
-    """Percent, on the first 10,000 training images after the epoch; None where it was not asked for."""
+    """Percent, after the epoch, on as many training images as are judged on; None where not taken."""
     test_accuracy: float
     """Percent, after the epoch, on the split that the cell is judged on."""
     learning_rate: float

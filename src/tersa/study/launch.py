@@ -84,9 +84,12 @@ def check(cells: Sequence[Cell], shelf: Shelf, launch: Launch) -> None:
     """
     engine = engine_of(launch.engine)
     found: list[str] = []
-    for (data, _, _), cell in {(cell.data, cell.model, cell.rule): cell for cell in cells}.items():
+    kinds = {
+        (c.data, c.model, c.rule, c.optimizer, c.activation_bits, c.gradient_bits, c.spec): c for c in cells
+    }
+    for cell in kinds.values():
         try:
-            engine.network_for(cell, shelf.task(data))
+            engine.network_for(cell, shelf.task(cell.data))
         except UsageError as error:
             found.append(f"rule {cell.rule}, model {cell.model}, data {cell.data}: {error}")
     if found:
