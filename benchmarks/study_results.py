@@ -35,13 +35,12 @@ def rows(folder: Path) -> list[dict[str, object]]:
     for line, row in zip(table.body, settings, strict=True):
         fixed = row.cell.model_dump(exclude={"seed"})
         runs = [each for each in summaries if each.cell.model_dump(exclude={"seed"}) == fixed]
+        accuracies = [each.test_accuracy for each in runs]
         found.append(
             {
                 **dict(zip(table.header, line, strict=True)),
                 "seeds": " ".join(str(each.cell.seed) for each in runs),
-                "accuracies": " ".join(
-                    f"{each.test_accuracy:.2f}" for each in runs if each.test_accuracy is not None
-                ),
+                "accuracies": " ".join("-" if a is None else f"{a:.2f}" for a in accuracies),
                 "seconds_per_run": round(sum(each.seconds for each in runs) / len(runs), 1),
                 "judged_on": row.cell.judged_on,
                 "processor": machine.processor,
@@ -60,9 +59,7 @@ def main() -> None:
     parser.add_argument("folders", type=Path, nargs="+")
     for folder in parser.parse_args().folders:
         if not (SPECS / f"{folder.name}.toml").is_file():
-            raise UsageError(
-                f"{folder.name} is none of {', '.join(sorted(p.stem for p in SPECS.glob('*.toml')))}"
-            )
+            raise unknown("study", folder.name, [path.stem for path in SPECS.glob("*.toml")])
         found = rows(folder)
         RESULTS.mkdir(parents=True, exist_ok=True)
         place = RESULTS / f"{folder.name}.csv"

@@ -120,7 +120,7 @@ def test_tables_as_text_csv_and_markdown(tmp_path: Path) -> None:
     out, file = tmp_path / "study", tmp_path / "table.csv"
     made("run", *QUICK, "--bits", "2,8", "--storage", "inplace,latent", "--out", out)
     lines = call("table", out, "--format", "csv").stdout.splitlines()
-    assert lines[0] == "bits,storage,n,mean,std,low,high,diverged,failed,waiting"
+    assert lines[0] == "bits,storage,n,mean,std,interval_low,interval_high,diverged,failed,waiting"
     assert len(lines) == 5
     assert [line.split(",")[:3] for line in lines[1:3]] == [["2", "inplace", "2"], ["2", "latent", "2"]]
     pivot = call("table", out, "--rows", "storage", "--columns", "bits", "--format", "markdown").stdout

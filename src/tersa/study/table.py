@@ -35,7 +35,9 @@ Outcome = tuple[Cell, str, float | None]
 
 SETTINGS = tuple(name for name in Cell.model_fields if name != "seed")
 FIGURES = ("n", "mean", "std", "low", "high", "diverged", "failed", "waiting")
-"""Columns of a plain table behind those of the settings."""
+"""Figures of a plain table, behind the settings."""
+HEADS = {"low": "interval_low", "high": "interval_high"}
+"""Names of columns whose figure shares its name with a setting."""
 
 
 @dataclass(frozen=True)
@@ -165,7 +167,7 @@ def flat(rows: Sequence[Row]) -> Grid:
         (*(shown(row.cell, name) for name in names), *(_figure(getattr(row, f)) for f in FIGURES))
         for row in rows
     ]
-    return Grid((*names, *FIGURES), tuple(body), len(names))
+    return Grid((*names, *(HEADS.get(f, f) for f in FIGURES)), tuple(body), len(names))
 
 
 def grid(rows: Sequence[Row], *, rows_by: Sequence[str], columns_by: Sequence[str]) -> Grid:
