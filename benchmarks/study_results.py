@@ -46,7 +46,7 @@ def rows(folder: Path) -> list[dict[str, object]]:
                 "processor": machine.processor,
                 "torch": machine.versions["torch"],
                 "date": machine.date[:10],
-                "command": f"tersa study run benchmarks/studies/{folder.name}.toml --out studies/{folder.name}",
+                "command": f"tersa study run {SPECS.parent.name}/studies/{folder.name}.toml",
             }
         )
     return found

@@ -18,8 +18,9 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def test_readme_shows_the_example_that_runs() -> None:
-    assert (ROOT / "examples" / "shrink_digits.py").read_text() in README
+def test_readme_shows_the_examples_that_run() -> None:
+    for name in ("shrink_digits.py", "few_bits_digits.py"):
+        assert (ROOT / "examples" / name).read_text() in README
 
 
 def test_readme_opens_with_its_two_commands_and_a_picture() -> None:

@@ -133,6 +133,14 @@ def test_tables_as_text_csv_and_markdown(tmp_path: Path) -> None:
     assert "Test accuracy in %" in call("table", out).stdout
 
 
+def test_tables_say_which_split_was_judged(tmp_path: Path) -> None:
+    out = tmp_path / "study"
+    shown = call("run", *QUICK, "--bits", "2,8", "--set", "judged_on=validation", "--out", out).stdout
+    for text in (shown, call("table", out).stdout):
+        assert "Validation accuracy in %" in text
+        assert "Test accuracy" not in text
+
+
 def test_failed_runs_give_exit_code_1_and_are_retried_when_asked(tmp_path: Path) -> None:
     out = tmp_path / "study"
     made("run", *QUICK, "--out", out)

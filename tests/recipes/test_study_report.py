@@ -11,7 +11,7 @@ import pytest
 
 from tersa.errors import DataError
 from tersa.recipes import published
-from tersa.recipes.study_curves import epoch_panels
+from tersa.recipes.study_curves import MOST_PANELS, epoch_panels
 from tersa.recipes.study_layout import layout_of
 from tersa.recipes.study_report import COSTS, PICTURES, StudyCost, read_rows, view_of, write_study_report
 from tersa.recipes.study_verdict import verdict
@@ -196,6 +196,62 @@ def test_training_curves_and_weight_ranges() -> None:
     assert len(view.epochs[0].curves[0].values) == 3
     assert [reach.label for reach in view.reaches[0].layers] == ["fc1", "fc2"]
     assert view.reaches[0].layers[0].low == (-1.0, -2.0, -3.0)
+
+
+def turned(result: CellResult, *degrees: tuple[float | None, ...]) -> CellResult:
+    """A result with the given angle of each layer after each epoch."""
+    every = [angle for after in degrees for angle in after]
+    layers = [state.model_copy(update={"angle": a}) for state, a in zip(result.layers, every, strict=True)]
+    return result.model_copy(update={"layers": layers})
+
+
+def test_angles_are_means_over_the_seeds_of_most_bits() -> None:
+    fa: dict[str, Any] = {"rule": "fa", "quant": "symmetric"}
+    rows = [
+        *grid(),
+        turned(trained(90.0, 2, bits=8, seed=1, **fa), (80.0, None), (60.0, 10.0)),
+        turned(trained(90.0, 2, bits=8, seed=2, **fa), (90.0, None), (64.0, 14.0)),
+        turned(trained(20.0, 2, bits=2, seed=1, **fa), (120.0, 120.0), (130.0, 130.0)),
+        turned(trained(98.0, 2, rule="fa"), (5.0, 5.0), (5.0, 5.0)),
+    ]
+    (panel,) = view_of(rows, "x").angles
+    assert panel.title == "fa 2x100, layer range, symmetric, 8 bits"
+    assert [layer.label for layer in panel.layers] == ["fc1", "fc2"]
+    assert [layer.epochs for layer in panel.layers] == [(1, 2), (2,)]
+    assert [layer.degrees for layer in panel.layers] == [(85.0, 62.0), (12.0,)]
+
+
+def test_without_bits_angles_are_those_of_unquantised_runs() -> None:
+    rows = [trained(97.0, 1), turned(trained(96.0, 1, rule="fa"), (70.0, 0.0))]
+    (panel,) = view_of(rows, "x").angles
+    assert panel.title == "fa 2x100, not quantised"
+    assert view_of(grid(), "x").angles == ()
+
+
+def test_of_too_many_networks_one_stands_for_each_rule() -> None:
+    models = [f"mlp:{width}" for width in range(10, 10 + MOST_PANELS)]
+    rows = [turned(trained(50.0 + n, 1, rule="fa", model=m), (70.0, 0.0)) for n, m in enumerate(models)]
+    assert len(view_of(rows, "x").angles) == MOST_PANELS
+    more = turned(trained(99.0, 1, rule="dfa", model="mlp:10"), (70.0, 0.0))
+    found = [panel.title for panel in view_of([*rows, more], "x").angles]
+    assert found == [f"fa 1x{9 + MOST_PANELS}, not quantised", "dfa 1x10, not quantised"]
+
+
+def test_accuracies_are_those_of_the_split_that_all_are_judged_on() -> None:
+    mixed = [*grid(), *grid(judged_on="validation")]
+    assert [view_of(rows, "x").accuracies for rows in (mixed[:36], mixed[36:], mixed)] == [
+        "test accuracy",
+        "validation accuracy",
+        "accuracy",
+    ]
+    assert ("judged on", "validation") in view_of(mixed[36:], "x").facts
+    assert "judged on" not in {effect.field for effect in view_of(mixed, "x").effects}
+
+
+def test_single_panels_of_groups_stand_side_by_side() -> None:
+    rows = [*grid(), *grid(rule="fa", model="mlp:50x50")]
+    (group,) = view_of(rows, "x").groups
+    assert [panel.title for panel in group.panels] == ["bp 2x100", "fa 2x50"]
 
 
 def test_the_document_s_tables_of_weights() -> None:

@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 
-from tersa.report import study_charts, study_curves
+from tersa.report import study_angles, study_axes, study_charts, study_curves
 from tersa.report.study_page import render, write
 from tersa.report.study_view import (
+    AnglePanel,
+    Angles,
     Compared,
     Cost,
     Curve,
@@ -91,6 +93,12 @@ def view(**changes: Any) -> StudyView:
             Judged("H2", "Seven bits.", "open", "needs cells", "holds"),
         ),
         "epochs": (EpochPanel("bp", (Curve("2", 0.3, (10.0, 12.0)), Curve("8", 1.0, (80.0, 97.0)))),),
+        "angles": (
+            AnglePanel(
+                "fa", (Angles("fc1", 1.0, (1, 2), (88.0, 62.5)), Angles("fc2", 0.3, (1, 2), (0.0, 0.0)))
+            ),
+            AnglePanel("delta", (Angles("fc2", 1.0, (2,), (0.0,)),)),
+        ),
         "reaches": (ReachPanel("bp", (Reach("fc1", 1.0, (1, 2), (-0.5, -1.5), (0.6, 2.0)),)),),
         "weights": (WeightRow("hsic 1x4", 6, (0.1, 7000.0), (-1200.0, 1300.0), (0.1061, 0.7506, -1.0, 1.0)),),
         "costs": (Cost("bp", 310.0, 2.1e7, "O(n^5)"), Cost("dni", 900.0, 4e7, "")),
@@ -163,6 +171,7 @@ def test_the_answer_comes_first(whole: Reader) -> None:
         "What makes the difference?",
         "What holds of the document's five expectations?",
         "How did the training go?",
+        "Does each rule point where backpropagation does?",
         "Where do the weights go?",
         "What does a rule cost?",
         "What does each rule's network look at?",
@@ -187,6 +196,7 @@ def test_every_part_is_a_question(whole: Reader, question: str) -> None:
         "1 left open by these cells",
         "MemoryError",
         "O(n^5)",
+        "88.0 → 62.5",
         "2.9×",
         "−1,200.0",
         "0.7506",
@@ -202,6 +212,7 @@ def test_only_parts_with_something_in_them_are_shown() -> None:
     reader = Reader(render(StudyView("demo", "study report", "nothing", "No run has ended yet", "")))
     assert "How to do it again" in reader.text
     assert "How many bits" not in reader.text
+    assert "Does each rule point" not in reader.text
     assert "img" not in reader.names
 
 
@@ -224,6 +235,25 @@ def test_nothing_given_can_become_markup() -> None:
     assert reader.handlers == []
     assert "\u202e" not in text
     assert "<script>alert" not in text
+
+
+def test_accuracies_are_called_by_their_split(whole: Reader) -> None:
+    assert whole.text.count("est accuracy in percent") == 3
+    assert "one seed, test accuracy" not in whole.text
+    text = Reader(render(view(accuracies="validation accuracy"))).text
+    assert "Validation accuracy in percent over the bits" in text
+    assert "Mean validation accuracy in percent for each rule" in text
+    assert "Validation accuracy in percent after each epoch" in text
+    assert "published, in place, one seed, test accuracy" in text
+    assert "rings are published values on the test images" in text
+    assert "est accuracy in percent" not in text
+
+
+@pytest.mark.parametrize(("panels", "large"), [(1, True), (2, True), (3, False), (4, True), (5, False)])
+def test_few_panels_are_large_and_stand_in_two_columns(panels: int, large: bool) -> None:
+    text = render(view(groups=(Group("", tuple(panel(str(n)) for n in range(panels))),)))
+    assert ('<div class="multiples lone">' in text) is large
+    assert '<div class="multiples lone">' not in render(view())  # two groups
 
 
 def test_hundreds_of_cells_stay_a_small_page() -> None:
@@ -259,8 +289,35 @@ def test_every_mark_has_its_text() -> None:
     assert len(marks(study_curves.epoch_panel(epochs, "e", (0, 100)))) == len(
         study_curves.epoch_texts(epochs)
     )
+    for angles in view().angles:
+        drawing = study_angles.angle_panel(angles, "a", (0, 120))
+        assert len(marks(drawing)) == len(study_angles.angle_texts(angles))
     compared = view().compared
     assert len(marks(study_charts.scatter(compared, "s"))) == len(study_charts.scatter_texts(compared))
+
+
+def test_a_right_angle_is_a_line_of_its_own() -> None:
+    fa, delta = view().angles
+    drawing = study_angles.angle_panel(fa, "a", (0, 120))
+    (line,) = re.findall(r'<path d="M[\d.]+ ([\d.]+)L[\d.]+ ([\d.]+)" class="right-angle"', drawing)
+    written = {
+        float(y) - 4: text for y, text in re.findall(r'y="([\d.]+)" class="end quiet">(\d+)°<', drawing)
+    }
+    assert written[float(line[0])] == written[float(line[1])] == "90"
+    assert sorted(written.values(), key=int) == ["0", "30", "60", "90", "120"]
+    assert study_angles.angle_panel(delta, "d", (0, 120)).count("<circle") == 1  # one epoch is a dot
+
+
+def test_the_axis_of_degrees_and_the_order_of_layers() -> None:
+    fa, delta = view().angles
+    away = AnglePanel("x", (Angles("fc1", 1.0, (1,), (120.5,)),))
+    assert study_angles.degree_range([fa, delta]) == (0.0, 120.0)
+    assert study_angles.degree_range([fa, away]) == (0.0, 180.0)
+    assert study_angles.angle_table([delta, fa]) == (
+        ["fc1", "fc2"],
+        [("delta", ["–", "0.0"]), ("fa", ["88.0 → 62.5", "0.0 → 0.0"])],
+    )
+    assert study_angles.angle_texts(delta) == ["fc2: 0.0° after epoch 2"]
 
 
 def test_intervals_are_drawn_for_several_seeds_only() -> None:
@@ -305,8 +362,8 @@ def test_names_at_the_ends_never_touch() -> None:
     )
     gaps = [b - a for a, b in itertools.pairwise(heights)]
     assert len(heights) == 7
-    assert min(gaps) >= study_curves.LINE_HEIGHT - 0.01
-    assert max(heights) <= study_curves.HEIGHT - study_curves.BOTTOM + 5
+    assert min(gaps) >= study_axes.LINE_HEIGHT - 0.01
+    assert max(heights) <= study_axes.HEIGHT - study_axes.BOTTOM + 5
 
 
 @pytest.mark.parametrize(

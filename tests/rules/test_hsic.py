@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tersa.errors import UsageError
 from tersa.rules.base import Batch, Draw, Extras, Recipe, Turn, cross_entropy
-from tersa.rules.hsic import CLASSIFIER, DOCUMENT, SIMULTANEOUS, HsicBottleneck
+from tersa.rules.hsic import CLASSIFIER, DOCUMENT, FLOOR, SIMULTANEOUS, HsicBottleneck
 from tersa.rules.kernels import centred, dependence, gaussian_less_one, inverse, nhsic, projector
 from tersa.rules.network import Network, Pair, network_of
 
@@ -173,7 +173,7 @@ def by_hand(rule: HsicBottleneck, h: Tensor, batch: Batch) -> Tensor:
     labels = torch.eye(3, dtype=torch.float64)[batch.labels]
     images = batch.inputs.flatten(1).double()
     if rule.standardise:
-        h = (h - h.mean(0)) / (h.std(0, correction=0) + 1e-3)
+        h = (h - h.mean(0)) / (h.std(0, correction=0) + FLOOR)
     p = naive_projector(h, rule.sigma, rule.epsilon)
     x, y = (naive_projector(a, rule.target_sigma, rule.target_epsilon) for a in (images, labels))
     return (p * x.T).sum() - rule.balance * (p * y.T).sum()

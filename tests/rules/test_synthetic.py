@@ -16,7 +16,7 @@ from tersa.rules.backprop import BackPropagation
 from tersa.rules.base import Batch, Draw, Extras, Turn, cross_entropy
 from tersa.rules.kernels import standardised
 from tersa.rules.network import Network, Pair, network_of
-from tersa.rules.synthetic import DOCUMENT, LABELS, TENSORS, SyntheticGradients
+from tersa.rules.synthetic import DOCUMENT, FLOOR, LABELS, TENSORS, SyntheticGradients
 
 CLOSE = 1e-4
 """Relative, with 1e-6 absolute: sums of some dozen float32 products in another order."""
@@ -72,7 +72,7 @@ def by_hand(rule: SyntheticGradients, weights: list[Pair], extras: Extras, batch
             break
         h = z[i].relu()
         u.append(h)
-        x = (h - h.mean(0)) / (h.std(0, correction=0) + 1e-3) if rule.standardise else h
+        x = (h - h.mean(0)) / (h.std(0, correction=0) + FLOOR) if rule.standardise else h
         x = torch.cat([x, labels], 1) if rule.labels else x
         a, a0, c, c0 = (e[run].detach() for e in extras.trained[TENSORS * i : TENSORS * (i + 1)])
         s.append((x @ a.T + a0).relu() @ c.T + c0)
@@ -123,7 +123,7 @@ def test_synthesisers_move_by_their_squared_error_alone(rule: SyntheticGradients
             same(found[TENSORS * i + 3][run], slope.sum(0))
             first, bias, last, _ = extras.trained[TENSORS * i : TENSORS * (i + 1)]
             x = hand.u[i + 1]
-            x = standardised(x[None])[0] if rule.standardise else x
+            x = standardised(x[None], FLOOR)[0] if rule.standardise else x
             x = torch.cat([x, torch.eye(3)[batch.labels]], 1) if rule.labels else x
             inner = x @ first[run].detach().T + bias[run].detach()
             same(found[TENSORS * i + 2][run], slope.T @ inner.relu())
@@ -170,14 +170,14 @@ def test_labels_enter_only_where_asked(labels: bool) -> None:
 
 def test_standardised_units_have_mean_zero_and_deviation_one() -> None:
     x = 5 + 3 * wave(2, 9, 4)
-    found = standardised(x)
+    found = standardised(x, FLOOR)
     torch.testing.assert_close(found.mean(1), torch.zeros(2, 4), rtol=0, atol=1e-5)
     torch.testing.assert_close(found.std(1, correction=0), torch.ones(2, 4), rtol=2e-3, atol=0)
 
 
 @pytest.mark.parametrize("count", [1, 4])
 def test_a_unit_that_never_changes_says_nothing(count: int) -> None:
-    assert torch.equal(standardised(torch.full((2, count, 3), 4.0)), torch.zeros(2, count, 3))
+    assert torch.equal(standardised(torch.full((2, count, 3), 4.0), FLOOR), torch.zeros(2, count, 3))
 
 
 def test_scaled_weights_start_with_variance_one_over_fan_in() -> None:

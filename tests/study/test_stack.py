@@ -99,3 +99,12 @@ def test_bits_are_checked_before_any_work(task: Task) -> None:
 def test_searches_take_an_order_of_their_own(optimizer: Any, task: Task) -> None:
     cell = Cell(data="digits", model="mlp:2", optimizer=optimizer, shuffle="per-run", batch=1000, epochs=1)
     assert train_stack([cell], task)[0].status == "done"
+
+
+def test_a_rule_with_its_own_optimiser_takes_no_other(task: Task) -> None:
+    cell = Cell(data="digits", model="mlp:8", rule="hsic-document", optimizer="sgd", learning_rate=0.1)
+    with pytest.raises(
+        UsageError, match="brings its own optimiser and rates; leave out optimizer, learning_rate"
+    ):
+        network_for(cell, task)
+    network_for(cell.model_copy(update={"optimizer": "adadelta", "learning_rate": 1.0}), task)

@@ -301,7 +301,7 @@ def warning_of(wanted: Reproduction) -> str:
 
 
 def pictured(results: Sequence[CellResult]) -> list[Cell]:
-    """One cell per rule whose network is looked at: `PICTURED` where the study has it, else its last."""
+    """One cell per rule whose network is looked at: `PICTURED` where the study has it, else its first."""
     found: dict[str, Cell] = {}
     for row in results:
         cell = row.cell

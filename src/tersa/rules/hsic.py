@@ -14,7 +14,18 @@ and runs. Training has two phases:
 eps 1e-5, balance 500; SGD with rate 1 and weight decay 0.001, which never falls; then the classifier on the
 last layer's 10 outputs, 20 epochs of Adadelta.
 
-CAUSE
+`HsicBottleneck()` departs from it where it fails. With so small an eps, growing the weights is the cheapest
+way to raise nHSIC(Z, Y): once K = I, every image of the batch is a direction of its own, nHSIC(Z, Y) is at
+its largest, its gradient gone, and the next batch has gained nothing. SGD with rate 1 is there after a few
+steps, and then weight decay alone moves the weights. So here
+
+    # Differs from the paper: the kernel compares units standardised over the batch, which cannot grow;
+    eps 1e-3 and sigma 2, a ridge that 64 images can bear; the run's own optimiser in both phases;
+    the classifier sees every layer, the last without ReLU.
+
+MNIST, 2x100, batch 64, all layers at once, ten epochs of Adadelta falling by 0.6 and four of the classifier:
+96.8 (three seeds, 96.77 to 96.84; document 000: 95.30). Without standardising, other sigma, eps and balance
+gave 94 to 95 with batch 64, 96.5 with batch 256.
 
 Cost of one step: for each layer a Cholesky inverse and two products, 5 m^3 operations, and a Gram matrix,
 4 m^2 d; in turn, layer i's forward pass is also repeated for each layer behind it.
@@ -43,6 +54,8 @@ from tersa.rules.base import Batch, Draw, Extras, Phase, Recipe, Turn, cross_ent
 from tersa.rules.kernels import EPSILON, SIGMA, dependence, projector, standardised
 from tersa.rules.network import Network, Weights, line_only
 
+FLOOR = 0.01
+"""Added to deviations before dividing by them: 0.001 and 0.1 learnt 0.1 to 0.2 points less."""
 CLASSIFIER = "classifier"
 """Name of the second phase and of its turn."""
 
@@ -138,7 +151,7 @@ class HsicBottleneck:
     def _compared(self, h: Tensor) -> Tensor:
         """What the kernel of a layer compares, (R, m, d)."""
         z = h.flatten(2)
-        return standardised(z) if self.standardise else z
+        return standardised(z, FLOOR) if self.standardise else z
 
     def _outputs(self, network: Network, weights: Weights, inputs: Tensor) -> list[Tensor]:
         """Output of each layer, no graph between them; the last layer's is a feature too."""

@@ -45,14 +45,15 @@ EPSILON = 1e-5
 """Regulariser per image: the same sources."""
 
 
-def standardised(x: Tensor) -> Tensor:
-    """(x - mean) / (deviation + 1e-3) of each unit over the batch of its run.
+def standardised(x: Tensor, floor: float) -> Tensor:
+    """(x - mean) / (deviation + floor) of each unit over the batch of its run.
 
     Args:
         x: (R, N, D).
+        floor: keeps units that hardly ever change from being blown up.
     """
     deviation, mean = torch.std_mean(x, 1, correction=0, keepdim=True)
-    return (x - mean) / (deviation + 1e-3)
+    return (x - mean) / (deviation + floor)
 
 
 def gaussian_less_one(a: Tensor, sigma: float = SIGMA) -> Tensor:

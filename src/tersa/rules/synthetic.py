@@ -59,6 +59,8 @@ from tersa.rules.base import Batch, Draw, Extras, Phase, Turn, cross_entropy, ev
 from tersa.rules.kernels import standardised
 from tersa.rules.network import Network, Pair, Weights, line_only
 
+FLOOR = 0.001
+"""Added to deviations before dividing by them."""
 TENSORS = 4
 """Of one synthesiser among the trained extras: A (R, H, D + K or D), a (R, H), C (R, D, H), c (R, D)."""
 
@@ -122,7 +124,7 @@ class SyntheticGradients:
         first, first_bias, last, last_bias = extras.trained[TENSORS * i : TENSORS * (i + 1)]
         x = h.flatten(2)  # (R, N, D)
         if self.standardise:
-            x = standardised(x)
+            x = standardised(x, FLOOR)
         if self.labels:
             x = torch.cat([x, one_hot(batch, len(x), classes)], -1)  # (R, N, D + K)
         inner = torch.baddbmm(first_bias.unsqueeze(1), x, first.mT).relu()  # (R, N, H)

@@ -26,7 +26,7 @@ from tersa.data.task import Split, Task, pixels
 from tersa.errors import UsageError
 from tersa.quant.ranges import calibrate
 from tersa.quant.signals import gradient_quantiser, hidden_quantiser, state_quantiser
-from tersa.rules.base import Draw, Extras, Rule, Turn
+from tersa.rules.base import Draw, Extras, Phase, Rule, Turn
 from tersa.rules.network import Network, Pair, Signals, network_of
 from tersa.rules.registry import rule as rule_of
 from tersa.rules.second_order import KINDS, SecondOrder, check_rule, check_size
@@ -45,7 +45,9 @@ def network_for(cell: Cell, task: Task) -> Network:
         UsageError: the network does not fit the data or the rule.
     """
     network = network_of(cell.model, task.shape, len(task.classes))
-    rule_of(cell.rule).check(network)
+    rule = rule_of(cell.rule)
+    rule.check(network)
+    _check_optimiser(cell, rule.phases(network))
     check_special(cell.spec)
     check_rule(cell.optimizer, cell.rule)
     check_size(cell.optimizer, network.parameters)
@@ -53,6 +55,18 @@ def network_for(cell: Cell, task: Task) -> Network:
     return network
 
 
+def _check_optimiser(cell: Cell, phases: Sequence[Phase]) -> None:
+    """Refuse an optimiser for a rule whose every phase brings its own."""
+    asked = [name for name in OWN if getattr(cell, name) != Cell.model_fields[name].default]
+    if asked and all(phase.recipe is not None for phase in phases):
+        raise UsageError(
+            f"rule {cell.rule} brings its own optimiser and rates; leave out {', '.join(asked)}, or choose "
+            "another rule"
+        )
+
+
+OWN = ("optimizer", "learning_rate", "decay", "weight_decay")
+"""Settings that a phase with a recipe does not read."""
 Ranges = list[tuple[float, float]]
 """Fixed low and high of each tensor of a run."""
 
