@@ -281,7 +281,8 @@ def answer_of(results: Sequence[CellResult], summaries: Sequence[Summary], wante
     if not summaries:
         return own
     overall = summaries[-1]
-    alike = f"{100 * overall.agreement:.0f} % of {overall.cells} published cells learn or collapse alike"
+    cells = f"{100 * overall.agreement:.0f} % of {overall.cells} published quantised cells"
+    alike = f"{cells} learn or collapse alike"
     rank = "" if overall.spearman is None else f", and their ranks agree at {overall.spearman:.2f}"
     start = "A shortened trial, not the document's settings: " if wanted.shortened else ""
     headline = f"{start}{alike}{rank}"

@@ -68,7 +68,11 @@ def compare(results: Iterable[CellResult], *, shortened: bool = False) -> list[R
 
 
 def summarise(rows: Sequence[Row]) -> list[Summary]:
-    """One line per rule, then one over all; nothing without rows."""
+    """One line per rule, then one over all; nothing without rows.
+
+    Full-precision networks learn in the document and here: they are left out where there are quantised ones.
+    """
+    rows = [row for row in rows if row.cell.quant != "none"] or rows
     rules = list(dict.fromkeys(row.cell.rule for row in rows))
     parts = [_summary(rule, [row for row in rows if row.cell.rule == rule]) for rule in rules]
     return [*parts, _summary("all", rows)] if rows else []
