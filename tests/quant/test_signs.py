@@ -76,7 +76,7 @@ def test_ternary_global_is_symmetric_with_two_bits() -> None:
 def test_ternary_stochastic_is_between_neighbours() -> None:
     x = torch.tensor([-0.75, -0.25, 0.0, 0.5])
     spec = QuantSpec(kind="ternary", range="global", rounding="stochastic")
-    for u, expected in [(0.0, [-1, -1, 0, 0]), (0.5, [-1, 0, 0, 1]), (0.8, [0, 0, 0, 1])]:
+    for u, expected in [(0.0, [0, 0, 0, 1]), (0.5, [-1, 0, 0, 0]), (0.8, [-1, -1, 0, 0])]:
         assert quantise(x, spec, uniform=torch.full((4,), u)).values.tolist() == expected
 
 

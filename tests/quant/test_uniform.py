@@ -63,13 +63,14 @@ def test_asymmetric_equals_numpy_bit_for_bit(bits: int, low: float, high: float)
 
 @pytest.mark.parametrize(("kind", "lowest"), [("symmetric", -3), ("asymmetric", 0)])
 def test_stochastic_equals_numpy_bit_for_bit(kind: str, lowest: int) -> None:
-    """code = floor(clamp(v) + u), with q = 3 and with m = 7 on [-1, 1]."""
+    """f = floor(clamp(v)), code = f + (u < v - f), with q = 3 and with m = 7 on [-1, 1]."""
     highest = lowest + (6 if kind == "symmetric" else 7)
     u = torch.rand(400, generator=torch.Generator().manual_seed(1))
     scaled = (
         X.numpy() * np.float32(3) if kind == "symmetric" else (X.numpy() + np.float32(1)) * np.float32(3.5)
     )
-    codes = np.clip(np.floor(np.clip(scaled, lowest, highest) + u.numpy()), lowest, highest)
+    inside = np.clip(scaled, lowest, highest)
+    codes = np.floor(inside) + (u.numpy() < inside - np.floor(inside))
     spec = QuantSpec.model_validate({"kind": kind, "bits": 3, "rounding": "stochastic"})
     found = quantise(X, spec, bounds=ends(-1.0, 1.0), uniform=u)
     assert np.array_equal(found.codes.numpy(), codes.astype(np.int16))

@@ -18,8 +18,8 @@ A whole v stays where it is: f + (u < v - f) is exact, where floor(v + u) would 
 Example:
     >>> to_whole(torch.tensor([0.4, 2.5, 9.0]), 0, 3).tolist()
     [0.0, 2.0, 3.0]
-    >>> to_whole(torch.tensor([0.4, 0.4]), 0, 3, torch.tensor([0.5, 0.7])).tolist()
-    [0.0, 1.0]
+    >>> to_whole(torch.tensor([0.4, 0.4]), 0, 3, torch.tensor([0.3, 0.7])).tolist()
+    [1.0, 0.0]
 
 References:
     Gupta et al., Deep Learning with Limited Numerical Precision (ICML 2015), section 3.

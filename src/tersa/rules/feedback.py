@@ -8,7 +8,7 @@ degrees), and it needs them to agree from the top down: until W_{i+1} agrees wit
 random.
 
 Document 000 draws B by the Xavier rule (`fa-document`) and reports 30.28 % for 6x20 from one seed. That
-number is not met again: five seeds of the setting end at 78 to 83 % here, 14 points below backpropagation, and
+number is not met again: five seeds of the setting end at 78 to 83 % here, 14 points below backpropagation;
 only short trainings of some seeds lie near 30. The weakness is met: whether and when a deep narrow network
 aligns is left to chance. Two properties of the feedback weights decide it, the first one most:
 
