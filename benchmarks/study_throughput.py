@@ -34,6 +34,7 @@ import multiprocessing as mp
 import os
 import statistics
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -44,6 +45,7 @@ import torch
 from torch import Tensor, nn
 
 from tersa.data import load
+from tersa.rules.products import product
 from tersa.rules.registry import rule as rule_of
 from tersa.study.cell import Cell
 from tersa.study.measure import Workload
@@ -179,6 +181,11 @@ class Workers:
             context.Process(target=_worker, args=(theirs, half), daemon=True).start()
             self.pipes.append(ours)
 
+    def end(self) -> None:
+        """Let both processes finish."""
+        for pipe in self.pipes:
+            pipe.send(None)
+
     def seconds(self, order: Order) -> float:
         """Wall time of an order, of the slower process where both work."""
         pipes = self.pipes if order.way.endswith("2x1") else self.pipes[:1]
@@ -191,14 +198,14 @@ class Workers:
         return max(pipe.recv() for pipe in pipes)
 
 
-def product_rate(size: int = 1536) -> float:
+def product_rate(multiply: Callable[[Tensor, Tensor], Tensor], size: int = 1536) -> float:
     """Multiply-accumulates per second of a large product on one thread, the best of 10."""
     torch.set_num_threads(1)
     a = torch.randn(size, size)
     times: list[float] = []
     for _ in range(10):
         started = time.perf_counter()
-        _ = a @ a
+        multiply(a, a)
         times.append(time.perf_counter() - started)
     return size**3 / min(times)
 
@@ -212,7 +219,9 @@ def products(model: str) -> int:
 
 def throughput(workers: Workers, rounds: int, wanted: int) -> None:
     """Stacks against loops for every network."""
-    rate, machine = product_rate(), environment(1)
+    rates = {"torch.mm": product_rate(torch.mm), "oneDNN": product_rate(product)}
+    rate, machine = max(rates.values()), environment(1)
+    print(", ".join(f"{name} {2 * each / 1e9:.0f} GFLOP/s" for name, each in rates.items()), "on one thread")
     rows: list[dict[str, object]] = []
     for name, model in NETWORKS.items():
         times: dict[str, list[float]] = {way: [] for way in WAYS}
@@ -231,6 +240,7 @@ def throughput(workers: Workers, rounds: int, wanted: int) -> None:
             THREE: round(min(loop.values()) / min(stack.values()), 2),
             "products ms": round(ideal, 2),
             "share of product rate": round(ideal / median["stack-1"], 3),
+            "GFLOP/s": round(2 * rate / 1e9, 1),
             "rounds": rounds,
             "processor": machine.processor,
             "torch": machine.versions["torch"],
@@ -296,8 +306,9 @@ def main() -> None:
     parser.add_argument("--updates", type=int, default=20, help="of a loop; stacks make five times as many")
     parser.add_argument("--grid", action="store_true", help="extrapolate the full grid instead")
     arguments = parser.parse_args()
-    work = grid if arguments.grid else throughput
-    work(Workers(), arguments.rounds, arguments.updates)
+    work, workers = grid if arguments.grid else throughput, Workers()
+    work(workers, arguments.rounds, arguments.updates)
+    workers.end()
 
 
 if __name__ == "__main__":

@@ -36,6 +36,7 @@ from tersa.errors import UsageError
 from tersa.models.elman import Elman
 from tersa.models.family import Shape
 from tersa.models.zoo import build
+from tersa.rules.products import product
 from tersa.rules.recurrent import elman
 
 
@@ -117,7 +118,7 @@ class _Dense(torch.autograd.Function):
     def forward(u: Tensor, weight: Tensor, bias: Tensor, feedback: Tensor | None) -> Tensor:
         if u.dim() == 2:  # one batch for all runs: one product
             runs, outputs, inputs = weight.shape
-            z = torch.addmm(bias.reshape(-1), u, weight.reshape(-1, inputs).T)  # (N, R*O)
+            z = product(u, weight.reshape(-1, inputs), bias.reshape(-1))  # (N, R*O)
             return z.view(len(u), runs, outputs).transpose(0, 1)  # (R, N, O)
         return torch.baddbmm(bias.unsqueeze(1), u, weight.mT)  # (R, N, O)
 
@@ -135,8 +136,8 @@ class _Dense(torch.autograd.Function):
         if ctx.needs_input_grad[1]:
             if shared:
                 runs, count, outputs = g.shape
-                wide = g.transpose(0, 1).reshape(count, runs * outputs)  # (N, R*O)
-                to_weight = (wide.T @ u).view(runs, outputs, -1)
+                wide = g.transpose(1, 2).reshape(runs * outputs, count)  # (R*O, N)
+                to_weight = product(wide, u.T).view(runs, outputs, -1)
             else:
                 to_weight = g.mT @ u  # (R, O, I)
         if ctx.needs_input_grad[2]:

@@ -13,9 +13,11 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from tersa.data.task import Task
+from tersa.rules.products import ONEDNN, macs_of
 from tersa.study.cell import Cell
 from tersa.study.observe import accuracy
 from tersa.study.stack import Stack, load_data, start
@@ -64,7 +66,8 @@ class Workload:
 
     def macs(self) -> int:
         """Multiply-accumulates of the matrix products and convolutions of one update of one run, counted."""
-        with FlopCounterMode(display=False) as counter:
+        counted = {} if ONEDNN is None else {torch.ops.mkldnn._linear_pointwise: macs_of}
+        with FlopCounterMode(display=False, custom_mapping=counted) as counter:
             self(1)
         return counter.get_total_flops() // 2 // len(self.stack.cells)
 
