@@ -37,10 +37,10 @@ types: $(READY)
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 test: lint types
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "$(DEFAULT_TIERS)"
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "$(DEFAULT_TIERS)"
 
 test-all: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "(slow or runtime or browser) and not gpu" tests
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "(slow or runtime or browser) and not gpu" tests
 
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache build dist
