@@ -15,6 +15,8 @@ import csv
 from pathlib import Path
 
 from tersa.errors import UsageError, unknown
+from tersa.recipes.study import stored_spec
+from tersa.study.spec import expand
 from tersa.study.store import StudyStore
 from tersa.study.table import aggregate, flat, outcomes
 from tersa.targets.environment import environment
@@ -25,8 +27,9 @@ SPECS = Path(__file__).parent / "studies"
 
 def rows(folder: Path) -> list[dict[str, object]]:
     """One row per setting of the study in a folder."""
+    asked = {cell.key for cell in expand(stored_spec(folder)).cells}
     with StudyStore(folder / "study.db") as store:
-        summaries = store.summaries()
+        summaries = [each for each in store.summaries() if each.key in asked]
     settings = aggregate(outcomes(summaries))
     if any(row.waiting for row in settings):
         raise UsageError(f"{folder} has runs that have not ended; tersa study run --resume goes on")
