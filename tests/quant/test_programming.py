@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tersa.quant.chance import hash_normal
-from tersa.quant.crossbar_kernel import ALONE, TOGETHER, normal_quantile
+from tersa.quant.crossbar_kernel import alone, together, normal_quantile
 from tersa.quant.faults import Faults, Stuck, draw_faults
 from tersa.quant.programming import (
     EXTREMES,
@@ -195,7 +195,7 @@ def test_twins_agree_over_steps_with_everything_on() -> None:
 def test_threads_do_not_change_a_bit() -> None:
     weights = levels(4)
     found = []
-    for kernel in (ALONE, TOGETHER):
+    for kernel in (alone, together):
         cells, out = blank(weights), torch.empty_like(weights)
         ranges, index = own_range(RUNS), torch.zeros(0)
         kernel(

@@ -11,6 +11,7 @@ from torch import Tensor
 from tersa.quant.quantiser import quantise
 from tersa.quant.spec import Kind, QuantSpec, Range, Rounding, Storage
 from tersa.study.device import DeviceUpdate
+from tersa.study.stacked import threads_of
 from tersa.study.update import OPTIMISERS, Moment, Settings, State, compiled, reference_, update_
 
 EXACT = ("sgd", "momentum", "nesterov")
@@ -49,7 +50,7 @@ def moment(
     return Moment(optimizer, np.full(runs, rate, dtype=np.float32), step, step + 1, active, on, on)
 
 
-@pytest.mark.parametrize("twin", ["compiled", "device"])
+@pytest.mark.parametrize("twin", ["alone", "together", "device"])
 @pytest.mark.parametrize("optimizer", OPTIMISERS)
 def test_the_three_ways_are_one(optimizer: str, twin: str) -> None:
     """The compiled update, and the one that GPUs run, against the readable one; the last run has diverged."""
@@ -60,10 +61,11 @@ def test_the_three_ways_are_one(optimizer: str, twin: str) -> None:
     first = values(runs, 5.0)
     active = np.arange(runs) < runs - 1
     at = moment(optimizer, runs, 2, active=active)
-    if twin == "compiled":
-        update_(fast, first, settings, at)
-    else:
+    if twin == "device":
         DeviceUpdate(fast, settings)(first, at)
+    else:
+        with threads_of(1 if twin == "alone" else 2):
+            update_(fast, first, settings, at)
     reference_(slow, first, settings, at)
     for ours, twin in zip([*fast.values, *fast.masters], [*slow.values, *slow.masters], strict=True):
         if optimizer in EXACT:

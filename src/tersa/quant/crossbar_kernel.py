@@ -130,48 +130,70 @@ def _piece(out, w, level, deviation, low, high, centre, half, scale, sigma, key,
         _read(out[a:b], w[a:b], deviation[a:b], low, high, half)
 
 
-def _program(
+@njit(error_model="numpy")
+def _run(
+    run, out, weights, level, deviation, halves, starts, index, positive, negative,
+    origin, pieces, low, high, sigma, key,
+):  # fmt: skip
+    """One run of one tensor; the arguments are those of `program_`, all arrays."""
+    count = weights.shape[1]
+    room = halves.shape[1]
+    width = count // pieces[run]
+    entry = starts[run]
+    last = starts[run + 1]
+    word = np.uint32(key[run])
+    for piece in range(pieces[run]):
+        a = piece * width
+        row = weights[run, a : a + width]
+        least, most = low[run], high[run]
+        if origin[run] != GIVEN:
+            least, most = _extremes(row)
+        if origin[run] == LARGEST:
+            most = max(abs(least), abs(most))
+            least = -most
+        centre, half = (most + least) / TWO, (most - least) / TWO
+        scale = ONE / half if half > ZERO else ZERO
+        _piece(
+            out[run, a : a + width], row, level[run, a : a + width], deviation[run, a : a + width],
+            least, most, centre, half, scale, sigma[run], word, a,
+        )  # fmt: skip
+        share = room // pieces[run]
+        for place in range(piece * share, (piece + 1) * share):
+            halves[run, place] = half
+        while entry < last and index[entry] < a + width:
+            i = index[entry]
+            inside = _held(weights[run, i], least, most)
+            x = (inside - centre) * scale
+            p, n = positive[entry], negative[entry]
+            noise = ZERO if p == p and n == n else PARTNER * deviation[run, i]
+            p = p if p == p else max(x, ZERO)
+            n = n if n == n else max(-x, ZERO)
+            out[run, i] = centre + half * (p - n + noise)
+            entry += 1
+
+
+@njit(cache=True, error_model="numpy")
+def alone(
     out, weights, level, deviation, halves, starts, index, positive, negative,
     origin, pieces, low, high, sigma, key,
 ):  # fmt: skip
-    """Every run of one tensor; the arguments are those of `program_`, all arrays."""
-    count = weights.shape[1]
-    room = halves.shape[1]
+    """Every run, on one thread."""
+    for run in range(len(weights)):
+        _run(
+            run, out, weights, level, deviation, halves, starts, index, positive, negative,
+            origin, pieces, low, high, sigma, key,
+        )  # fmt: skip
+
+
+# A function of its own: numba's cache does not tell two compilations of one function apart.
+@njit(cache=True, error_model="numpy", parallel=True)
+def together(
+    out, weights, level, deviation, halves, starts, index, positive, negative,
+    origin, pieces, low, high, sigma, key,
+):  # fmt: skip
+    """Every run, on `numba.get_num_threads()` threads."""
     for run in prange(len(weights)):
-        width = count // pieces[run]
-        entry = starts[run]
-        last = starts[run + 1]
-        word = np.uint32(key[run])
-        for piece in range(pieces[run]):
-            a = piece * width
-            row = weights[run, a : a + width]
-            least, most = low[run], high[run]
-            if origin[run] != GIVEN:
-                least, most = _extremes(row)
-            if origin[run] == LARGEST:
-                most = max(abs(least), abs(most))
-                least = -most
-            centre, half = (most + least) / TWO, (most - least) / TWO
-            scale = ONE / half if half > ZERO else ZERO
-            _piece(
-                out[run, a : a + width], row, level[run, a : a + width], deviation[run, a : a + width],
-                least, most, centre, half, scale, sigma[run], word, a,
-            )  # fmt: skip
-            share = room // pieces[run]
-            halves[run, piece * share : (piece + 1) * share] = half
-            while entry < last and index[entry] < a + width:
-                i = index[entry]
-                inside = _held(weights[run, i], least, most)
-                x = (inside - centre) * scale
-                p, n = positive[entry], negative[entry]
-                noise = ZERO if p == p and n == n else PARTNER * deviation[run, i]
-                p = p if p == p else max(x, ZERO)
-                n = n if n == n else max(-x, ZERO)
-                out[run, i] = centre + half * (p - n + noise)
-                entry += 1
-
-
-ALONE = njit(cache=True, error_model="numpy")(_program)
-"""On one thread."""
-TOGETHER = njit(cache=True, error_model="numpy", parallel=True)(_program)
-"""On `numba.get_num_threads()` threads."""
+        _run(
+            run, out, weights, level, deviation, halves, starts, index, positive, negative,
+            origin, pieces, low, high, sigma, key,
+        )  # fmt: skip

@@ -37,7 +37,7 @@ import torch
 from torch import Tensor
 
 from tersa.quant.chance import hash_normal, programming_key
-from tersa.quant.crossbar_kernel import ALONE, TOGETHER
+from tersa.quant.crossbar_kernel import alone, together
 from tersa.quant.faults import Faults
 
 __all__ = ["Cells", "Ranges", "blank", "given_range", "own_range", "program", "program_", "programming_key"]
@@ -155,7 +155,7 @@ def program_(
     flat, out = weights.detach().reshape(runs, -1), effective.detach().view(runs, -1)
     if faults is None:
         faults = nothing_stuck(runs)
-    kernel = ALONE if torch.get_num_threads() == 1 else TOGETHER
+    kernel = alone if torch.get_num_threads() == 1 else together
     kernel(
         out.numpy(), flat.numpy(), cells.level.numpy(), cells.deviation.numpy(), cells.half.numpy(),
         faults.starts.numpy(), faults.index.numpy(), faults.positive.numpy(), faults.negative.numpy(),

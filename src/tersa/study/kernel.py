@@ -122,6 +122,12 @@ def _step(optimiser, x, g, first, second, rate, decay, count, time):
 
 
 @njit(error_model="numpy")
+def _copy(to, of):
+    for i in range(len(to)):
+        to[i] = of[i]
+
+
+@njit(error_model="numpy")
 def _clip(x, low, high):
     for i in range(len(x)):
         x[i] = min(max(x[i], low), high)
@@ -284,11 +290,12 @@ def _snap(value, fine, kind, bits, where, low, high, stochastic, storage, extra,
         _ternary(value, stochastic, key, start)
 
 
-def _fused(
-    values, masters, grads, firsts, seconds, sizes, rows, moved, snapped, optimiser, step, time,
+@njit(error_model="numpy")
+def _segment(
+    segment, values, masters, grads, firsts, seconds, sizes, rows, moved, snapped, optimiser, step, time,
     rate, decay, active, kind, bits, where, low, high, stochastic, storage, extra, seed,
 ):  # fmt: skip
-    """Move and snap every tensor of every run.
+    """Move and snap one tensor of one run: segment = run * tensors + tensor.
 
     `values` is what the network sees (R, n), `masters` where sums are kept (the same address where there is
     no other), `grads`, `firsts` and `seconds` the gradient and the optimiser's state; all are addresses (T,).
@@ -296,41 +303,61 @@ def _fused(
     tensor; `low` and `high` are the fixed ranges (R, T), the rest are settings per run (R,).
     """
     tensors = len(sizes)
-    runs = len(rate)
-    for segment in prange(tensors * runs):
-        run = segment // tensors
-        tensor = segment % tensors
-        if active[run] and (moved[tensor] or snapped[tensor]):
-            count = sizes[tensor]
-            value = _row(values, tensor, run, count)
-            master = _row(masters, tensor, run, count)
-            apart = masters[tensor] != values[tensor]
-            if moved[tensor]:
-                _step(
-                    optimiser, master, _row(grads, tensor, run, count), _row(firsts, tensor, run, count),
-                    _row(seconds, tensor, run, count), rate[run], decay[run], count, time,
-                )  # fmt: skip
-            snaps = snapped[tensor] and kind[run] != NONE
-            if snaps and storage[run] == LATENT and where[run] == GLOBAL:
-                _clip(master, low[run, tensor], high[run, tensor])
-            if apart and not (snaps and storage[run] == ACCUMULATE):
-                value[:] = master
-            if snaps:
-                key = _stream(seed[run], step, tensor)
-                pieces = rows[tensor] if where[run] == CHANNEL else 1
-                width = count // pieces
-                for piece in range(pieces):
-                    a = piece * width
-                    _snap(
-                        value[a : a + width], master[a : a + width], kind[run], bits[run], where[run],
-                        low[run, tensor], high[run, tensor], stochastic[run] == 1, storage[run], extra[run],
-                        key, a,
-                    )  # fmt: skip
-                if apart and storage[run] == INPLACE:
-                    master[:] = value
+    run = segment // tensors
+    tensor = segment % tensors
+    if not active[run] or not (moved[tensor] or snapped[tensor]):
+        return
+    count = sizes[tensor]
+    value = _row(values, tensor, run, count)
+    master = _row(masters, tensor, run, count)
+    apart = masters[tensor] != values[tensor]
+    if moved[tensor]:
+        _step(
+            optimiser, master, _row(grads, tensor, run, count), _row(firsts, tensor, run, count),
+            _row(seconds, tensor, run, count), rate[run], decay[run], count, time,
+        )  # fmt: skip
+    snaps = snapped[tensor] and kind[run] != NONE
+    if snaps and storage[run] == LATENT and where[run] == GLOBAL:
+        _clip(master, low[run, tensor], high[run, tensor])
+    if apart and not (snaps and storage[run] == ACCUMULATE):
+        _copy(value, master)
+    if snaps:
+        key = _stream(seed[run], step, tensor)
+        pieces = rows[tensor] if where[run] == CHANNEL else 1
+        width = count // pieces
+        for piece in range(pieces):
+            a = piece * width
+            _snap(
+                value[a : a + width], master[a : a + width], kind[run], bits[run], where[run],
+                low[run, tensor], high[run, tensor], stochastic[run] == 1, storage[run], extra[run], key, a,
+            )  # fmt: skip
+        if apart and storage[run] == INPLACE:
+            _copy(master, value)
 
 
-alone = njit(cache=True, error_model="numpy")(_fused)
-"""`_fused` on one thread."""
-together = njit(cache=True, error_model="numpy", parallel=True)(_fused)
-"""`_fused` on `numba.get_num_threads()` threads."""
+@njit(cache=True, error_model="numpy")
+def alone(
+    values, masters, grads, firsts, seconds, sizes, rows, moved, snapped, optimiser, step, time,
+    rate, decay, active, kind, bits, where, low, high, stochastic, storage, extra, seed,
+):  # fmt: skip
+    """Every segment, on one thread."""
+    for segment in range(len(sizes) * len(rate)):
+        _segment(
+            segment, values, masters, grads, firsts, seconds, sizes, rows, moved, snapped, optimiser,
+            step, time, rate, decay, active, kind, bits, where, low, high, stochastic, storage, extra, seed,
+        )  # fmt: skip
+
+
+# A function of its own, not `alone` compiled twice: numba's cache does not tell two compilations of one
+# function apart. Its body is a call, because loops and slices inside a prange are rewritten.
+@njit(cache=True, error_model="numpy", parallel=True)
+def together(
+    values, masters, grads, firsts, seconds, sizes, rows, moved, snapped, optimiser, step, time,
+    rate, decay, active, kind, bits, where, low, high, stochastic, storage, extra, seed,
+):  # fmt: skip
+    """Every segment, on `numba.get_num_threads()` threads."""
+    for segment in prange(len(sizes) * len(rate)):
+        _segment(
+            segment, values, masters, grads, firsts, seconds, sizes, rows, moved, snapped, optimiser,
+            step, time, rate, decay, active, kind, bits, where, low, high, stochastic, storage, extra, seed,
+        )  # fmt: skip
