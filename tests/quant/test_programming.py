@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tersa.quant.chance import hash_normal
-from tersa.quant.crossbar_kernel import alone, together, normal_quantile
+from tersa.quant.crossbar_kernel import alone, normal_quantile, together
 from tersa.quant.faults import Faults, Stuck, draw_faults
 from tersa.quant.programming import (
     EXTREMES,
