@@ -88,6 +88,7 @@ def ours() -> list[Row]:
 
 def theirs() -> list[Row]:
     """aihwkit's noise model, and its inference tile."""
+    # It needs an environment of its own (see above), so the type checker does not find it.
     from aihwkit.inference import PCMLikeNoiseModel  # type: ignore[import-not-found]
     from aihwkit.nn import AnalogLinear  # type: ignore[import-not-found]
     from aihwkit.simulator.configs import TorchInferenceRPUConfig  # type: ignore[import-not-found]

@@ -164,7 +164,7 @@ def test_json_round_trip() -> None:
 
 def test_all_faults_are_told_together() -> None:
     with pytest.raises(UsageError) as caught:
-        Crossbar(device="pmc", rows=0, nosie=1, stuck_low=0.6, stuck_high=0.6, g_min_us=30)  # type: ignore
+        Crossbar(device="pmc", rows=0, nosie=1, stuck_low=0.6, stuck_high=0.6, g_min_us=30)  # type: ignore  # faults on purpose
     text = str(caught.value)
     assert "5 faults" in text
     for part in ("unknown device 'pmc'; did you mean 'pcm'?", "rows is 0", "unknown setting 'nosie'"):

@@ -130,8 +130,10 @@ def test_rules_that_need_a_line_refuse_it(network: Network) -> None:
 
 
 def test_a_line_is_not_refused(network: Network) -> None:
-    line_only("fa", network_of("lenet", (1, 8, 8), 3))
-    line_only("fa", replace(network, recurrent=False))
+    for line in (network_of("lenet", (1, 8, 8), 3), replace(network, recurrent=False)):
+        assert line_only("fa", line) is None
+    with pytest.raises(UsageError):
+        line_only("fa", network)
 
 
 def test_it_learns_what_only_the_first_row_says() -> None:

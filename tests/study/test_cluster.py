@@ -67,7 +67,7 @@ def trained(launch: Launch) -> dict[int, Ended]:
 
 def test_stacks_become_tasks_and_their_failures_results(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
     ray = StandIn()
-    monkeypatch.setitem(sys.modules, "ray", ray)  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "ray", ray)  # type: ignore[arg-type]  # a stand-in, no module
     ended = trained(Launch(threads=2, engine=engine))
     assert [result.cell for result in ended[3].results] == list(STACKS[0].cells)
     assert ended[1].trouble.rstrip().endswith("RuntimeError: thirteen units")
