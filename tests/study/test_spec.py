@@ -193,3 +193,10 @@ def test_wrong_overrides_are_refused_together() -> None:
         "seeds is few",
     ):
         assert text in str(refused.value)
+
+
+def test_an_unknown_rule_is_told_with_the_other_faults() -> None:
+    with pytest.raises(UsageError, match="2 faults") as caught:
+        expand(parse('axes = { rule = ["hsci"], bits = [9] }\n[study]\nname = "x"'))
+    assert "did you mean 'hsic'" in str(caught.value)
+    assert "bits is 9" in str(caught.value)

@@ -258,13 +258,14 @@ def expand(spec: StudySpec) -> Expansion:
     notes: list[str] = []
     for block in blocks:
         for values in _combinations(block, spec.seeds):
+            rule = str(values.get("rule", Cell().rule))
+            if rule not in RULES:
+                found.append(str(unknown("rule", rule, RULES)))
             try:
                 cell = Cell.model_validate(_filled(values))
             except ValidationError as error:
                 found += [say(detail) for detail in error.errors()]
                 continue
-            if cell.rule not in RULES:
-                found.append(str(unknown("rule", cell.rule, RULES)))
             reasons = meaningless(cell)
             for reason in reasons:
                 senseless.setdefault(reason, []).append(cell)
