@@ -27,7 +27,7 @@ SCHEMA = 1
 """Version of every record written to disk; a reader refuses a newer one."""
 
 Verdict = Literal["faster", "slower", "no difference", "not offered"]
-Stage = Literal["baseline", "prune", "distil", "quantise"]
+Stage = Literal["baseline", "light", "prune", "distil", "quantise"]
 
 
 class Record(BaseModel):
@@ -85,10 +85,10 @@ class Goal(Record):
     """One thing that was asked, and whether the test set or the measurement says that it was reached.
 
     Attributes:
-        name: `max-loss`, `min-accuracy`, `size`, `latency` or `macs`.
+        name: `max-loss`, `min-accuracy`, `size`, `latency`, `macs` or `parameters`.
         asked: the bound, in `unit`.
         reached: what the result has, in `unit`.
-        unit: `points`, `%`, `bytes`, `ms` or `MACs`.
+        unit: `points`, `%`, `bytes`, `ms`, `MACs` or `parameters`.
         met: reached is within asked.
         text: the goal as a sentence (`lose at most 0.24 points`).
         reason: empty when met; else why not, in words.
@@ -257,8 +257,73 @@ class Environment(Record):
     commit: str = ""
 
 
+class Twin(Record):
+    """A network of the result's sizes that was trained from scratch, to show what pruning is worth.
+
+    Attributes:
+        test_accuracy: percent.
+        validation_accuracy: percent.
+        loss_points: of test accuracy against the baseline.
+        epochs: it was trained for, with the settings of the baseline.
+        seconds: of its training.
+    """
+
+    test_accuracy: float
+    validation_accuracy: float
+    loss_points: float
+    epochs: int
+    seconds: float
+
+
+class SparseSize(Record):
+    """What a network with zeroed weights takes on disk when zeros are not stored (`prune.sparse`).
+
+    Its ONNX file stores zeros like other values and does not shrink; neither do its MACs.
+
+    Attributes:
+        zeros: values that are zero.
+        values: all values.
+        dense_bytes: of all values in float32.
+        smallest_bytes: of each tensor in its smallest form, headers included.
+        forms: tensor -> that form.
+    """
+
+    zeros: int
+    values: int
+    dense_bytes: int
+    smallest_bytes: int
+    forms: dict[str, str]
+
+
+class CodedFile(Record):
+    """The result with its weights clustered and entropy coded, as one file (`tersa.export.coded`).
+
+    Attributes:
+        file: its name in the run's folder.
+        bits: of each weight, before coding.
+        size_bytes: on disk.
+        ratio: 4 bytes for each parameter of the baseline, over `size_bytes`.
+        test_accuracy: percent, by running what the decoder gives.
+        loss_points: of test accuracy against the baseline.
+        same: on how many test images the decoder's network gives the very logits of the network that was
+            coded.
+        images: of the test split.
+        parts: bytes by what they hold.
+    """
+
+    file: str
+    bits: int
+    size_bytes: int
+    ratio: float
+    test_accuracy: float
+    loss_points: float
+    same: int
+    images: int
+    parts: dict[str, int]
+
+
 class ShrinkResult(Record):
-    """Everything that `tersa shrink` found: `result.json`, and all that its report shows.
+    """Everything that `tersa shrink` or `tersa prune` found: `result.json`, and all that its report shows.
 
     Attributes:
         compression: parameters of the baseline over the result's (document 002's word).
@@ -268,11 +333,14 @@ class ShrinkResult(Record):
         agreement: `artefacts[0]` against the trained network, on the test set.
         reference_agreement: the result's fp32 file against the trained network, logit by logit.
         confusion: counts, rows are true classes, columns what the file said.
+        scratch: the same sizes trained from scratch, where that was asked.
+        sparse: bytes without the zeros, where weights were zeroed.
+        coded: the entropy-coded file, where that was asked.
         artefacts: file names in the run's folder, the one to ship first.
     """
 
     schema_version: int = SCHEMA
-    verb: Literal["shrink"] = "shrink"
+    verb: Literal["shrink", "prune"] = "shrink"
     name: str
     command: str
     task: str
@@ -306,6 +374,9 @@ class ShrinkResult(Record):
     mistakes: list[Sample]
     protocol: dict[str, str | int | float | bool]
     environment: Environment
+    scratch: Twin | None = None
+    sparse: SparseSize | None = None
+    coded: CodedFile | None = None
     notes: list[str] = []
     artefacts: list[str]
     report: str

@@ -9,12 +9,17 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
+import tersa.recipes.pruning_study as pruning_recipe
 import tersa.recipes.quantized_training as recipe
 from tersa.cli import reproduce as verb
 from tersa.errors import UsageError
+from tersa.recipes.pruning_results import PruningResult, TableRow
+from tersa.recipes.pruning_store import Trained
+from tersa.recipes.pruning_study import Pruning, PruningPlan
 from tersa.recipes.quantized_training import ReproduceResult, Reproduction, RuleAgreement
 from tersa.recipes.study import StudyPlan
 from tersa.recipes.study_compare import Row
+from tersa.records import Environment
 from tersa.study.cell import Cell
 from tersa.study.statistics import Interval
 
@@ -111,3 +116,109 @@ def test_a_dry_run_plans_and_does_nothing(monkeypatch: pytest.MonkeyPatch, asked
     assert "174 runs, 5,220 epochs" in found.stdout
     assert "about 2.0 h" in found.stdout
     assert asked == []
+
+
+# pruning
+
+
+def prune(*arguments: str) -> Result:
+    return CliRunner().invoke(verb.app, ["pruning", *arguments])
+
+
+def pruned(wanted: Pruning, failed: int = 0) -> PruningResult:
+    row = TableRow(
+        floor="99 %", floor_accuracy=99.0, seed=0, removed=1000, widths="conv1=9 conv2=20 fc1=91",
+        parameters=40_000, macs=1_900_000, compression=81.9, acceleration=7.3, validation_accuracy=99.01,
+        test_accuracy=98.95, validation_loss=0.23, test_loss=0.25, scratch_validation_loss=0.81,
+        scratch_test_loss=None,
+    )  # fmt: skip
+    start = Trained(
+        spec="lenet", seed=0, digest="abc", parameters=3_274_634, macs=13_883_904,
+        validation_accuracy=99.24, test_accuracy=99.2, iterations=10_000, seconds=60.0,
+    )  # fmt: skip
+    machine = Environment(
+        machine="x", processor="one", cores=2, memory_bytes=1, system="s", python="3", versions={}, threads=1,
+        date="d",
+    )  # fmt: skip
+    return PruningResult(
+        data=wanted.data, model=wanted.model, mode=wanted.mode, precision="bf16", shortened=False,
+        verdict="Taylor with l2 keeps 99.01 %", curves=102, done=102 - failed, diverged=0, failed=failed,
+        stored=102, trouble="MemoryError: none" if failed else "", baselines=[start],
+        table=[] if wanted.seeds == 9 else [row], environment=machine, workers=2, curve_seconds=9.0,
+        artefacts=["a/points.csv"], report="a/report.html", seconds=7000.0,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def pruning_asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What the recipe was called with."""
+    calls: list[Any] = []
+
+    def run(wanted: Pruning, folder: Path, setting: Any, **options: Any) -> PruningResult:
+        calls.append((wanted, folder, options, setting))
+        return pruned(wanted, failed=int(wanted.seeds == 7))
+
+    monkeypatch.setattr(pruning_recipe, "reproduce_pruning", run)
+    return calls
+
+
+def test_table_4_1_is_printed_beside_the_document_s(pruning_asked: list[Any]) -> None:
+    found = prune("--workers", "2")
+    assert found.exit_code == 0
+    assert pruning_asked[0][:2] == (Pruning(), Path("studies/pruning-mnist-quick"))
+    for words in ("99.239 %", "0.239", "80×", "0.839", "0.23", "0.25", "82×", "7.3×", "0.81", "9-20-91"):
+        assert words in found.stdout
+    assert found.stdout.index("document, 99 %") < found.stdout.index("99 %, seed 0")
+    assert "Taylor with l2 keeps 99.01 %" in found.stdout
+
+
+def test_what_was_asked_of_pruning_arrives(pruning_asked: list[Any]) -> None:
+    prune("--full", "--figure", "4.8, 4.10", "--curve", "conv1-l1-10", "--seeds", "2", "--precision", "fp32",
+          "--model", "lenet:4-6-12", "--baseline-iterations", "30", "--workers", "3", "--threads", "2",
+          "--out", "there", "--resume")  # fmt: skip
+    wanted, folder, options, setting = pruning_asked[0]
+    assert wanted == Pruning(
+        model="lenet:4-6-12", mode="full", figures=("4.8", "4.10"), curves=("conv1-l1-10",), seeds=2,
+        precision="fp32", baseline_iterations=30,
+    )  # fmt: skip
+    assert folder == Path("there")
+    assert options == {"workers": 3, "resume": True, "overwrite": False}
+    assert (setting.threads, setting.device) == (2, "cpu")
+
+
+def test_failed_curves_are_an_exit_code_and_a_line(pruning_asked: list[Any]) -> None:
+    found = prune("--seeds", "7")
+    assert found.exit_code == 1
+    assert "101 of 102 curves done, 0 diverged, 1 failed" in found.stdout
+    assert "first failure: MemoryError: none" in found.stdout
+
+
+def test_an_empty_table_says_why(pruning_asked: list[Any]) -> None:
+    assert "no row: its curve was not pruned" in prune("--seeds", "9").stdout
+
+
+def test_pruning_as_json_is_one_line(pruning_asked: list[Any]) -> None:
+    found = prune("--json")
+    assert found.stdout.count("\n") == 1
+    assert json.loads(found.stdout)["table"][0]["compression"] == 81.9
+
+
+def test_unknown_figures_are_refused_before_any_work(tmp_path: Path) -> None:
+    found = prune("--figure", "4.99", "--out", str(tmp_path / "out"))
+    assert isinstance(found.exception, UsageError)
+    assert "unknown figure '4.99'" in str(found.exception)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_dry_run_of_pruning_lists_the_curves(
+    monkeypatch: pytest.MonkeyPatch, pruning_asked: list[Any]
+) -> None:
+    plan = PruningPlan(
+        curves=102, ended=2, left=100, steps=4900, baselines=1, mode="quick", precision="bf16", workers=2,
+        threads=1, seconds=6600.0, names=["network-taylor-l2-100", "fc1-l1-10"],
+    )  # fmt: skip
+    monkeypatch.setattr(pruning_recipe, "plan_pruning", lambda *_, **__: plan)
+    found = prune("--dry-run")
+    for words in ("102, 2 % of the channels a step", "100 curves, 4,900 steps", "about 1.8 h", "  fc1-l1-10"):
+        assert words in found.stdout
+    assert pruning_asked == []

@@ -12,6 +12,7 @@ from tersa.recipes import deploy, search
 from tersa.recipes.deploy import pick
 from tersa.recipes.descent import pause
 from tersa.recipes.goals import Bound, Goals, Standing, Start
+from tersa.recipes.pruning import Protocol
 from tersa.recipes.search import Search, Tuned
 from tersa.records import Step
 
@@ -65,6 +66,7 @@ class FakeJob:
     asked: list[int] = field(default_factory=list)
     way: Way = field(default_factory=lambda: Way([]))
     dock: Dock = field(default_factory=Dock)
+    protocol: Protocol = field(default_factory=lambda: Protocol(retrain=1, tune=1))
 
     @property
     def allowed_loss(self) -> float | None:

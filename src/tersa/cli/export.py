@@ -11,12 +11,22 @@ from tersa.cli.console import Terminal
 from tersa.cli.options import Checkpoint, DataDir, Json, Model, Overwrite
 from tersa.errors import UsageError
 
-EPILOG = "Example: tersa export --model lenet --checkpoint lenet.safetensors --data mnist --out lenet.onnx"
+EPILOG = """\b
+Examples:
+  tersa export --model lenet --checkpoint lenet.safetensors --data mnist --out lenet.onnx
+  tersa export --run runs/x --at 0.995 --format onnx --out lenet.onnx"""
 
 
 def export(
     file: Annotated[Path | None, typer.Argument(help="An fp32 .onnx file that tersa wrote.")] = None,
     run: Annotated[Path | None, typer.Option("--run", help="A run folder: export what it made.")] = None,
+    at: Annotated[
+        str | None,
+        typer.Option(
+            "--at",
+            help="With --run: the smallest step with this accuracy (0.995, 99.5%), or a step's number (12).",
+        ),
+    ] = None,
     model: Model = None,
     checkpoint: Checkpoint = None,
     data: Annotated[
@@ -38,7 +48,7 @@ def export(
         raise UsageError(f"name one of FILE.onnx, --run DIR and --model SPEC, not {len(given)}")
     if out is None:
         raise UsageError("--out FILE.onnx says where to write")
-    request = ExportRequest(given[0], out, format, precision, data, data_dir, checkpoint, overwrite)
+    request = ExportRequest(given[0], out, format, precision, data, data_dir, checkpoint, overwrite, at)
     result = export_subject(request)
     terminal = Terminal(json=json)
     terminal.say(

@@ -19,6 +19,7 @@ from tersa.cli import (
     doctor,
     export,
     predict,
+    prune,
     report,
     reproduce,
     runs,
@@ -43,7 +44,15 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for verb in (shrink.shrink, train.train, bench.bench, export.export, predict.predict, report.report):
+for verb in (
+    shrink.shrink,
+    prune.prune,
+    train.train,
+    bench.bench,
+    export.export,
+    predict.predict,
+    report.report,
+):
     app.command(epilog=sys.modules[verb.__module__].EPILOG)(verb)
 app.command(epilog=compare.EPILOG)(compare.compare)
 app.command(epilog=doctor.EPILOG)(doctor.doctor)

@@ -23,7 +23,8 @@ DataDir = Annotated[
 Model = Annotated[
     str | None,
     typer.Option(
-        "--model", help="A spec (lenet, mlp:100x100, resnet:20), module.py:build, or a .pt2 export."
+        "--model",
+        help="A spec (lenet, mlp:100x100, resnet:20, lenet+separable), module.py:build, or a .pt2 export.",
     ),
 ]
 Checkpoint = Annotated[

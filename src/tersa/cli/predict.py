@@ -17,7 +17,9 @@ EPILOG = "Example: tersa predict runs/demo/model.onnx digit.png --top 3"
 def predict(
     files: Annotated[
         list[Path],
-        typer.Argument(help="FILE.onnx and then images (PNG, JPEG, .npy); with --run, images alone."),
+        typer.Argument(
+            help="FILE.onnx or FILE.coded and then images (PNG, JPEG, .npy); with --run, images alone."
+        ),
     ],
     run: Annotated[
         Path | None, typer.Option("--run", help="A run folder: use the file that it made.")
@@ -36,12 +38,14 @@ def predict(
     from tersa.recipes.subjects import find_subject, to_artefact
 
     start = time.perf_counter()
-    if run is None and files[0].suffix != ".onnx":
-        raise UsageError(f"{files[0]} is not an .onnx file; name one first, or a run folder with --run")
+    if run is None and files[0].suffix not in (".onnx", ".coded"):
+        raise UsageError(
+            f"{files[0]} is not an .onnx or .coded file; name one first, or a run folder with --run"
+        )
     model, images = (run, files) if run else (files[0], files[1:])
     with tempfile.TemporaryDirectory(prefix="tersa.") as folder:
-        if run:
-            subject = find_subject(str(run), None)
+        if run or model.suffix == ".coded":
+            subject = find_subject(str(model), None)
             artefact = to_artefact(subject, subject.header.precision, Path(folder) / "run.onnx", None)
         else:
             artefact = read_artefact(model)

@@ -1,4 +1,4 @@
-"""`tersa reproduce quantized-training`: a document's experiments again, beside its published numbers."""
+"""`tersa reproduce quantized-training | pruning`: a document's experiments again, beside its numbers."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from tersa.cli.console import Terminal
 from tersa.errors import UsageError
 
 if TYPE_CHECKING:
+    from tersa.recipes.pruning_results import PruningResult, TableRow
+    from tersa.recipes.pruning_study import PruningPlan
     from tersa.recipes.quantized_training import ReproduceResult
     from tersa.recipes.study import StudyPlan
     from tersa.recipes.study_compare import Row
@@ -33,6 +35,18 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
 )
+
+PRUNING_EPILOG = """\b
+Examples:
+  tersa reproduce pruning --dry-run
+  tersa reproduce pruning --quick --workers 2
+  tersa reproduce pruning --figure 4.8,4.10 --out studies/network
+  tersa reproduce pruning --full --curve network-taylor-l2-100 --seeds 2
+  tersa reproduce pruning --out studies/network --figure 4.16 --resume
+
+A killed run goes on with the same command and --resume, which also adds curves and seeds. Exit code 1:
+curves failed."""
+
 ONCE = ("--resume", "--overwrite", "--json", "--debug")
 
 
@@ -117,6 +131,177 @@ def quantized_training(
     _show(terminal, result, rows, folder)
     if result.failed:
         raise typer.Exit(1)
+
+
+@app.command("pruning", epilog=PRUNING_EPILOG)
+def pruning(
+    data: options.Data = "mnist",
+    model: Annotated[
+        str, typer.Option("--model", help="The document's lenet, or one of other widths for a trial.")
+    ] = "lenet",
+    quick: Annotated[
+        bool | None,
+        typer.Option("--quick/--full", help="2 % of the channels a step, or one. [quick; full on a GPU]"),
+    ] = None,
+    figure: Annotated[
+        str | None, typer.Option("--figure", metavar="NUMBER,...", help="Of 4.1 to 4.16. [all]")
+    ] = None,
+    curve: Annotated[
+        str | None, typer.Option("--curve", metavar="NAME,...", help="By name; --dry-run lists them. [all]")
+    ] = None,
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Seeds 0..N-1; the document has 1.")] = 1,
+    precision: Annotated[
+        Literal["auto", "fp32", "bf16"],
+        typer.Option("--precision", help="Of training; auto is bf16 where the processor computes in it."),
+    ] = "auto",
+    baseline_iterations: Annotated[
+        int | None,
+        typer.Option("--baseline-iterations", min=1, help="Other than the document's 10,000, for a trial."),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option("--workers", min=1, help="Processes that prune at once; by default all cores."),
+    ] = None,
+    threads: Annotated[int, typer.Option("--threads", min=1, help="Threads of each worker.")] = 1,
+    device: options.Device = "cpu",
+    data_dir: options.DataDir = None,
+    out: options.Out = None,
+    resume: options.Resume = False,
+    overwrite: options.Overwrite = False,
+    dry_run: options.DryRun = False,
+    json: options.Json = False,
+) -> None:
+    """Document 002: which pruning strategy is best? Its figures 4.1 to 4.16 and its table 4.1 again."""
+    from tersa.recipes.pruning_study import Pruning, plan_pruning, reproduce_pruning
+    from tersa.recipes.setting import Setting
+    from tersa.train.device import choose
+
+    terminal = Terminal(json=json)
+    full = choose(device) != "cpu" if quick is None else not quick
+    wanted = Pruning(
+        data=data,
+        model=model,
+        mode="full" if full else "quick",
+        figures=tuple(_names(figure)),
+        curves=tuple(_names(curve)),
+        seeds=seeds,
+        precision=precision,
+        baseline_iterations=baseline_iterations,
+    )
+    folder = out or Path("studies") / f"pruning-{Path(data).name}-{wanted.mode}"
+    if dry_run:
+        plan = plan_pruning(wanted, folder, Setting(data_dir, device, threads), workers=workers)
+        _show_pruning_plan(terminal, plan, folder)
+        return
+    command = shlex.join(["tersa", *(word for word in sys.argv[1:] if word not in ONCE)])
+    with terminal.progress() as say:
+        setting = Setting(data_dir, device, threads, say, command)
+        result = reproduce_pruning(
+            wanted, folder, setting, workers=workers, resume=resume, overwrite=overwrite
+        )
+    _show_pruning(terminal, result, folder)
+    if result.failed:
+        raise typer.Exit(1)
+
+
+def _show_pruning(terminal: Terminal, result: PruningResult, folder: Path) -> None:
+    from tersa.recipes.pruning_results import document
+    from tersa.report.numbers import duration, percent
+
+    starts = [
+        (
+            f"seed {each.seed}",
+            percent(each.validation_accuracy),
+            percent(each.test_accuracy),
+            f"{each.parameters:,}",
+            f"{each.macs:,}",
+        )
+        for each in result.baselines
+    ]
+    known = document()
+    starts.insert(0, ("document", percent(known["baseline_accuracy"], 3), "–", "–", "–"))
+    terminal.table("Baseline", ("", "validation", "test", "parameters", "MACs"), starts)
+    columns = (
+        "floor",
+        "loss",
+        "on test",
+        "compression",
+        "acceleration",
+        "from nothing",
+        "on test",
+        "channels",
+    )
+    terminal.table("Table 4.1, losses in points", columns, [_document_row(known), *map(_row, result.table)])
+    if not result.table:
+        terminal.say("no row: its curve was not pruned, or no point of it keeps a floor")
+    if result.verdict:
+        terminal.say(result.verdict, style="bold")
+    terminal.say(
+        f"{result.done:,} of {result.curves:,} curves done, {result.diverged} diverged, "
+        f"{result.failed} failed, in {duration(result.seconds)}; {result.stored:,} in the folder"
+    )
+    if result.trouble:
+        terminal.say(f"first failure: {result.trouble}")
+    terminal.say(f"curves    {folder}")
+    terminal.say(f"points    {result.artefacts[0]}")
+    terminal.say(f"report    {result.report}")
+    terminal.result(result)
+
+
+def _document_row(known: dict[str, float]) -> tuple[str, ...]:
+    return (
+        "document, 99 %",
+        f"{known['pruned_loss']:.3f}",
+        "–",
+        f"{known['pruned_compression']:g}×",
+        f"{known['pruned_acceleration']:g}×",
+        f"{known['scratch_loss']:.3f}",
+        "–",
+        "–",
+    )
+
+
+def _row(row: TableRow) -> tuple[str, ...]:
+    from tersa.report.numbers import factor
+
+    return (
+        f"{row.floor}, seed {row.seed}",
+        _points(row.validation_loss),
+        _points(row.test_loss),
+        factor(row.compression),
+        factor(row.acceleration),
+        "–" if row.scratch_validation_loss is None else _points(row.scratch_validation_loss),
+        "–" if row.scratch_test_loss is None else _points(row.scratch_test_loss),
+        "-".join(part.partition("=")[2] for part in row.widths.split()),
+    )
+
+
+def _points(value: float) -> str:
+    from tersa.report.numbers import points
+
+    return points(value).removesuffix(" points")
+
+
+def _show_pruning_plan(terminal: Terminal, plan: PruningPlan, folder: Path) -> None:
+    from tersa.train.estimate import in_words
+
+    rows = [
+        (
+            "curves",
+            f"{plan.curves:,}, {'2 % of the channels' if plan.mode == 'quick' else 'one channel'} a step",
+        ),
+        ("ended already", f"{plan.ended:,}"),
+        ("to prune", f"{plan.left:,} curves, {plan.steps:,} steps"),
+        ("baselines", f"{plan.baselines} to train, or from the cache"),
+        ("precision", f"{plan.precision} while training"),
+        ("workers", f"{plan.workers} with {plan.threads} thread{'s' if plan.threads > 1 else ''} each"),
+        ("time", f"about {in_words(plan.seconds)}"),
+    ]
+    terminal.table(f"Plan for {folder}", ("", ""), rows, left=2)
+    for name in dict.fromkeys(plan.names):
+        terminal.say(f"  {name}")
+    terminal.say("nothing was done")
+    terminal.result(plan)
 
 
 def _names(text: str | None) -> list[str]:

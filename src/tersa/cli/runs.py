@@ -55,7 +55,7 @@ def show(run: Name, root: Root = Path("runs"), json: Json = False) -> None:
     folder = find_run(run, root)
     summary = read_run(folder)
     terminal = Terminal(json=json)
-    if summary.verb == "shrink" and summary.status not in ("incomplete", "damaged"):
+    if summary.verb in ("shrink", "prune") and summary.status not in ("incomplete", "damaged"):
         result = read_shrink(folder)
         tell(terminal, result, folder)
         terminal.result(result.absolute(folder))
@@ -95,6 +95,7 @@ def remove(
 
 def tell(terminal: Terminal, result: ShrinkResult, folder: Path) -> None:
     """A result on the terminal: the report's story in the report's words and order."""
+    from tersa.report.beside import beside
     from tersa.report.plain import cleaned
     from tersa.report.tables import before_after_rows, comparison_rows, goal_rows
 
@@ -103,6 +104,8 @@ def tell(terminal: Terminal, result: ShrinkResult, folder: Path) -> None:
     terminal.say(shown.detail)
     figures = [(row.label, row.before, row.after, row.change) for row in before_after_rows(shown)]
     terminal.table(f"{shown.model} on {shown.task}", ("", "before", "after", "change"), figures)
+    for name, sentence in beside(shown):
+        terminal.say(f"{name:9} {sentence}")
     goals = goal_rows(shown)
     if goals:
         asked = [(row.text, row.asked, row.reached, row.status) for row in goals]

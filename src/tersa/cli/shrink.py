@@ -138,7 +138,7 @@ def shrink(
     command = shlex.join(["tersa", *(word for word in sys.argv[1:] if word not in ONCE)])
     folder = out or Path("runs") / f"shrink-{Path(data).stem}"
     if dry_run:
-        _plan(terminal, spec, Setting(data_dir=data_dir, device=device, threads=threads), folder)
+        show_plan(terminal, spec, Setting(data_dir=data_dir, device=device, threads=threads), folder)
         return
     terminal.note(
         f"shrinking {model or 'the default network'} on {data}; latency counts on {target}, batch {batch}"
@@ -161,7 +161,7 @@ def shrink(
         raise typer.Exit(3)
 
 
-def _plan(terminal: Terminal, spec: ShrinkSpec, setting: Setting, folder: Path) -> None:
+def show_plan(terminal: Terminal, spec: ShrinkSpec, setting: Setting, folder: Path) -> None:
     """What would be done, without doing it."""
     from tersa.recipes.plan import plan
 

@@ -4,6 +4,9 @@
     path/module.py:build           a function that returns an `nn.Module` (`builder.py` says how it is called)
     path/model.pt2                 a `torch.export` file, with its weights; lifted back into layers
 
+`+separable`, `+fire` or `+shift` behind any of them replaces its convolutions by light modules (`lighten.py`
+has the grammar); a file's trained weights then give the start of separable convolutions.
+
 `--checkpoint` takes safetensors or a weights-only PyTorch file. An ONNX file has no layers to train or to
 prune: `bench`, `export` and `predict` take it, this module says so. Every network is tried on one batch
 before it is given out.
@@ -31,6 +34,7 @@ from tersa.models.checkpoint import fit_
 from tersa.models.checkpoint import read as read_checkpoint
 from tersa.models.family import Shape
 from tersa.models.lift import from_export
+from tersa.models.lighten import lighten_, split
 from tersa.models.summary import evaluating, first_line
 
 Kind = Literal["zoo", "builder", "export"]
@@ -47,9 +51,9 @@ class LoadedModel:
         module: the network in train mode, on the CPU.
         spec: the text that gives it again.
         kind: `zoo`, `builder` (a user's Python file) or `export` (a `.pt2` file).
-        trained: its weights come from a checkpoint or an exported file. A user's function that loads weights
-        of
-            its own cannot be told from one that does not: it counts as untrained without a checkpoint.
+        trained: its weights come from a checkpoint or an exported file, and no light module took the place of
+            some of the file's. A user's function that loads weights of its own cannot be told from one that
+            does not: it counts as untrained without a checkpoint.
         sha256: digest of every file that it was made from, by path.
     """
 
@@ -80,18 +84,23 @@ def load(
     """
     spec = spec.strip()
     kind = kind_of(spec)
-    if kind == "export" and checkpoint is not None:
+    base, lights = split(spec)
+    whole = kind == "export" and not lights
+    if whole and checkpoint is not None:
         raise UsageError(f"'{spec}' carries its own weights; leave out --checkpoint {checkpoint}")
     makers: dict[Kind, Callable[[], tuple[nn.Module, dict[str, str]]]] = {
-        "zoo": lambda: (zoo.build(spec, shape, classes, seed=seed), {}),
-        "builder": lambda: builder.build(spec, shape, classes, seed=seed),
-        "export": lambda: _exported(Path(spec)),
+        "zoo": lambda: (zoo.build(base, shape, classes, seed=seed), {}),
+        "builder": lambda: builder.build(base, shape, classes, seed=seed),
+        "export": lambda: _exported(Path(base)),
     }
     module, files = makers[kind]()
+    for light in lights:
+        start = "weights" if kind == "export" and light.kind == "separable" else "random"
+        lighten_(module, light.kind, light.layers, squeeze=light.squeeze, start=start, seed=seed)
     if checkpoint is not None:
         files = {**files, **_restore_(module, checkpoint, spec)}
     check(module, spec, shape, classes)
-    trained = kind == "export" or checkpoint is not None
+    trained = whole or checkpoint is not None
     return LoadedModel(module.train(), spec, kind, trained, files)
 
 
@@ -99,9 +108,9 @@ def kind_of(spec: str) -> Kind:
     """Where a spec leads, from its text alone.
 
     Raises:
-        UsageError: an ONNX file, or a path of no known kind.
+        UsageError: an ONNX file, a path of no known kind, or unknown light modules behind a `+`.
     """
-    text = spec.strip()
+    text, _ = split(spec)
     path = text.rpartition(":")[0] if ".py:" in text else text
     suffix = Path(path).suffix.lower()
     if suffix == ".onnx":

@@ -1,12 +1,16 @@
 """The zoo: every network that tersa builds by name, and the grammar of those names.
 
 A spec is `FAMILY` or `FAMILY:ARGUMENT`: `lenet`, `mlp:100x100`, `vgg:16`, `mobilenet:0.5`. A new family is
-one file with a `Family` and one line in `FAMILIES`; everything else picks it up.
+one file with a `Family` and one line in `FAMILIES`; everything else picks it up. `+separable`, `+fire` or
+`+shift` behind a spec replaces its convolutions by light modules: `lenet+separable`, `resnet:20+fire@layer3*`
+(`lighten.py` has the grammar).
 
 Example:
     >>> model = build("mlp:100x100", (1, 28, 28), 10)
     >>> type(model).__name__, default_spec((1, 8, 8), 10)
     ('MLP', 'lenet')
+    >>> type(build("lenet+shift", (1, 28, 28), 10).conv2).__name__
+    'ShiftConv'
 """
 
 from __future__ import annotations
@@ -17,6 +21,7 @@ from torch import nn
 from tersa.errors import UsageError, unknown
 from tersa.models import alexnet, cnv, densenet, elman, lenet, mlp, mobilenet, resnet, vgg
 from tersa.models.family import Family, Shape
+from tersa.models.lighten import lighten_, split
 
 FAMILIES: dict[str, Family] = {
     family.name: family
@@ -52,7 +57,7 @@ def build(spec: str, shape: Shape, classes: int, *, seed: int = 0) -> nn.Module:
     Equal arguments give equal weights on any machine; the global random state is left as it was.
 
     Args:
-        spec: `FAMILY` or `FAMILY:ARGUMENT`, see `known()`.
+        spec: `FAMILY` or `FAMILY:ARGUMENT`, see `known()`, with or without light modules behind a `+`.
         shape: (C, H, W) of one image, or (1, 1, F) for F features.
         classes: K, the number of outputs.
         seed: of the weights, 0 or more.
@@ -61,8 +66,8 @@ def build(spec: str, shape: Shape, classes: int, *, seed: int = 0) -> nn.Module:
         A plain module in train mode that maps (N, C, H, W) to logits (N, K).
 
     Raises:
-        UsageError: an unknown name, a malformed argument, an image size that the family does not take, or a
-            network of more than `MOST_PARAMETERS` parameters.
+        UsageError: an unknown name, a malformed argument, an image size that the family does not take, a
+            network of more than `MOST_PARAMETERS` parameters, or light modules that replace nothing.
     """
     family, argument = parse(spec)
     _check_numbers(shape, classes, seed)
@@ -76,16 +81,23 @@ def build(spec: str, shape: Shape, classes: int, *, seed: int = 0) -> nn.Module:
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return family.build(argument, shape, classes)
+        model = family.build(argument, shape, classes)
+    for light in split(spec)[1]:
+        lighten_(model, light.kind, light.layers, squeeze=light.squeeze, seed=seed)
+    return model
 
 
 def parse(spec: str) -> tuple[Family, str]:
     """The family and the argument that a spec names; the family's default where it has no argument.
 
+    Light modules behind a `+` are checked and left out: `lighten.split` gives them.
+
     Raises:
-        UsageError: an unknown name, or an argument where none is taken or none follows the colon.
+        UsageError: an unknown name, an argument where none is taken or none follows the colon, or unknown
+            light modules.
     """
-    name, colon, argument = spec.strip().partition(":")
+    base, _ = split(spec)
+    name, colon, argument = base.partition(":")
     if name not in FAMILIES:
         raise unknown("model", name, FAMILIES)
     family = FAMILIES[name]

@@ -11,6 +11,8 @@ Example:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -39,6 +41,37 @@ def unit_macs(model: nn.Module, groups: Groups, shape: tuple[int, int, int]) -> 
         for unit in slot.units.tolist():
             if unit in place:
                 found[place[unit]] += share
+    return found
+
+
+def unit_parameters(model: nn.Module, groups: Groups) -> Tensor:
+    """Weights and biases that go with each unit alone, (U,), in the order of `groups.units`.
+
+    A weight between two units (one makes it, one reads it) counts for both: it goes with either.
+    """
+    place = {int(unit): index for index, unit in enumerate(groups.units)}
+    learnt = dict(model.named_parameters())
+    found = torch.zeros(len(place), dtype=torch.float64)
+    for slot in groups.slots:
+        if slot.name not in learnt:  # running statistics
+            continue
+        each = learnt[slot.name].numel() / len(slot.units)
+        for unit in slot.units.tolist():
+            if unit in place:
+                found[place[unit]] += each
+    return found
+
+
+def useful(shares: Sequence[Tensor], least: float) -> Tensor:
+    """Units that bring at least one cost down by a fair part, (U,) bool.
+
+    Args:
+        shares: for each cost that must still fall, how much of it goes with each unit, (U,).
+        least: of the average unit's part.
+    """
+    found = torch.zeros_like(shares[0], dtype=torch.bool)
+    for share in shares:
+        found |= share >= least * share.mean()
     return found
 
 

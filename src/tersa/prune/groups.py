@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from tersa.errors import ModelError
 from tersa.prune.disjoint import DisjointSets
-from tersa.prune.rules import name_of, visit
+from tersa.prune.rules import activation_after, name_of, visit
 from tersa.prune.trace import Gate, Owner, Slot, Trace
 
 BATCH = 2
@@ -207,7 +207,8 @@ def _gates(trace: Trace) -> tuple[Gate, ...]:
     shown: dict[str, Gate] = {}
     for gate, node in trace.gates:
         if node not in followed:
-            shown.setdefault(gate.module, Gate(gate.module, gate.dim, trace.sets.find(gate.units)))
+            units = trace.sets.find(gate.units)
+            shown.setdefault(gate.module, Gate(gate.module, gate.dim, units, activation_after(node)))
     return tuple(shown.values())
 
 

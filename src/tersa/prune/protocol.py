@@ -1,4 +1,4 @@
-"""The order of removal: which units go next, and the widths that are left.
+"""The order of removal: how many units go at a step, which ones may, and which are next.
 
 A protocol alternates between scoring, removing and retraining; the loop itself belongs to the recipe that
 steers it (`recipes/descent.py`), since it needs training and goals. Here is the part that decides.
@@ -15,13 +15,103 @@ Example:
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
+from tersa.errors import UsageError, unknown
 from tersa.prune.groups import Groups
 
 
-def choose(scores: Tensor, groups: Groups, *, count: int, least: int = 1) -> Tensor:
+@dataclass(frozen=True)
+class Stride:
+    """How many units one step removes.
+
+    Attributes:
+        value: units, or percent.
+        of: `units`, percent of the units there were at the `start`, or of those `left`.
+
+    Example:
+        >>> [stride(text).count(1120, 100) for text in ("1", "2%", "2%left")]
+        [1, 22, 2]
+    """
+
+    value: float
+    of: str
+
+    def count(self, start: int, left: int) -> int:
+        """Units of the next step, at least 1.
+
+        Args:
+            start: prunable units of the baseline within the scope.
+            left: of those, still there.
+        """
+        share = {"units": 1.0, "start": start / 100, "left": left / 100}[self.of]
+        return max(1, round(self.value * share))
+
+
+def stride(text: str) -> Stride:
+    """Read `1` (units), `2%` (of the units at the start) or `12%left` (of those that are left).
+
+    Raises:
+        UsageError: none of these, or not positive, or 100 % and more.
+    """
+    match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*(%?)\s*(left)?\s*", text)
+    if match and not (match.group(3) and not match.group(2)):
+        value = float(match.group(1))
+        if match.group(2) and 0 < value < 100:
+            return Stride(value, "left" if match.group(3) else "start")
+        if not match.group(2) and value >= 1 and value == int(value):
+            return Stride(value, "units")
+    raise UsageError(
+        f"--step '{text}' is not understood; write a number of channels (1), a percentage of those at the "
+        "start (2%), or of those that are left (12%left)"
+    )
+
+
+def within(groups: Groups, scope: Sequence[str]) -> Tensor:
+    """Which units belong to the chosen layers, (U,) bool in the order of `groups.units`.
+
+    Args:
+        groups: the channel groups.
+        scope: layer names, exact or a prefix ending in `*`; empty, or `network`, for all. A group belongs to
+            the scope with any of its layers, since its units can only go together.
+
+    Raises:
+        UsageError: a name that matches no prunable layer; a layer whose channels must stay says why.
+    """
+    chosen = torch.zeros(len(groups.units), dtype=torch.bool)
+    names = [name for name in scope if name not in ("network", "global")]
+    layers = [layer for group in groups.groups for layer in group.layers]
+    for name in names:
+        if not any(fits(layer, name) for layer in layers):
+            if name in groups.kept:
+                raise UsageError(f"the channels of layer '{name}' stay: {groups.kept[name]}")
+            raise unknown("prunable layer", name, layers)
+    start = 0
+    for group in groups.groups:
+        end = start + len(group.units)
+        if not names or any(fits(layer, name) for layer in group.layers for name in names):
+            chosen[start:end] = True
+        start = end
+    return chosen
+
+
+def fits(name: str, rule: str) -> bool:
+    """A name equals a rule, or begins with a rule that ends in `*`.
+
+    >>> fits("conv1", "conv*"), fits("conv1", "conv")
+    (True, False)
+    """
+    return name == rule or (rule.endswith("*") and name.startswith(rule[:-1]))
+
+
+def choose(
+    scores: Tensor, groups: Groups, *, count: int, least: int = 1, allowed: Tensor | None = None
+) -> Tensor:
     """The `count` units of lowest score, leaving every group at least `least` units.
 
     Args:
@@ -29,29 +119,30 @@ def choose(scores: Tensor, groups: Groups, *, count: int, least: int = 1) -> Ten
         groups: the channel groups.
         count: how many to remove; fewer are returned when the groups have no more to give.
         least: units that stay in each group.
+        allowed: which units may go, (U,) bool; None for all.
 
     Returns:
         (<= count,) units, ascending.
     """
     if not len(groups.units):
         return groups.units
-    owner = torch.cat([torch.full((len(g.units),), i) for i, g in enumerate(groups.groups)])
+    owner = torch.cat([torch.full((len(g.units),), i) for i, g in enumerate(groups.groups)]).tolist()
     left = [len(group.units) for group in groups.groups]
-    units = groups.units
+    units = groups.units.tolist()
+    free = [True] * len(units) if allowed is None else allowed.tolist()
     chosen: list[int] = []
     for index in torch.argsort(scores, stable=True).tolist():
         if len(chosen) == count:
             break
-        group = int(owner[index])
-        if left[group] > least:
+        group = owner[index]
+        if free[index] and left[group] > least:
             left[group] -= 1
-            chosen.append(int(units[index]))
+            chosen.append(units[index])
     return torch.tensor(sorted(chosen), dtype=torch.long)
 
 
 def layer_widths(model: nn.Module, groups: Groups) -> dict[str, int]:
-    """Output channels (or neurons) of each prunable layer, in order of the forward pass."""
+    """Output channels (or neurons) of each prunable layer that is there, in order of the forward pass."""
     state = model.state_dict()
-    return {
-        layer: int(state[f"{layer}.weight"].shape[0]) for group in groups.groups for layer in group.layers
-    }
+    layers = [layer for group in groups.groups for layer in group.layers if f"{layer}.weight" in state]
+    return {layer: int(state[f"{layer}.weight"].shape[0]) for layer in layers}

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.node import map_arg
 
-from tersa.prune.trace import Gate, Maker, Trace
+from tersa.prune.trace import Activation, Gate, Maker, Trace
 
 
 def name_of(node: fx.Node) -> str:
@@ -365,3 +365,32 @@ UNARY = frozenset(
     ]
 )
 """Operations on each value alone: the numbers pass through."""
+
+PLAIN = frozenset(
+    (
+        *("_to_copy", "alias", "clone", "contiguous", "detach", "neg", "to"),
+        *("dropout", "feature_dropout", "alpha_dropout"),
+    )
+)
+"""Unary operations that are no non-linearity once training is over."""
+
+BARRIERS = (_convolution, _linear, _batch_norm)
+"""Rules of operations with weights, whose results show at gates of their own."""
+
+
+def activation_after(node: fx.Node) -> Activation | None:
+    """The first non-linearity that the result of `node` meets before another layer or norm, or None.
+
+    What lies between (pooling, an addition, a reshape) is passed by: max pooling and ReLU may be swapped,
+    and of a residual sum each layer shows its own share.
+    """
+    waiting, seen = [node], {node}
+    for current in waiting:  # breadth first; grows while it is walked
+        for user in current.users:
+            name = name_of(user)
+            if name in UNARY - PLAIN and user.all_input_nodes == [current]:
+                return Activation(name, tuple(user.args[1:]), tuple(sorted(user.kwargs.items())))
+            if (name in PLAIN or RULES.get(name, _linear) not in BARRIERS) and user not in seen:
+                seen.add(user)
+                waiting.append(user)
+    return None

@@ -26,6 +26,7 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from tersa.errors import ModelError
 from tersa.prune.groups import Groups
@@ -39,28 +40,119 @@ EQUAL_OUTPUT = 1e-4
 """Largest difference of pruned and masked outputs, relative to the largest: sums in another order."""
 
 
-def remove_(model: nn.Module, groups: Groups, units: Tensor) -> Groups:
+def remove_(model: nn.Module, groups: Groups, units: Tensor, optimizer: Optimizer | None = None) -> Groups:
     """Remove `units` from `model` in place and return the groups of what is left.
 
     Args:
         model: the network that `groups` was found on.
         groups: its channel groups.
         units: prunable units, (U,); at least one unit of every group must stay.
+        optimizer: over the model's parameters; it goes on with the smaller ones, and what it remembers of
+            the surviving weights (moments, momentum) is kept.
 
     Raises:
         ModelError: a unit that does not exist, or a group that would be left empty.
     """
     left = after(groups, units)
     tensors = _tensors(model)
-    resized: dict[str, Tensor] = {}
+    cuts: dict[str, dict[int, Tensor]] = {}
     for slot in groups.slots:
         kept = (~torch.isin(slot.units, units)).nonzero().reshape(-1)
         if len(kept) < len(slot.units):
-            value = resized.get(slot.name, tensors[slot.name].detach())
-            if len(kept) < value.shape[slot.dim]:  # a parameter that is used twice has every slot twice
-                resized[slot.name] = value.index_select(slot.dim, kept.to(value.device))
+            cuts.setdefault(slot.name, {})[slot.dim] = kept.to(tensors[slot.name].device)
+    resized = {name: _cut(tensors[name].detach(), dims) for name, dims in cuts.items()}
     _assign_(model, resized, groups.depthwise)
+    if optimizer is not None:
+        fresh = _tensors(model)
+        _follow_(optimizer, {id(tensors[name]): (fresh[name], dims) for name, dims in cuts.items()})
     return left
+
+
+def _cut(value: Tensor, dims: Mapping[int, Tensor]) -> Tensor:
+    """The kept indices of each dimension; channels that come last in memory still do."""
+    last = value.dim() == 4 and not value.is_contiguous()
+    for dim, kept in dims.items():
+        value = value.index_select(dim, kept)
+    return value.contiguous(memory_format=torch.channels_last) if last else value
+
+
+def _follow_(optimizer: Optimizer, swaps: Mapping[int, tuple[Tensor, Mapping[int, Tensor]]]) -> None:
+    """Put the resized parameters where the old ones were, with the matching part of their state."""
+    for group in optimizer.param_groups:
+        held: list[Tensor] = group["params"]
+        for place, old in enumerate(held):
+            if id(old) not in swaps:
+                continue
+            fresh, dims = swaps[id(old)]
+            held[place] = fresh
+            state = optimizer.state.pop(old, None)
+            if state is not None:
+                optimizer.state[fresh] = {
+                    key: _cut(value, dims).clone()
+                    if isinstance(value, Tensor) and value.shape == old.shape
+                    else value
+                    for key, value in state.items()
+                }
+
+
+def restore_(
+    model: nn.Module,
+    groups: Groups,
+    whole: Groups,
+    earlier: Mapping[str, Tensor],
+    optimizer: Optimizer | None = None,
+) -> None:
+    """Bring removed units back, with the weights they had; the others keep what they have learnt since.
+
+    Args:
+        model: the smaller network.
+        groups: of it.
+        whole: of the network as it was; `groups` came from it by `remove_`.
+        earlier: the weights of the network as it was, `model.state_dict()` of then.
+        optimizer: over the model's parameters; its state of what comes back is zero.
+    """
+    gone = whole.units[~torch.isin(whole.units, groups.units)]
+    tensors = _tensors(model)
+    places: dict[str, dict[int, Tensor]] = {}
+    for slot in whole.slots:
+        kept = (~torch.isin(slot.units, gone)).nonzero().reshape(-1)
+        if len(kept) < len(slot.units):
+            places.setdefault(slot.name, {})[slot.dim] = kept.to(tensors[slot.name].device)
+    first = {name: list(dims.items()) for name, dims in places.items()}
+    grown = {
+        name: _spread(tensors[name].detach(), earlier[name].to(tensors[name].device), dims)
+        for name, dims in first.items()
+    }
+    _assign_(model, grown, groups.depthwise)
+    if optimizer is None:
+        return
+    fresh = _tensors(model)
+    for group in optimizer.param_groups:
+        held: list[Tensor] = group["params"]
+        names = {id(tensors[name]): name for name in first}
+        for place, old in enumerate(held):
+            if id(old) not in names:
+                continue
+            name = names[id(old)]
+            held[place] = fresh[name]
+            state = optimizer.state.pop(old, {})
+            blank = torch.zeros_like(fresh[name])
+            optimizer.state[fresh[name]] = {
+                key: _spread(value, blank, first[name])
+                if isinstance(value, Tensor) and value.shape == old.shape
+                else value
+                for key, value in state.items()
+            }
+
+
+def _spread(value: Tensor, into: Tensor, dims: list[tuple[int, Tensor]]) -> Tensor:
+    """`into` with `value` at the kept indices of each dimension."""
+    if not dims:
+        return value
+    (dim, kept), *rest = dims
+    whole = into.index_copy(dim, kept, _spread(value, into.index_select(dim, kept), rest))
+    last = into.dim() == 4 and not into.is_contiguous()
+    return whole.contiguous(memory_format=torch.channels_last) if last else whole
 
 
 def after(groups: Groups, units: Tensor) -> Groups:

@@ -50,6 +50,28 @@ class Slot:
 
 
 @dataclass(frozen=True)
+class Activation:
+    """A non-linearity with the constants of its call, as plain data.
+
+    >>> Activation("clamp", (0.0, 1.0))(torch.tensor([-2.0, 0.5, 2.0]))
+    tensor([0.0000, 0.5000, 1.0000])
+
+    Attributes:
+        name: of the ATen operation, out of place (`relu`, `hardtanh`).
+        arguments: what follows the tensor, by position.
+        options: what follows by name.
+    """
+
+    name: str
+    arguments: tuple[object, ...] = ()
+    options: tuple[tuple[str, object], ...] = ()
+
+    def __call__(self, z: Tensor) -> Tensor:
+        """The non-linearity of `z`, of its shape; `z` stays as it is."""
+        return getattr(torch.ops.aten, self.name)(z, *self.arguments, **dict(self.options))
+
+
+@dataclass(frozen=True)
 class Gate:
     """A module whose output shows the channels of a group, for criteria that need activations.
 
@@ -57,11 +79,13 @@ class Gate:
         module: its name in `model.named_modules()`; the batch norm behind a convolution if there is one.
         dim: channel dimension of its output (1 for convolutions, -1 for fully connected layers).
         units: (C,), the unit of each channel.
+        activation: the first non-linearity that its output meets before another layer, if it meets one.
     """
 
     module: str
     dim: int
     units: Tensor
+    activation: Activation | None = None
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,9 @@ from tersa.export.artefact import Artefact
 from tersa.export.check import agreement, classify, require
 from tersa.export.int8 import Calibration, quantise_onnx
 from tersa.export.onnx import as_pixels, export_onnx
-from tersa.models.summary import macs
+from tersa.models.summary import macs, parameters
 from tersa.numerics import paired_loss
+from tersa.prune.holding import alive
 from tersa.recipes.goals import Goals, Standing, Start, keeps_accuracy, within_bounds
 from tersa.records import Agreement, Comparison
 from tersa.targets.measure import Effort, compare, not_offered
@@ -54,6 +55,14 @@ class Option:
     agreement: Agreement
 
 
+@dataclass(frozen=True)
+class Cost:
+    """What a network costs, whatever file it is in."""
+
+    macs: int
+    parameters: int
+
+
 @dataclass
 class Dock:
     """What candidates are exported and weighed with; the same for all of one run.
@@ -67,6 +76,7 @@ class Dock:
         reference: the baseline's fp32 file, once it is there.
         correct: the baseline's right answers on the validation split.
         start: the baseline's costs.
+        zeroes: weights are zeroed in place: parameters are those that are not.
     """
 
     task: Task
@@ -77,6 +87,7 @@ class Dock:
     reference: Artefact | None = None
     correct: npt.NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, bool))
     start: Start | None = None
+    zeroes: bool = False
 
     def calibration(self, method: str) -> Calibration:
         """Images of the training split for INT8 ranges."""
@@ -130,7 +141,7 @@ def export_options(
         exact = export_onnx(model, dock.task, folder / f"{name}.onnx")
         split = dock.task.validation if accuracy else dock.task.validation.take(slice(0, 64))
         logits = predict(model, split, dock.task).numpy()
-        cost = macs(model, dock.task.shape)
+        cost = Cost(macs(model, dock.task.shape), alive(model) if dock.zeroes else parameters(model))
     finally:
         model.to(device)
     same = agreement(exact.path, logits, split.images)
@@ -166,7 +177,7 @@ def _int8(
 
 
 def _weigh(
-    dock: Dock, artefact: Artefact, found: Agreement, split: Split, cost: int, *, latency: bool
+    dock: Dock, artefact: Artefact, found: Agreement, split: Split, cost: Cost, *, latency: bool
 ) -> Option:
     answers = classify(artefact.path, split.images).argmax(axis=1)
     correct = answers == split.labels.numpy()
@@ -179,9 +190,10 @@ def _weigh(
     standing = Standing(
         accuracy=100.0 * float(correct.mean()),
         loss=paired_loss(before, correct),
-        macs=cost,
+        macs=cost.macs,
         size_bytes=artefact.size_bytes,
         latency_ms=slow,
+        parameters=cost.parameters,
     )
     return Option(artefact, correct, standing, found)
 

@@ -1,139 +1,42 @@
 """From the baseline down: score channels, remove the least important share, retrain briefly; again and again.
 
-Every step is kept on disk, so any of them can be gone back to. The brief retraining decides nothing but the
-next step: what a network is worth shows after a long fine-tune, which `search.py` gives to a few of them.
+Every step is kept on disk, so any of them can be gone back to (`tersa export --at`). The brief retraining
+decides nothing but the next step: what a network is worth shows after a long fine-tune, which `search.py`
+gives to a few of them.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
 
 import torch
-from pydantic import Field
-from torch import Tensor, nn
+from torch import nn
 
-from tersa.data.augment import NONE, default_augmentation
-from tersa.data.task import Task
-from tersa.errors import Diverged
+from tersa.errors import Diverged, UsageError
 from tersa.export.onnx import export_onnx
+from tersa.models.lighten import lighten_, split
 from tersa.models.summary import macs, parameters
 from tersa.numerics import PairedLoss, paired_loss
-from tersa.prune.costs import cost_aware, unit_macs
-from tersa.prune.criteria import CRITERIA, collect
-from tersa.prune.groups import Groups
-from tersa.prune.normalise import NORMALISATIONS, normalise
-from tersa.prune.protocol import choose, layer_widths
-from tersa.prune.surgery import after, remove_, resize_
-from tersa.recipes.deploy import Dock, export_options
-from tersa.recipes.goals import Goals, Standing, within_bounds
-from tersa.recipes.setting import Say
-from tersa.recipes.trajectory import Table, Trajectory
-from tersa.records import Record, Stage, Step
-from tersa.train.config import TrainConfig
+from tersa.prune.holding import alive
+from tersa.prune.masks import parse_granularity
+from tersa.prune.protocol import layer_widths
+from tersa.prune.schedules import SCHEDULES
+from tersa.recipes.channels import Channels
+from tersa.recipes.deploy import export_options
+from tersa.recipes.goals import Standing, within_bounds
+from tersa.recipes.job import Ending, Job, Remover
+from tersa.recipes.retraining import retrain_
+from tersa.recipes.zeroed import Zeroed
+from tersa.records import Stage, Step
 from tersa.train.evaluation import evaluate
-from tersa.train.lessons import Lessons, prepare
-from tersa.train.loop import Progress, train
+from tersa.train.loop import Progress
 
 log = logging.getLogger(__name__)
 
 HOPELESS_POINTS = 1.5
 """Pruning pauses when the brief accuracy is further below the floor than this and twice the allowed loss; it
 goes on where a long fine-tune shows that it was a pause too early."""
-
-LESSON_BYTES = 10**9
-"""Most memory for the baseline's answers; more views than fit are not drawn."""
-
-TRIES = 3
-"""Attempts at a retraining that diverges, each at a quarter of the last one's learning rate."""
-
-Ending = Literal["bounds", "floor", "empty", "diverged"]
-"""Why pruning stopped: bounds met, accuracy gone, nothing left to remove, training diverged."""
-
-
-class Protocol(Record):
-    """How channels are removed and what follows."""
-
-    criterion: Literal["taylor"] = "taylor"
-    """Importance of a channel; see `prune.criteria`."""
-    normalisation: Literal["none", "l1", "l2"] = "l2"
-    """What makes layers comparable; see `prune.normalise`."""
-    mac_weight: float = Field(default=0.5, ge=0)
-    """Lambda of the penalty on a channel's share of the MACs; 0 for none. See `prune.costs`."""
-    criterion_samples: int = Field(default=1000, ge=1)
-    """Training images that channels are scored on."""
-    share: float = Field(default=0.12, gt=0, lt=1)
-    """Share of the remaining channels that one step removes."""
-    retrain: int = Field(ge=1)
-    """Iterations after each step."""
-    tune: int = Field(ge=1)
-    """Iterations of the closing fine-tune."""
-    batch: int = Field(default=128, ge=1)
-    """Images per iteration of both."""
-    learning_rate: float = Field(default=2e-3, gt=0)
-    """Peak of both, AdamW with one cycle."""
-    temperature: float = Field(default=4.0, gt=0)
-    """Of the distillation from the baseline."""
-    teacher_weight: float = Field(default=0.9, ge=0, le=1)
-    """Share of the teacher's term in the loss."""
-    views: int = Field(default=8, ge=1)
-    """Views of each training image that the baseline answers for distillation; see `train.lessons`."""
-
-
-def default_protocol(images: int) -> Protocol:
-    """Iterations that suit a training split of `images`: half an epoch after a step, up to 24 at the end."""
-    per_epoch = max(1, images // 128)
-    return Protocol(retrain=min(200, max(60, per_epoch // 2)), tune=min(10_000, max(800, 24 * per_epoch)))
-
-
-@dataclass
-class Job:
-    """One run of shrink, while it works.
-
-    Attributes:
-        task: the data.
-        baseline: the trained network; the teacher, never changed.
-        groups: its channel groups.
-        fresh: builds an untrained network of the baseline's class and size.
-        goals: what is asked.
-        protocol: how.
-        dock: exports and weighs candidates.
-        way: the steps on disk.
-        seed: of the whole run.
-        device: for training.
-        say: shows progress.
-        lessons: the baseline's answers to fixed views of the training images, once they are there.
-        ended: why pruning stopped, once it has.
-    """
-
-    task: Task
-    baseline: nn.Module
-    groups: Groups
-    fresh: Callable[[], nn.Module]
-    goals: Goals
-    protocol: Protocol
-    dock: Dock
-    way: Trajectory
-    seed: int
-    device: str
-    say: Say
-    lessons: Lessons | None = None
-    ended: Ending | None = None
-
-    def network(self, table: Table, index: int) -> nn.Module:
-        """The network of a stored step."""
-        model = self.fresh()
-        resize_(model, self.way.weights(table, index))
-        return model.eval()
-
-    @property
-    def allowed_loss(self) -> float | None:
-        """Points of validation accuracy that may be lost, or None."""
-        assert self.dock.start is not None
-        return self.goals.allowed_loss(self.dock.start.accuracy)
 
 
 def descend_(job: Job, *, until: int = 0) -> list[Step]:
@@ -143,40 +46,59 @@ def descend_(job: Job, *, until: int = 0) -> list[Step]:
         job: the run.
         until: rows to have at least, whatever the accuracy and the bounds say: for a search that has found
             that pruning paused too early.
+
+    Raises:
+        UsageError: nothing can be removed in the scope that was asked.
     """
     rows = job.way.rows("steps") or [_step_zero(job)]
-    removed = job.way.removed()
-    groups = job.groups
-    for units in removed:
-        groups = after(groups, units)
-    model = job.network("steps", rows[-1].index)
+    if job.light and len(rows) == 1:
+        rows.append(_lighten(job))
+    remover = _remover(job, rows[-1].index)
+    start = remover.start
+    if remover.left <= remover.least and rows[-1].index <= bool(job.light):
+        where = f"in {job.protocol.scope}" if job.protocol.layers() else "in the network"
+        raise UsageError(f"nothing can be removed {where}: every layer has one channel or must stay")
     while True:
-        job.ended = "empty" if all(len(group.units) == 1 for group in groups.groups) else pause(job, rows)
-        if job.ended == "empty" or (job.ended is not None and len(rows) >= until):
+        job.ended = _over(job, remover, rows)
+        if job.ended in ("empty", "schedule") or (job.ended is not None and len(rows) >= until):
             break
         began = time.perf_counter()
         index = rows[-1].index + 1
         try:
-            units = _next(job, model, groups, index)
-            groups = remove_(model, groups, units)
-            retrain_(job, model, job.protocol.retrain, seed=job.seed + 1000 * index)
+            what = remover.step_(index, _count(job, index, start, remover.left))
         except Diverged as error:
             log.warning("%s; going on with the %d steps there are", error, len(rows))
             job.ended = "diverged"
             break
-        what = f"removed {len(units)} channels, retrained {job.protocol.retrain} iterations"
-        row = weigh(job, model, index, "prune", what, began)
-        job.way.add("steps", row, model, units)
+        row = weigh(job, remover.model, index, "prune", what, began)
+        job.way.add("steps", row, remover.model, remover.gone(), remover.memory())
         rows.append(row)
-        _say_step(job, row, len(groups.units))
+        _say_step(job, row, remover)
     job.say("prune", 1.0, f"{len(rows) - 1} steps, down to {rows[-1].parameters:,} parameters")
     return rows
 
 
-def pause(job: Job, rows: list[Step]) -> Ending | None:
+def _remover(job: Job, index: int) -> Remover:
+    """What removes, going on from a stored step."""
+    kind = parse_granularity(job.protocol.granularity)
+    return Channels.at(job, index) if kind == "map" else Zeroed.at(job, index, kind)
+
+
+def _over(job: Job, remover: Remover, rows: list[Step]) -> Ending | None:
     """Whether the steps so far are reason enough to stop."""
+    if remover.left <= remover.least:
+        return "empty"
+    if job.protocol.schedule != "open" and rows[-1].index - bool(job.light) >= job.protocol.steps:
+        return "schedule"
+    return pause(job, rows)
+
+
+def pause(job: Job, rows: list[Step]) -> Ending | None:
+    """Whether goals or accuracy are reason enough to stop."""
     if job.goals.bounded and rows[-1].within:
         return "bounds"
+    if job.protocol.schedule != "open":
+        return None
     allowed = job.allowed_loss
     if allowed is not None:
         hopeless = allowed + max(HOPELESS_POINTS, 2 * allowed)
@@ -185,107 +107,46 @@ def pause(job: Job, rows: list[Step]) -> Ending | None:
     return None
 
 
-def _say_step(job: Job, row: Step, left: int) -> None:
-    whole = len(job.groups.units)
-    remark = f"{left} of {whole} channels, {row.parameters:,} parameters, {row.validation_accuracy:.2f} %"
-    job.say("prune", min(0.99, (1.0 - left / whole) ** 4), remark)
+def _count(job: Job, index: int, start: int, left: int) -> int:
+    """How many units step `index` removes; 0 where a schedule has its share already."""
+    protocol = job.protocol
+    if protocol.schedule == "open":
+        return protocol.stride().count(start, left)
+    share = SCHEDULES[protocol.schedule](index - bool(job.light), protocol.steps, protocol.amount)
+    return max(0, round(share * start) - (start - left))
+
+
+def _say_step(job: Job, row: Step, remover: Remover) -> None:
+    left, start = remover.left, remover.start
+    remark = f"{left} of {start} {remover.unit}s, {row.parameters:,} parameters"
+    job.say("prune", min(0.99, (1.0 - left / start) ** 4), f"{remark}, {row.validation_accuracy:.2f} %")
 
 
 def _step_zero(job: Job) -> Step:
-    model = job.fresh()
-    model.load_state_dict(job.baseline.state_dict())
-    row = weigh(job, model.eval(), 0, "baseline", "the trained network", time.perf_counter())
+    model = job.network("steps", 0)
+    row = weigh(job, model, 0, "baseline", "the trained network", time.perf_counter())
     job.way.add("steps", row, model)
     return row
 
 
-def _next(job: Job, model: nn.Module, groups: Groups, index: int) -> Tensor:
-    """The units that step `index` removes."""
-    generator = torch.Generator().manual_seed(job.seed + index)
-    chosen = torch.randperm(len(job.task.train), generator=generator)[: job.protocol.criterion_samples]
-    images = job.task.train.take(chosen)
-    model.to(job.device)
-    scores = collect(model, groups, job.task, images, CRITERIA[job.protocol.criterion])
-    scores = normalise(scores, groups, NORMALISATIONS[job.protocol.normalisation])
-    shape = job.task.shape
-    scores = cost_aware(scores, unit_macs(model, groups, shape), macs(model, shape), job.protocol.mac_weight)
-    return choose(scores, groups, count=max(1, round(job.protocol.share * len(groups.units))))
+def _lighten(job: Job) -> Step:
+    """The network with lighter modules, which learns from the baseline before it is pruned."""
+    began = time.perf_counter()
+    model = job.network("steps", 0)
+    for each in split(f"net+{job.light}")[1]:
+        begin = "weights" if each.kind == "separable" else "random"
+        lighten_(model, each.kind, each.layers, squeeze=each.squeeze, start=begin, seed=job.seed)
 
+    def show(at: Progress) -> None:
+        job.say(job.light, min(0.99, at.iteration / at.iterations), f"loss {at.loss:.3f}")
 
-def retrain_(
-    job: Job,
-    model: nn.Module,
-    iterations: int,
-    *,
-    seed: int,
-    progress: Callable[[Progress], None] | None = None,
-) -> None:
-    """Distil from the baseline for some iterations; weights end as plain contiguous tensors on the CPU.
-
-    A training that diverges is tried again from the same weights, at a quarter of the learning rate.
-
-    Raises:
-        Diverged: the loss became NaN or infinite every time.
-    """
-    spatial = any(isinstance(module, nn.Conv2d) for module in model.modules())
-    lessons = _lessons(job, spatial=spatial)
-    flip, pad = lessons.augmentation
-    before = {name: value.detach().clone() for name, value in model.state_dict().items()}
-    rate = job.protocol.learning_rate
-    for _ in range(TRIES):
-        config = TrainConfig(
-            optimizer="adamw",
-            learning_rate=rate,
-            weight_decay=1e-4,
-            batch=min(job.protocol.batch, len(job.task.train)),
-            iterations=iterations,
-            schedule="one-cycle",
-            warmup=0.1,
-            flip=flip,
-            pad=pad,
-            keep="last",
-            seed=seed,
-            channels_last=spatial,
-            distillation="temperature",
-            distillation_weight=job.protocol.teacher_weight,
-            distillation_temperature=job.protocol.temperature,
-        )
-        done = train(
-            model, job.task, config, teacher=lessons, device=job.device, evaluate_every=0, progress=progress
-        )
-        model.to("cpu").eval()
-        if done.status != "diverged":
-            return
-        model.load_state_dict(before)
-        rate /= 4
-    raise Diverged(f"retraining diverged {TRIES} times, at last with a learning rate of {4 * rate:g}")
-
-
-def _lessons(job: Job, *, spatial: bool) -> Lessons:
-    """The baseline's answers; asked once for the whole run. A fully connected network gets no shifts."""
-    if job.lessons is None:
-        augmentation = default_augmentation(job.task) if spatial else NONE
-        each = 4 * len(job.task.train) * len(job.task.classes)
-        views = max(1, min(job.protocol.views, LESSON_BYTES // each))
-        shown = 1 if augmentation.nothing else views
-
-        def show(share: float) -> None:
-            job.say(
-                "ask the baseline", share, f"{shown} view{'s' if shown > 1 else ''} of each training image"
-            )
-
-        show(0.0)
-        job.lessons = prepare(
-            job.baseline,
-            job.task,
-            flip=augmentation.flip,
-            pad=augmentation.pad,
-            views=views,
-            seed=job.seed,
-            device=job.device,
-            progress=show,
-        )
-    return job.lessons
+    job.say(job.light, 0.0, "")
+    retrain_(job, model, job.protocol.tune, seed=job.seed + 500, progress=show)
+    what = f"replaced convolutions by {job.light}, distilled {job.protocol.tune} iterations from the baseline"
+    row = weigh(job, model, 1, "light", what, began)
+    job.way.add("steps", row, model, torch.empty(0, dtype=torch.long))
+    job.say(job.light, 1.0, f"{row.parameters:,} parameters, {row.validation_accuracy:.2f} %")
+    return row
 
 
 def weigh(job: Job, model: nn.Module, index: int, stage: Stage, what: str, began: float) -> Step:
@@ -302,7 +163,7 @@ def weigh(job: Job, model: nn.Module, index: int, stage: Stage, what: str, began
         validation_accuracy=found.accuracy,
         loss_points=loss.points,
         standard_error=loss.standard_error,
-        parameters=parameters(model),
+        parameters=alive(model) if job.zeroes else parameters(model),
         macs=cost,
         size_bytes=size,
         latency_ms=latency,
@@ -320,7 +181,9 @@ def _within(
     folder = job.way.folder / "steps"
     if not (job.goals.size or job.goals.latency):
         size = export_onnx(model, job.task, folder / "candidate.onnx").size_bytes
-        standing = Standing(accuracy, loss, cost, size, None)
+        standing = Standing(
+            accuracy, loss, cost, size, None, alive(model) if job.zeroes else parameters(model)
+        )
         return size, None, within_bounds(job.goals, job.dock.start, standing) if job.goals.bounded else None
     timed = job.goals.latency is not None
     options = export_options(job.dock, model, folder, "candidate", latency=timed, accuracy=False)

@@ -56,27 +56,38 @@ def examples(task: Task, split: Split, logits: npt.NDArray[np.float32]) -> tuple
 
 
 def layer_rows(before: nn.Module, after: nn.Module, task: Task, kept: dict[str, str]) -> list[LayerWidth]:
-    """Every convolution and fully connected layer: outputs, parameters and MACs before and after."""
+    """Every layer with weights: outputs, parameters and MACs before and after; 0 where it is not there."""
     old, new = (_by_name(summary(model, task.shape)) for model in (before, after))
-    rows: list[LayerWidth] = []
-    for name, module in before.named_modules():
-        weight = getattr(module, "weight", None)
-        if weight is None or weight.dim() < 2 or name not in old or name not in new:
-            continue
-        rows.append(
-            LayerWidth(
-                name=name,
-                kind=type(module).__name__,
-                before=int(weight.shape[0]),
-                after=int(after.get_submodule(name).weight.shape[0]),  # pyright: ignore - the same class as before
-                parameters_before=old[name][0],
-                parameters_after=new[name][0],
-                macs_before=old[name][1],
-                macs_after=new[name][1],
-                note=kept.get(name, ""),
-            )
+    first, last = _weighted(before, old), _weighted(after, new)
+    return [
+        LayerWidth(
+            name=name,
+            kind=type(last.get(name, first.get(name))).__name__,
+            before=_outputs(first.get(name)),
+            after=_outputs(last.get(name)),
+            parameters_before=old.get(name, (0, 0))[0],
+            parameters_after=new.get(name, (0, 0))[0],
+            macs_before=old.get(name, (0, 0))[1],
+            macs_after=new.get(name, (0, 0))[1],
+            note=kept.get(name, "" if name in first else "in place of a convolution"),
         )
-    return rows
+        for name in dict.fromkeys([*first, *last])
+    ]
+
+
+def _weighted(model: nn.Module, rows: dict[str, tuple[int, int]]) -> dict[str, nn.Module]:
+    """Convolutions and fully connected layers that are counted, by name."""
+    found: dict[str, nn.Module] = {}
+    for name, module in model.named_modules():
+        weight = getattr(module, "weight", None)
+        if name in rows and weight is not None and weight.dim() >= 2:
+            found[name] = module
+    return found
+
+
+def _outputs(module: nn.Module | None) -> int:
+    """Channels or neurons that a layer makes; 0 where there is no such layer."""
+    return int(module.weight.shape[0]) if module is not None else 0  # pyright: ignore - a layer with a weight
 
 
 def _by_name(found: Summary) -> dict[str, tuple[int, int]]:

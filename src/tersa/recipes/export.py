@@ -13,7 +13,15 @@ from tersa.errors import UsageError, unknown
 from tersa.export.artefact import PRECISIONS, Artefact
 from tersa.export.check import agreement, classify, module_logits
 from tersa.export.int8 import float_operations
-from tersa.recipes.subjects import Subject, accuracy_on_test, find_subject, needs_task, noise, to_artefact
+from tersa.recipes.subjects import (
+    Subject,
+    accuracy_on_test,
+    find_point,
+    find_subject,
+    needs_task,
+    noise,
+    to_artefact,
+)
 from tersa.records import SCHEMA, Agreement, Record, write_atomic
 
 FORMATS = ("onnx",)
@@ -34,6 +42,7 @@ class ExportRequest:
         data_dir: where to look for data first.
         checkpoint: weights of a model.
         overwrite: replace a file that is there.
+        at: of a run of shrink or prune: an earlier point, see `trajectory.point`.
     """
 
     source: str
@@ -44,6 +53,7 @@ class ExportRequest:
     data_dir: Path | None = None
     checkpoint: Path | None = None
     overwrite: bool = False
+    at: str | None = None
 
 
 class ExportResult(Record):
@@ -80,9 +90,10 @@ def export_subject(request: ExportRequest) -> ExportResult:
     start = time.perf_counter()
     _check(request)
     task = load_data(request.data, data_dir=request.data_dir) if request.data else None
-    subject = find_subject(request.source, task, checkpoint=request.checkpoint, data_dir=request.data_dir)
+    subject = _subject(request, task)
     artefact = _written(subject, request, task)
-    notes = [] if subject.trained else ["the network is not trained: no --checkpoint was given"]
+    notes = [subject.note] if subject.note else []
+    notes += [] if subject.trained else ["the network is not trained: no --checkpoint was given"]
     accuracy = accuracy_on_test(artefact, task) if task and subject.trained else None
     if accuracy is not None and task is not None:
         notes.append(f"{accuracy:.2f} % of {len(task.test)} test images")
@@ -99,6 +110,12 @@ def export_subject(request: ExportRequest) -> ExportResult:
     )
 
 
+def _subject(request: ExportRequest, task: Task | None) -> Subject:
+    if request.at is None:
+        return find_subject(request.source, task, checkpoint=request.checkpoint, data_dir=request.data_dir)
+    return find_point(Path(request.source), request.at, data_dir=request.data_dir)
+
+
 def _check(request: ExportRequest) -> None:
     if request.format not in FORMATS:
         raise unknown("format", request.format, FORMATS)
@@ -108,6 +125,8 @@ def _check(request: ExportRequest) -> None:
         raise UsageError(f"--out is a file that ends in .onnx, not '{request.out}'")
     if request.out.exists() and not (request.overwrite and request.out.is_file()):
         raise UsageError(f"{request.out} exists; give another --out, or --overwrite")
+    if request.at is not None and not Path(request.source).is_dir():
+        raise UsageError("--at picks a step of a run of shrink or prune; give --run DIR")
     if request.data is None and needs_task(request.source):
         raise UsageError(
             "--model needs --data NAME: what it was trained on gives its input, classes and normalisation"

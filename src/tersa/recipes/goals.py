@@ -27,14 +27,20 @@ from tersa.errors import UsageError, faults
 from tersa.numerics import PairedLoss
 from tersa.records import Figures, Goal, Record
 
-Kind = Literal["size", "latency", "macs"]
+Kind = Literal["size", "latency", "macs", "parameters"]
 
 UNITS: dict[str, dict[str, float]] = {
     "size": {"": 1, "b": 1, "kb": 1e3, "mb": 1e6, "kib": 1024, "mib": 1024**2},
     "latency": {"ms": 1, "us": 1e-3, "µs": 1e-3, "s": 1e3},
     "macs": {"": 1, "k": 1e3, "m": 1e6, "g": 1e9},
+    "parameters": {"": 1, "k": 1e3, "m": 1e6},
 }
-FORMS = {"size": "64kB, 1.5MB or 64KiB", "latency": "2ms, 300us", "macs": "400k, 2M"}
+FORMS = {
+    "size": "64kB, 1.5MB or 64KiB",
+    "latency": "2ms, 300us",
+    "macs": "400k, 2M",
+    "parameters": "10k, 1.5M",
+}
 
 
 class Bound(Record):
@@ -58,7 +64,7 @@ class Bound(Record):
         >>> parse_bound("64kB", "size").text("size"), parse_bound("0.5x", "macs").text("macs")
         ('64000', '0.5x')
         """
-        unit = "x" if self.relative else {"size": "", "latency": "ms", "macs": ""}[kind]
+        unit = "x" if self.relative else {"latency": "ms"}.get(kind, "")
         return f"{self.value:.12g}{unit}"
 
 
@@ -89,6 +95,7 @@ class Goals(Record):
         size: of the artefact on disk.
         latency: at the target, batch and precision of the run.
         macs: multiply-accumulates for one image.
+        parameters: trainable values that are left.
     """
 
     max_loss: float | None = None
@@ -96,11 +103,12 @@ class Goals(Record):
     size: Bound | None = None
     latency: Bound | None = None
     macs: Bound | None = None
+    parameters: Bound | None = None
 
     @property
     def bounded(self) -> bool:
         """A cost is limited: shrinking ends as soon as every bound is reached."""
-        return any((self.size, self.latency, self.macs))
+        return any((self.size, self.latency, self.macs, self.parameters))
 
     @property
     def guarded(self) -> bool:
@@ -118,7 +126,13 @@ class Goals(Record):
             found.append(f"--max-loss {self.max_loss:g} is not in 0..100 points")
         if self.min_accuracy is not None and not 0 < self.min_accuracy <= 100:
             found.append(f"--min-accuracy {self.min_accuracy:g} is not in 0..100 %")
-        for name, bound in (("size", self.size), ("latency", self.latency), ("macs", self.macs)):
+        bounds = {
+            "size": self.size,
+            "latency": self.latency,
+            "macs": self.macs,
+            "parameters": self.parameters,
+        }
+        for name, bound in bounds.items():
             if bound is not None and bound.relative and bound.value >= 1:
                 found.append(f"--{name} {bound.value:g}x asks for nothing smaller; write a share below 1")
         if found:
@@ -142,6 +156,7 @@ class Standing:
         macs: for one image.
         size_bytes: of its artefact.
         latency_ms: cautious (upper end of the interval), None where not measured.
+        parameters: trainable values.
     """
 
     accuracy: float
@@ -149,6 +164,7 @@ class Standing:
     macs: int
     size_bytes: int | None = None
     latency_ms: float | None = None
+    parameters: int | None = None
 
 
 @dataclass(frozen=True)
@@ -159,6 +175,7 @@ class Start:
     macs: int
     size_bytes: int
     latency_ms: float
+    parameters: int = 0
 
 
 def keeps_accuracy(goals: Goals, start: Start, standing: Standing) -> bool:
@@ -173,6 +190,7 @@ def within_bounds(goals: Goals, start: Start, standing: Standing) -> bool:
         (goals.macs, standing.macs, start.macs),
         (goals.size, standing.size_bytes, start.size_bytes),
         (goals.latency, standing.latency_ms, start.latency_ms),
+        (goals.parameters, standing.parameters, start.parameters),
     )
     return all(
         bound is None or (value is not None and value <= bound.limit(reference))
@@ -218,6 +236,7 @@ def judged(
         ("size", goals.size, before.size_bytes, after.size_bytes, "bytes"),
         ("latency", goals.latency, before.latency_ms.median, after.latency_ms.median, "ms"),
         ("macs", goals.macs, before.macs, after.macs, "MACs"),
+        ("parameters", goals.parameters, before.parameters, after.parameters, "parameters"),
     )
     for name, bound, old, new, unit in costs:
         if bound is not None:

@@ -20,19 +20,24 @@ from tersa.export.check import agreement, classify, require
 from tersa.export.run_script import write_run_script
 from tersa.models.summary import macs, parameters
 from tersa.numerics import paired_loss
+from tersa.prune.holding import alive
+from tersa.recipes.beside import coded_file, from_scratch, sparse_size
 from tersa.recipes.deploy import Option, race
-from tersa.recipes.descent import Job
 from tersa.recipes.evidence import confusion, examples, layer_rows
 from tersa.recipes.folder import RESULT
 from tersa.recipes.goals import judged, keeps_accuracy, within_bounds
-from tersa.recipes.request import ShrinkSpec, command_of
+from tersa.recipes.job import Job
+from tersa.recipes.request import ShrinkSpec, baseline_config, command_of
 from tersa.recipes.setting import Setting
 from tersa.records import (
+    CodedFile,
     Comparison,
     Figures,
     Quantiles,
     ShrinkResult,
+    SparseSize,
     Step,
+    Twin,
     replacing,
     write_record,
 )
@@ -49,9 +54,10 @@ GUESSING = 1.5
 
 @dataclass(frozen=True)
 class Outcome:
-    """All that the last part of a run needs."""
+    """All that the last part of a run needs; `model` is the spec of the network that lost channels."""
 
     spec: ShrinkSpec
+    model: str
     setting: Setting
     job: Job
     trained: Baseline
@@ -82,13 +88,34 @@ def finish(o: Outcome) -> ShrinkResult:
     artefacts = _ship(o)
     before, after = (_test(path, o.job.task) for path in (o.job.dock.reference.path, artefacts[0]))  # type: ignore[union-attr] - set by _weigh_baseline
     comparisons = _measure(o, artefacts)
-    result = _compose(o, artefacts, before, after, comparisons)
+    result = _compose(o, artefacts, before, after, comparisons, _beside(o, before))
     write_report(result, o.folder / "report.html")
     for name in ("candidate.onnx", "candidate-int8.onnx"):
         (o.folder / "steps" / name).unlink(missing_ok=True)
     write_record(o.folder / RESULT, result)
     o.setting.say("test and measure", 1.0, result.verdict)
     return result
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What was made or counted beside the result, where it was asked."""
+
+    scratch: Twin | None
+    sparse: SparseSize | None
+    coded: CodedFile | None
+
+
+def _beside(o: Outcome, before: _Tested) -> Beside:
+    job, spec, pruned = o.job, o.spec, o.kept > 0
+    config = baseline_config(spec, job.task, o.trained.spec)
+    return Beside(
+        from_scratch(job, config, o.kept, before.correct)
+        if spec.scratch and pruned and not job.zeroes
+        else None,
+        sparse_size(job, o.network) if job.zeroes and pruned else None,
+        coded_file(job, spec, o.model, o.network, o.folder, before.correct) if spec.cluster else None,
+    )
 
 
 def _ship(o: Outcome) -> list[Path]:
@@ -132,7 +159,12 @@ def _measure(o: Outcome, artefacts: list[Path]) -> list[Comparison]:
 
 
 def _compose(
-    o: Outcome, artefacts: list[Path], before: _Tested, after: _Tested, comparisons: list[Comparison]
+    o: Outcome,
+    artefacts: list[Path],
+    before: _Tested,
+    after: _Tested,
+    comparisons: list[Comparison],
+    beside: Beside,
 ) -> ShrinkResult:
     task, dock, spec = o.job.task, o.job.dock, o.spec
     main = comparisons[0]
@@ -148,6 +180,7 @@ def _compose(
         o.folder / "baseline.onnx",
         main.before.latency_ms,
         "fp32",
+        parameters(o.trained.module),
     )
     new = _figures(
         o.network,
@@ -157,6 +190,7 @@ def _compose(
         artefacts[0],
         main.after.latency_ms,
         o.chosen.artefact.header.precision,
+        alive(o.network) if o.job.zeroes else parameters(o.network),
     )
     loss = paired_loss(before.correct, after.correct)
     trained_logits = predict(o.network, task.test, task).numpy()
@@ -167,11 +201,12 @@ def _compose(
     right, wrong = examples(task, task.test, after.logits)
     goals = judged(spec.goals, old, new, loss.points, _reasons(o, loss.points, main))
     result = ShrinkResult(
+        verb=spec.verb,
         name=o.folder.name,
         command=o.setting.command or command_of(spec),
         task=task.name,
         task_note=task.provenance.note,
-        model=str(spec.model),
+        model=o.model,
         target=parse(spec.target).describe(),
         batch=spec.batch,
         precision=new.precision,
@@ -198,10 +233,13 @@ def _compose(
         confusion=confusion(task.test.labels.numpy(), after.logits.argmax(axis=1), len(task.classes)),
         samples=right,
         mistakes=wrong,
+        scratch=beside.scratch,
+        sparse=beside.sparse,
+        coded=beside.coded,
         protocol={**o.job.protocol.model_dump(), "baseline_key": o.trained.key},
         environment=environment(torch.get_num_threads()),
         notes=_notes(o),
-        artefacts=[path.name for path in artefacts],
+        artefacts=[*(path.name for path in artefacts), *([beside.coded.file] if beside.coded else [])],
         report="report.html",
         seconds=o.job.way.earlier_seconds + time.perf_counter() - o.began,
     )
@@ -217,11 +255,12 @@ def _figures(
     path: Path,
     latency: Quantiles,
     precision: str,
+    count: int,
 ) -> Figures:
     return Figures(
         test_accuracy=tested.accuracy,
         validation_accuracy=validation,
-        parameters=parameters(model),
+        parameters=count,
         macs=macs(model, task.shape),
         size_bytes=path.stat().st_size,
         latency_ms=latency,
@@ -283,10 +322,13 @@ def _reasons(o: Outcome, lost: float, main: Comparison) -> dict[str, str]:
         stop = f"the accuracy allowed no smaller network than {count}"
     elif o.job.ended == "diverged":
         stop = f"retraining diverged below {count}"
+    elif o.job.ended == "schedule":
+        stop = f"the schedule ended at {count}"
     else:
         stop = f"pruning ended at {count}: every layer is down to one channel or must stay"
     slow = f"{stop}; {main.reason}" if main.reason else stop
-    return {"max-loss": floor, "min-accuracy": floor, "size": stop, "macs": stop, "latency": slow}
+    floors = {"max-loss": floor, "min-accuracy": floor}
+    return floors | {"size": stop, "macs": stop, "parameters": stop, "latency": slow}
 
 
 def _notes(o: Outcome) -> list[str]:

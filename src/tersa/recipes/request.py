@@ -1,4 +1,4 @@
-"""What is asked of one run of shrink, whole and checked before any work.
+"""What is asked of one run of shrink or prune, whole and checked before any work.
 
 Example:
     >>> ShrinkSpec(data="digits", goals=Goals(max_loss=2.0)).precision
@@ -8,14 +8,15 @@ Example:
 from __future__ import annotations
 
 import shlex
+from typing import Literal
 
 from pydantic import Field, ValidationError
 
 from tersa.data.task import Task
 from tersa.errors import UsageError, faults, unknown
 from tersa.recipes.deploy import shippable
-from tersa.recipes.descent import Protocol, default_protocol
-from tersa.recipes.goals import Goals
+from tersa.recipes.goals import Goals, Kind
+from tersa.recipes.pruning import Protocol, check_protocol, default_protocol
 from tersa.records import (
     Record,
 )
@@ -24,6 +25,35 @@ from tersa.train.config import TrainConfig, override
 
 DEFAULT_GOALS = Goals(max_loss=1.0)
 """What is asked when nothing is asked."""
+
+
+FLAGS = {"normalisation": "normalize", "mac_weight": "mac-penalty"}
+"""Settings whose option has another name."""
+
+OPTIONS: dict[str, tuple[str, ...]] = {
+    "shrink": ("retrain", "tune", "share", "criterion_samples"),
+    "prune": (
+        "criterion",
+        "normalisation",
+        "mac_weight",
+        "scope",
+        "granularity",
+        "keep",
+        "step",
+        "schedule",
+        "amount",
+        "steps",
+        "recompute",
+        "regrow",
+        "retrain",
+        "retrain_scope",
+        "optimiser",
+        "tune",
+        "learning_rate",
+        "criterion_samples",
+    ),
+}
+"""Settings of the protocol that a verb has options for."""
 
 
 class ShrinkSpec(Record):
@@ -40,7 +70,13 @@ class ShrinkSpec(Record):
         seed: of everything random.
         epochs: of the baseline's training, or None for the data's default.
         validation: images (or share) of train that steer, or None for the data's default.
-        protocol: settings of `descent.Protocol` that differ from what suits the data.
+        protocol: settings of `pruning.Protocol` that differ from what suits the data.
+        verb: that asked.
+        run: folder of a run whose network is pruned, or None.
+        light: convolutions are replaced first: `separable`, `fire` or `shift`, `KIND@LAYER,...` for some.
+        scratch: train the same sizes from scratch beside the result.
+        cluster: bits of the clustered and coded file, `auto` for the fewest that keep the goal, or None.
+        coder: entropy coder of it.
     """
 
     data: str = "digits"
@@ -54,6 +90,17 @@ class ShrinkSpec(Record):
     epochs: int | None = None
     validation: int | float | None = None
     protocol: dict[str, int | float | str] = Field(default_factory=dict[str, int | float | str])
+    verb: Literal["shrink", "prune"] = "shrink"
+    run: str | None = None
+    light: str | None = None
+    scratch: bool = False
+    cluster: int | Literal["auto"] | None = None
+    coder: Literal["auto", "huffman", "arithmetic"] = "auto"
+
+    @property
+    def pruned_model(self) -> str:
+        """The spec of the network that loses channels."""
+        return f"{self.model}+{self.light}" if self.light else str(self.model)
 
     def check(self) -> None:
         """Faults that show before any work.
@@ -66,11 +113,59 @@ class ShrinkSpec(Record):
         strange = self.protocol.keys() - Protocol.model_fields.keys()
         if strange:
             raise unknown("protocol setting", sorted(strange)[0], Protocol.model_fields)
-        _protocol(self.protocol, 1)
+        protocol = _protocol(self.protocol, 1)
+        check_protocol(protocol)
+        if "steps" in self.protocol and protocol.schedule == "open":
+            raise UsageError(
+                "--steps belongs to a schedule; give --schedule one-shot, steady, geometric or cubic"
+            )
+        if protocol.granularity != "map" and self.goals.macs:
+            raise UsageError(
+                f"--macs is out of reach of --granularity {protocol.granularity}: zeros are computed with "
+                "like other weights; give --granularity map"
+            )
         if self.epochs is not None and self.checkpoint is not None:
             raise UsageError("--epochs trains a baseline, --checkpoint brings one; leave out one of them")
+        if self.run and (self.model or self.checkpoint or self.epochs is not None):
+            raise UsageError("--run brings a trained network; leave out --model, --checkpoint and --epochs")
+        if isinstance(self.cluster, int) and not 1 <= self.cluster <= 8:
+            raise UsageError(f"--cluster {self.cluster}: bits are 1 to 8, or auto")
         if self.batch < 1:
             raise UsageError(f"--batch {self.batch}: must be 1 or more")
+
+
+def share_of(text: str) -> float:
+    """A share from `90%` or `0.9`.
+
+    Raises:
+        UsageError: not a number, or not between 0 and 1.
+
+    >>> share_of("90%"), share_of("0.25")
+    (0.9, 0.25)
+    """
+    try:
+        value = float(text.removesuffix("%")) / (100.0 if text.endswith("%") else 1.0)
+    except ValueError:
+        value = -1.0
+    if not 0.0 < value < 1.0:
+        raise UsageError(f"--amount '{text}' is not a share; write 90% or 0.9")
+    return value
+
+
+def bits_of(text: str | None) -> int | Literal["auto"] | None:
+    """Bits of the clustered file: a number, `auto`, or None.
+
+    Raises:
+        UsageError: anything else.
+
+    >>> bits_of("4"), bits_of("auto"), bits_of(None)
+    (4, 'auto', None)
+    """
+    if text is None or text == "auto":
+        return text
+    if not text.isdigit():
+        raise UsageError(f"--cluster '{text}' is not understood; write bits (1 to 8) or auto")
+    return int(text)
 
 
 def protocol_of(spec: ShrinkSpec, task: Task) -> Protocol:
@@ -98,22 +193,19 @@ def command_of(spec: ShrinkSpec) -> str:
     >>> command_of(ShrinkSpec(data="my photos", goals=Goals(max_loss=2.0), protocol={"tune": 50}))
     "tersa shrink --data 'my photos' --max-loss 2 --tune 50"
     """
-    words = ["tersa", "shrink", "--data", spec.data]
-    goals = {
-        "max-loss": spec.goals.max_loss,
-        "min-accuracy": spec.goals.min_accuracy,
-        "size": spec.goals.size and spec.goals.size.text("size"),
-        "latency": spec.goals.latency and spec.goals.latency.text("latency"),
-        "macs": spec.goals.macs and spec.goals.macs.text("macs"),
-    }
-    given = {"model": spec.model, "checkpoint": spec.checkpoint, **goals}
-    default = ShrinkSpec()
-    for name in ("target", "batch", "precision", "seed", "epochs", "validation"):
+    words = ["tersa", spec.verb, "--data", spec.data]
+    goals = {"max-loss": spec.goals.max_loss, "min-accuracy": spec.goals.min_accuracy}
+    bounds: tuple[Kind, ...] = ("parameters", "macs", "size", "latency")
+    limits = {name: bound.text(name) for name in bounds if (bound := getattr(spec.goals, name))}
+    given = {"model": spec.model, "run": spec.run, "checkpoint": spec.checkpoint, **goals, **limits}
+    default = ShrinkSpec(precision="fp32" if spec.verb == "prune" else "auto", scratch=spec.verb == "prune")
+    for name in ("target", "batch", "precision", "seed", "epochs", "validation", "light", "cluster", "coder"):
         given[name] = getattr(spec, name) if getattr(spec, name) != getattr(default, name) else None
-    known = ("retrain", "tune", "share", "criterion_samples")
-    given |= {name: spec.protocol.get(name) for name in known}
+    given |= {name: spec.protocol.get(name) for name in OPTIONS[spec.verb]}
     for name, value in given.items():
         if value is not None:
             text = f"{value:g}" if isinstance(value, float) else str(value)
-            words += [f"--{name.replace('_', '-')}", text]
+            words += [f"--{FLAGS.get(name, name.replace('_', '-'))}", text]
+    if spec.scratch != default.scratch:
+        words.append("--scratch" if spec.scratch else "--no-scratch")
     return shlex.join(words)

@@ -147,7 +147,7 @@ def read_run(folder: Path) -> RunSummary:
 
 
 def read_shrink(folder: Path) -> ShrinkResult:
-    """The result of a finished `shrink` run.
+    """The result of a finished `shrink` or `prune` run.
 
     Raises:
         UsageError: the run is not finished, or another verb made it.
@@ -156,8 +156,10 @@ def read_shrink(folder: Path) -> ShrinkResult:
     if not (folder / RESULT).is_file():
         raise UsageError(f"{folder} is not finished: it has no {RESULT}; run its command again with --resume")
     summary = read_run(folder)
-    if summary.verb not in ("shrink", ""):
-        raise UsageError(f"{folder} was made by 'tersa {summary.verb}'; only shrink runs have this report")
+    if summary.verb not in ("shrink", "prune", ""):
+        raise UsageError(
+            f"{folder} was made by 'tersa {summary.verb}'; only shrink and prune runs have this report"
+        )
     return read_record(folder / RESULT, ShrinkResult)
 
 

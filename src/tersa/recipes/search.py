@@ -16,8 +16,11 @@ from torch import nn
 from tersa.errors import Diverged
 from tersa.models.summary import parameters
 from tersa.recipes.deploy import Option, export_options
-from tersa.recipes.descent import Job, descend_, pause, retrain_, weigh
+from tersa.recipes.descent import descend_, pause, weigh
 from tersa.recipes.goals import keeps_accuracy, within_bounds
+from tersa.recipes.job import Job
+from tersa.recipes.retraining import retrain_
+from tersa.recipes.zeroed import masked_training
 from tersa.records import Step
 from tersa.train.loop import Progress
 
@@ -163,7 +166,8 @@ class Search:
             job.say(name, min(0.99, at.iteration / at.iterations), f"loss {at.loss:.3f}")
 
         job.say(name, 0.0, "")
-        retrain_(job, model, job.protocol.tune, seed=job.seed + 1000 * index + 500, progress=show)
+        with masked_training(job, model):
+            retrain_(job, model, job.protocol.tune, seed=job.seed + 1000 * index + 500, progress=show)
         what = f"distilled {job.protocol.tune} iterations from the baseline"
         row = weigh(job, model, index, "distil", what, began)
         job.way.add("tuned", row, model)

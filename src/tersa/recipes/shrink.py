@@ -28,21 +28,31 @@ from torch import nn
 
 from tersa.data.sources import load as load_task
 from tersa.data.task import Task, fingerprint
-from tersa.errors import UsageError
-from tersa.models.load import LoadedModel
-from tersa.models.load import load as load_model
+from tersa.errors import UsageError, unknown
+from tersa.models.summary import parameters
 from tersa.models.zoo import default_spec
+from tersa.prune.blocks import NM
+from tersa.prune.criteria import CRITERIA, weight_scores
+from tersa.prune.evidence import collect
 from tersa.prune.groups import Groups, find_groups
+from tersa.prune.holding import full_masks
+from tersa.prune.masks import choose_masks, parse_granularity
+from tersa.prune.protocol import choose, fits, within
 from tersa.prune.surgery import verify
+from tersa.prune.trace import LAYERS
 from tersa.recipes.deploy import Dock, export_options, pick, race, shippable
-from tersa.recipes.descent import Job, descend_
+from tersa.recipes.descent import descend_
 from tersa.recipes.folder import RESULT, open_folder
 from tersa.recipes.goals import Goals, Start
+from tersa.recipes.job import Job
 from tersa.recipes.outcome import Outcome, finish
+from tersa.recipes.pruning import Protocol, listed
 from tersa.recipes.request import DEFAULT_GOALS, ShrinkSpec, baseline_config, protocol_of
 from tersa.recipes.search import Search
 from tersa.recipes.setting import Setting, threads_of
+from tersa.recipes.start import Begin, find_start
 from tersa.recipes.trajectory import Trajectory
+from tersa.recipes.zeroed import masked
 from tersa.records import (
     ShrinkResult,
     read_record,
@@ -50,7 +60,11 @@ from tersa.records import (
 from tersa.train.baseline import Baseline, baseline
 from tersa.train.checkpoint import weights_digest
 from tersa.train.device import choose as choose_device
+from tersa.train.evaluation import evaluate
 from tersa.train.loop import Progress
+
+FEW = 8
+"""Training images on which scores and surgery are tried before any work."""
 
 
 def shrink(
@@ -80,19 +94,22 @@ def shrink(
     """
     began = time.perf_counter()
     setting = setting or Setting()
-    if spec.goals == Goals():
+    if spec.goals == Goals() and spec.protocol.get("schedule", "open") == "open":
         spec = spec.model_copy(update={"goals": DEFAULT_GOALS})
     spec.check()
     device = choose_device(setting.device)
     task = load_task(spec.data, data_dir=setting.data_dir, seed=spec.seed, validation=spec.validation)
-    spec = spec.model_copy(update={"model": spec.model or default_spec(task.shape, len(task.classes))})
+    if not spec.run:
+        spec = spec.model_copy(update={"model": spec.model or default_spec(task.shape, len(task.classes))})
+    if spec.run and Path(spec.run).resolve() == Path(out).resolve():
+        raise UsageError(f"--out {out} is the run whose network is pruned; give another folder")
     with threads_of(setting):
-        loaded = _loaded(spec, task, with_weights=True)
-        if loaded.trained and spec.epochs is not None:
+        start = find_start(spec, task)
+        if start.trained and spec.epochs is not None:
             raise UsageError(f"--epochs trains a baseline, but {spec.model} brings its weights; leave it out")
-        groups = _prunable(loaded.module, task)
-        folder = open_folder(Path(out), "shrink", spec, resume=resume, overwrite=overwrite)
-        return _finished(folder) or _run(spec, setting, task, groups, folder, device, began)
+        groups = _prunable(start.pruned(), task, protocol_of(spec, task))
+        folder = open_folder(Path(out), spec.verb, spec, resume=resume, overwrite=overwrite)
+        return _finished(folder) or _run(spec, setting, task, start, groups, folder, device, began)
 
 
 def _finished(folder: Path) -> ShrinkResult | None:
@@ -103,30 +120,26 @@ def _finished(folder: Path) -> ShrinkResult | None:
     return result if all((folder / name).is_file() for name in [*result.artefacts, result.report]) else None
 
 
-def _loaded(spec: ShrinkSpec, task: Task, *, with_weights: bool) -> LoadedModel:
-    """The network as it is built, or with the weights that were given."""
-    start = Path(spec.checkpoint) if spec.checkpoint and with_weights else None
-    return load_model(str(spec.model), task.shape, len(task.classes), seed=spec.seed, checkpoint=start)
-
-
 def _run(
     spec: ShrinkSpec,
     setting: Setting,
     task: Task,
+    begin: Begin,
     groups: Groups,
     folder: Path,
     device: str,
     began: float,
 ) -> ShrinkResult:
-    trained = _baseline(spec, setting, task, device)
+    trained = _baseline(spec, setting, task, begin, device)
     way = Trajectory(folder, {"data": fingerprint(task), "baseline": weights_digest(trained.module)})
     dock = Dock(task, shippable(spec.precision, spec.target), spec.target, spec.batch, spec.seed)
+    dock.zeroes = protocol_of(spec, task).granularity != "map"
     _weigh_baseline(dock, trained.module, folder)
     job = Job(
         task=task,
         baseline=trained.module,
         groups=groups,
-        fresh=lambda: _loaded(spec, task, with_weights=False).module,
+        fresh=begin.pruned,
         goals=spec.goals,
         protocol=protocol_of(spec, task),
         dock=dock,
@@ -134,6 +147,7 @@ def _run(
         seed=spec.seed,
         device=device,
         say=setting.say,
+        light=spec.light or "",
     )
     search = Search(job)
     kept = search.find(descend_(job))
@@ -144,13 +158,18 @@ def _run(
         row, network = way.rows("steps")[0], trained.module
         options = export_options(dock, network, folder / "tuned", "000", latency=bool(spec.goals.latency))
     chosen, note = pick(options, spec.goals, dock, precision=spec.precision)
+    model = begin.pruned_model if kept else begin.model
     return finish(
-        Outcome(spec, setting, job, trained, kept, row, network, options, chosen, note, folder, began)
+        Outcome(spec, model, setting, job, trained, kept, row, network, options, chosen, note, folder, began)
     )
 
 
-def _baseline(spec: ShrinkSpec, setting: Setting, task: Task, device: str) -> Baseline:
+def _baseline(spec: ShrinkSpec, setting: Setting, task: Task, begin: Begin, device: str) -> Baseline:
     """The trained network to start from."""
+    if spec.run:
+        module = begin.network().eval()
+        accuracy = evaluate(module, task.validation, task, device=device).accuracy
+        return Baseline(module.cpu(), begin.model, [], accuracy, False, weights_digest(module))
     config = baseline_config(spec, task, str(spec.model))
 
     def show(at: Progress) -> None:
@@ -172,15 +191,52 @@ def _baseline(spec: ShrinkSpec, setting: Setting, task: Task, device: str) -> Ba
     return trained
 
 
-def _prunable(model: nn.Module, task: Task) -> Groups:
+def _prunable(model: nn.Module, task: Task, protocol: Protocol) -> Groups:
     """The channel groups, after removing a unit of each has given the masked network's outputs."""
-    groups = find_groups(model, task.shape)
+    keep = listed(protocol.keep)
+    groups = find_groups(model, task.shape, keep)
+    layers = [name for name, module in model.named_modules() if isinstance(module, LAYERS)]
+    for name in keep:
+        if not any(fits(layer, name) for layer in layers):
+            raise unknown("layer to keep", name, layers)
+    _try_scores(model, groups, task, protocol)
+    if protocol.granularity != "map":
+        return groups
     trial = [group.units[:1] for group in groups.groups if len(group.units) > 1]
     if not trial:
         why = "; ".join(f"{layer}: {reason}" for layer, reason in groups.kept.items()) or "it has no layers"
         raise UsageError(f"the network has no channels that can be removed ({why})")
-    verify(model, groups, torch.cat(trial), task.normalise(task.train.images[:8]))
+    _check_scope(groups, protocol)
+    verify(model, groups, torch.cat(trial), task.normalise(task.train.images[:FEW]))
     return groups
+
+
+def _try_scores(model: nn.Module, groups: Groups, task: Task, protocol: Protocol) -> None:
+    """Score once: data that the criterion lacks, and names that match nothing, show before any work."""
+    few, generator = task.train.take(slice(0, FEW)), torch.Generator().manual_seed(0)
+    if protocol.granularity == "map":
+        collect(model, groups, task, few, CRITERIA[protocol.criterion], generator=generator)
+        return
+    names = masked(protocol, model)
+    scores = weight_scores(model, names, task, few, protocol.criterion, generator=generator)
+    kind = parse_granularity(protocol.granularity)
+    if isinstance(kind, NM):
+        choose_masks(scores, full_masks(model, names), kind)
+
+
+def _check_scope(groups: Groups, protocol: Protocol) -> None:
+    """The layers in scope must have as many channels to give as is asked."""
+    allowed = within(groups, protocol.layers())
+    there, count = int(allowed.sum()), len(allowed)
+    spare = len(choose(torch.zeros(count), groups, count=count, allowed=allowed))
+    if not spare:
+        raise UsageError(f"--scope {protocol.scope}: nothing can be removed, every layer has one channel")
+    asked = round(protocol.amount * there)
+    if protocol.schedule != "open" and asked > spare:
+        raise UsageError(
+            f"--amount {100 * protocol.amount:g}% of the {there} channels in scope is {asked}; at most "
+            f"{spare} can go, since one of each layer stays"
+        )
 
 
 def _weigh_baseline(dock: Dock, model: nn.Module, folder: Path) -> None:
@@ -196,4 +252,5 @@ def _weigh_baseline(dock: Dock, model: nn.Module, folder: Path) -> None:
         macs=option.standing.macs,
         size_bytes=option.artefact.size_bytes,
         latency_ms=itself.before.latency_ms.median,
+        parameters=parameters(model),
     )

@@ -1,6 +1,7 @@
 """What a user names when a verb wants a network to run: an ONNX file, a finished run, or a model.
 
     result.onnx                     a file that tersa exported
+    model.coded                     a clustered, entropy-coded network (`tersa prune --cluster`)
     runs/demo                       a run folder: its ONNX file, and its weights in the network it names
     lenet, module.py:build, m.pt2   a model, as `tersa.models.load` takes it, with `--checkpoint` if trained
 
@@ -24,14 +25,19 @@ from tersa.data.task import Task
 from tersa.errors import DataError, ModelError, TargetError, UsageError
 from tersa.export.artefact import PRECISIONS, Artefact, Header, is_ours, read_artefact, read_foreign
 from tersa.export.check import agreement, classify, module_logits, require
+from tersa.export.coded import read_coded
 from tersa.export.int8 import Calibration, quantise_onnx
 from tersa.export.onnx import Deployed, as_pixels, evaluation_copy, export_onnx
 from tersa.models.checkpoint import read as read_checkpoint
 from tersa.models.load import load
+from tersa.models.zoo import default_spec
 from tersa.prune.surgery import resize_
 from tersa.recipes.folder import RESULT, SPEC, read_spec
+from tersa.recipes.trajectory import Trajectory, point
 
 WEIGHTS = "model.safetensors"
+FILES = (".onnx", ".coded")
+"""Files that bring their input shape and classes with them."""
 
 CALIBRATION_IMAGES = 512
 CHECK_IMAGES = 256
@@ -50,6 +56,7 @@ class Subject:
         trained: its answers mean something.
         foreign: a file that tersa did not write: its classes and normalisation are not known.
         batch: the one batch size that a foreign file takes, or None for any.
+        note: which of a run's networks it is, empty for its result.
     """
 
     name: str
@@ -59,12 +66,13 @@ class Subject:
     trained: bool = True
     foreign: bool = False
     batch: int | None = None
+    note: str = ""
 
 
 def needs_task(text: str) -> bool:
     """Whether the name is a model, which takes its input shape and classes from data."""
     path = Path(text)
-    return path.suffix != ".onnx" and not path.is_dir()
+    return path.suffix not in FILES and not path.is_dir()
 
 
 def find_subject(
@@ -111,6 +119,9 @@ def find_subject(
 
 
 def _from_file(path: Path, foreign: bool) -> Subject:
+    if path.suffix == ".coded":
+        module, header = read_coded(path)
+        return Subject(str(path), header, module)
     if not foreign or is_ours(path):
         file = read_artefact(path)
         return Subject(str(path), file.header, file=file)
@@ -124,7 +135,7 @@ def _from_run(folder: Path, task: Task | None, data_dir: Path | None) -> Subject
     result = _result(folder)
     spec = read_spec(folder) if (folder / SPEC).is_file() else {}
     file = _artefact_of(folder, result)
-    model, weights = spec.get("model") or result.get("model"), folder / WEIGHTS
+    model, weights = result.get("model") or spec.get("model"), folder / WEIGHTS
     if not model or not weights.is_file():
         if file is None:
             raise UsageError(f"{folder} holds neither an ONNX file nor a network with its weights")
@@ -137,6 +148,51 @@ def _from_run(folder: Path, task: Task | None, data_dir: Path | None) -> Subject
     if file is not None:
         file = replace(file, module=Deployed(evaluation_copy(module), header))
     return Subject(str(folder), header, module, file)
+
+
+def find_point(folder: Path, at: str, *, data_dir: Path | None = None) -> Subject:
+    """A network that a run of shrink or prune passed on its way.
+
+    Args:
+        folder: of the run; it need not be finished.
+        at: an accuracy or a step, see `trajectory.point`.
+        data_dir: where to look first for its data, which give normalisation and classes.
+
+    Raises:
+        UsageError: not such a run, or no such point; the points there are, are named.
+    """
+    spec = read_spec(folder)
+    if spec.get("verb") not in ("shrink", "prune"):
+        raise UsageError(
+            f"{folder} was made by tersa {spec.get('verb')}; --at needs a run of shrink or prune"
+        )
+    way = Trajectory(folder)
+    table, row = point(way, at)
+    task = load_data(
+        str(spec["data"]), data_dir=data_dir, seed=int(spec.get("seed", 0)), validation=spec.get("validation")
+    )
+    made = Path(str(spec["run"])) if spec.get("run") else None
+    base = model_of(made) if made else str(spec.get("model") or default_spec(task.shape, len(task.classes)))
+    light = f"+{spec['light']}" if spec.get("light") and (table, row.index) != ("steps", 0) else ""
+    module = load(base + light, task.shape, len(task.classes)).module
+    resize_(module, way.weights(table, row.index))
+    tuned = "fine-tuned " if table == "tuned" else ""
+    note = f"{tuned}step {row.index}: {row.parameters:,} parameters"
+    note += f", {row.validation_accuracy:.2f} % on validation"
+    return Subject(f"{folder} at {at}", Header.of(task), module.eval(), note=note)
+
+
+def model_of(folder: Path) -> str:
+    """The spec of the network whose weights a finished run folder holds.
+
+    Raises:
+        UsageError: not a finished run, or one without a network.
+    """
+    spec = read_spec(folder) if (folder / SPEC).is_file() else {}
+    model = _result(folder).get("model") or spec.get("model")
+    if not model:
+        raise UsageError(f"{folder} names no network; give --model and --checkpoint instead")
+    return str(model)
 
 
 def _result(folder: Path) -> dict[str, Any]:

@@ -7,7 +7,7 @@ has no row did not happen, and a leftover file is overwritten. `origin` says wha
 Example:
     >>> import tempfile
     >>> way = Trajectory(Path(tempfile.mkdtemp()), {"data": "d1"})
-    >>> way.rows("steps"), way.removed()
+    >>> way.rows("steps"), way.gone().tolist()
     ([], [])
 """
 
@@ -22,11 +22,11 @@ from typing import Literal
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from tersa.errors import DataError, UsageError
-from tersa.records import Step
+from tersa.records import Step, replacing
 from tersa.train.baseline import save_weights
 
 Table = Literal["steps", "tuned"]
@@ -38,15 +38,21 @@ class Trajectory:
 
     Args:
         folder: of the run.
-        origin: what the steps belong to (digests of data and baseline); another one is refused.
+        origin: what the steps belong to (digests of data and baseline); another one is refused. None to
+            read only.
 
     Raises:
-        UsageError: the folder holds steps of another origin.
+        UsageError: the folder holds steps of another origin, or none to read.
         DataError: the database is damaged.
     """
 
-    def __init__(self, folder: Path, origin: Mapping[str, str]) -> None:
+    def __init__(self, folder: Path, origin: Mapping[str, str] | None = None) -> None:
         self.folder = folder
+        self.earlier_seconds = 0.0
+        if origin is None:
+            if not (folder / DATABASE).is_file():
+                raise UsageError(f"{folder} has no steps yet: it has no {DATABASE}")
+            return
         with closing(self._connect()) as connection, connection:
             for table in ("steps", "tuned"):
                 connection.execute(
@@ -82,21 +88,52 @@ class Trajectory:
             found = connection.execute(f"SELECT record FROM {table} ORDER BY step").fetchall()
         return [Step.model_validate_json(text) for (text,) in found]
 
-    def removed(self) -> list[Tensor]:
-        """The units that each pruning step removed, in order."""
+    def gone(self, index: int | None = None) -> Tensor:
+        """The units that a step's network lacks, (U,); of the last step where none is named."""
+        which, values = ("", ()) if index is None else ("WHERE step = ?", (index,))
+        query = f"SELECT removed FROM steps {which} ORDER BY step DESC LIMIT 1"
         with closing(self._connect()) as connection:
-            found = connection.execute("SELECT removed FROM steps ORDER BY step").fetchall()
-        return [torch.tensor(json.loads(text), dtype=torch.long) for (text,) in found]
+            found = connection.execute(query, values).fetchone()
+        return torch.tensor(json.loads(found[0]) if found else [], dtype=torch.long)
 
-    def add(self, table: Table, step: Step, model: nn.Module, removed: Tensor | None = None) -> None:
-        """Store the weights, then the row that makes them count."""
+    def add(
+        self,
+        table: Table,
+        step: Step,
+        model: nn.Module,
+        gone: Tensor | None = None,
+        memory: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        """Store the weights, then the row that makes them count.
+
+        Args:
+            table: `steps` or `tuned`.
+            step: the row.
+            model: its network.
+            gone: all units that it lacks.
+            memory: the optimiser's state, where it goes on at the next step; only the last one is kept.
+        """
         save_weights(model, self._file(table, step.index))
-        units = [] if removed is None else removed.tolist()
+        if memory is not None:
+            path = self._memory(step.index)
+            with replacing(path) as temporary:
+                save_file(dict(memory), temporary)
+        units = [] if gone is None else gone.tolist()
         with closing(self._connect()) as connection, connection:
             connection.execute(
                 f"INSERT OR REPLACE INTO {table} VALUES (?, ?, ?)",
                 (step.index, step.model_dump_json(), json.dumps(units)),
             )
+        if memory is not None:
+            self._memory(step.index - 1).unlink(missing_ok=True)
+
+    def memory(self, index: int) -> dict[str, Tensor]:
+        """The optimiser's state after a step, empty where none was stored."""
+        path = self._memory(index)
+        return _load(path) if path.is_file() else {}
+
+    def _memory(self, index: int) -> Path:
+        return self.folder / "steps" / f"{index:03d}.optimiser.safetensors"
 
     def weights(self, table: Table, index: int) -> dict[str, Tensor]:
         """The weights of a stored step.
@@ -104,11 +141,51 @@ class Trajectory:
         Raises:
             DataError: the file is missing or damaged.
         """
-        path = self._file(table, index)
-        try:
-            return load_file(path)
-        except (OSError, SafetensorError) as error:
-            raise DataError(f"{path} cannot be read ({error}); start again with --overwrite") from None
+        return _load(self._file(table, index))
 
     def _file(self, table: Table, index: int) -> Path:
         return self.folder / table / f"{index:03d}.safetensors"
+
+
+def _load(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise DataError(f"{path} cannot be read ({error}); start again with --overwrite") from None
+
+
+def point(way: Trajectory, at: str) -> tuple[Table, Step]:
+    """One network of a trajectory.
+
+    Args:
+        way: its steps.
+        at: `12`, the number of a step; or `0.995` or `99.5%`: the network of fewest parameters, fine-tuned or
+            not, whose validation accuracy is at least that.
+
+    Raises:
+        UsageError: not such a text, no such step, or no network that accurate; what there is, is named.
+    """
+    text = at.strip()
+    try:
+        value = float(text.removesuffix("%"))
+    except ValueError:
+        raise UsageError(
+            f"--at '{at}' is not understood; write an accuracy (0.995, 99.5%) or a step (12)"
+        ) from None
+    rows: list[tuple[Table, Step]] = [(table, row) for table in ("steps", "tuned") for row in way.rows(table)]
+    if text.isdigit():
+        found = [pair for pair in rows if pair[1].index == int(text)]
+        if not found:
+            last = max((row.index for _, row in rows), default=0)
+            raise UsageError(
+                f"--at {text}: the run has steps 0 to {last}; an accuracy is 0.{text} or {text}%"
+            )
+        return found[-1]
+    asked = value if text.endswith("%") else 100.0 * value
+    if not 0.0 <= asked <= 100.0:
+        raise UsageError(f"--at '{at}' is not an accuracy; write a share (0.995) or percent (99.5%)")
+    good = [pair for pair in rows if pair[1].validation_accuracy >= asked - 1e-9]
+    if not good:
+        best = max((row.validation_accuracy for _, row in rows), default=0.0)
+        raise UsageError(f"--at {at}: no step has {asked:g} % on validation; the best has {best:.2f} %")
+    return min(good, key=lambda pair: (pair[1].parameters, -pair[1].validation_accuracy))

@@ -25,6 +25,7 @@ from markupsafe import Markup
 
 from tersa.records import ShrinkResult, write_atomic
 from tersa.report import axes, confusion, curve, layers, numbers, tables, words
+from tersa.report.beside import beside
 from tersa.report.latency import latency_axis, latency_lines
 from tersa.report.plain import cleaned
 from tersa.report.verdict import headline
@@ -70,6 +71,7 @@ def _values(result: ShrinkResult) -> dict[str, Any]:
         "detail": result.detail or detail,
         "tiles": [(row, layers.tile_bar(row)) for row in tables.before_after_rows(result)],
         "goals": tables.goal_rows(result),
+        "beside": beside(result),
         "charts": [
             (axis, axes.NAMES[axis], _sizes(result, axis), axes.left_out(result, axis))
             for axis in axes.offered(result)

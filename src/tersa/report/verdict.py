@@ -47,6 +47,8 @@ def headline(result: ShrinkResult) -> tuple[str, str]:
 def summary(result: ShrinkResult) -> str:
     """What was won and what it cost, without a capital or a full stop."""
     smaller, faster = _size_words(result.compression), _speed_words(result)
+    if result.sparse:  # zeros: fewer weights, but neither the file nor the work shrinks
+        smaller = smaller.replace("smaller", "fewer weights")
     won = result.compression >= SAME_BELOW
     both = won and faster.endswith("times faster")
     text = f"{smaller} and {faster}" if both else f"{smaller}, {faster}"

@@ -1,0 +1,313 @@
+"""`tersa prune`: channels removed under a chosen criterion and protocol, with every step kept."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from tersa.cli import options
+from tersa.cli.console import Terminal
+from tersa.cli.runs import tell
+from tersa.cli.shrink import ONCE, show_plan
+
+EPILOG = """\b
+Examples:
+  tersa prune --data digits
+  tersa prune --data mnist --model lenet --parameters 0.0033x --macs 0.033x
+  tersa prune --run runs/lenet --data mnist --criterion l1 --scope conv1,conv2 --step 1 --max-loss 0.5
+  tersa prune --data cifar-10 --model resnet:20 --macs 0.5x --keep 'conv1'
+  tersa prune --data mnist --schedule cubic --amount 90% --steps 10 --retrain 200
+  tersa prune --data mnist --model lenet5 --parameters 0.006x --cluster auto
+
+Every step is kept: tersa export --run DIR --at 0.99 writes the smallest network that had 99 %.
+Exit code 3: done, but a goal was missed (the best found is kept)."""
+
+PRUNING, GOALS, START = "Pruning", "Goals (each a number, or 0.1x of the baseline's)", "Start"
+
+
+def prune(
+    data: options.Data = "digits",
+    model: options.Model = None,
+    run: Annotated[
+        Path | None,
+        typer.Option("--run", help="Prune the network of a finished run.", rich_help_panel=START),
+    ] = None,
+    checkpoint: options.Checkpoint = None,
+    light: Annotated[
+        str | None,
+        typer.Option(
+            "--light",
+            metavar="KIND[@LAYER,...]",
+            help="First replace convolutions: separable, fire or shift; distilled from the original.",
+            rich_help_panel=START,
+        ),
+    ] = None,
+    criterion: Annotated[
+        str,
+        typer.Option(
+            "--criterion",
+            help="taylor, taylor-weight, l1, l2, activation, geometric-median, bn-scale, obd or random.",
+            rich_help_panel=PRUNING,
+        ),
+    ] = "taylor",
+    normalize: Annotated[
+        Literal["none", "l1", "l2"],
+        typer.Option("--normalize", help="Makes layers comparable.", rich_help_panel=PRUNING),
+    ] = "l2",
+    mac_penalty: Annotated[
+        float,
+        typer.Option(
+            "--mac-penalty",
+            min=0.0,
+            help="Lambda: scores minus lambda times the channel's share of the MACs.",
+            rich_help_panel=PRUNING,
+        ),
+    ] = 0.5,
+    scope: Annotated[
+        str,
+        typer.Option("--scope", help="global, or LAYER,LAYER* that lose channels.", rich_help_panel=PRUNING),
+    ] = "global",
+    granularity: Annotated[
+        str,
+        typer.Option(
+            "--granularity",
+            help="map removes channels; kernel, weight and 2:4 only zero (smaller to store, not faster).",
+            rich_help_panel=PRUNING,
+        ),
+    ] = "map",
+    keep: Annotated[
+        str | None,
+        typer.Option("--keep", help="LAYER,LAYER* whose channels stay.", rich_help_panel=PRUNING),
+    ] = None,
+    step: Annotated[
+        str | None,
+        typer.Option(
+            "--step",
+            help="Channels of a step: 1, 2% of those at the start, or 12%left. [default: 12%left]",
+            rich_help_panel=PRUNING,
+        ),
+    ] = None,
+    schedule: Annotated[
+        Literal["open", "one-shot", "steady", "geometric", "cubic"],
+        typer.Option(
+            "--schedule",
+            help="open: until a goal stops it; else --amount in --steps steps.",
+            rich_help_panel=PRUNING,
+        ),
+    ] = "open",
+    amount: Annotated[
+        str | None,
+        typer.Option(
+            "--amount", metavar="90%", help="Channels that a schedule removes.", rich_help_panel=PRUNING
+        ),
+    ] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option("--steps", min=1, help="Steps of a schedule. [default: 10]", rich_help_panel=PRUNING),
+    ] = None,
+    recompute: Annotated[
+        Literal["every", "once"],
+        typer.Option("--recompute", help="Score at every step, or once.", rich_help_panel=PRUNING),
+    ] = "every",
+    regrow: Annotated[
+        float,
+        typer.Option(
+            "--regrow",
+            min=0.0,
+            max=0.99,
+            help="Share of a step's channels that may come back for others.",
+            rich_help_panel=PRUNING,
+        ),
+    ] = 0.0,
+    criterion_samples: Annotated[
+        int,
+        typer.Option(
+            "--criterion-samples",
+            min=1,
+            help="Training images that channels are scored on.",
+            rich_help_panel=PRUNING,
+        ),
+    ] = 1000,
+    retrain: Annotated[
+        int | None,
+        typer.Option(
+            "--retrain", min=0, help="Iterations after each step; 0 for none.", rich_help_panel=PRUNING
+        ),
+    ] = None,
+    retrain_scope: Annotated[
+        Literal["all", "layer"],
+        typer.Option(
+            "--retrain-scope", help="What learns: all, or the pruned layers.", rich_help_panel=PRUNING
+        ),
+    ] = "all",
+    optimiser: Annotated[
+        Literal["follow", "fresh"],
+        typer.Option(
+            "--optimiser",
+            help="follow: its state goes on with the surviving channels; fresh: new at each step.",
+            rich_help_panel=PRUNING,
+        ),
+    ] = "follow",
+    tune: Annotated[
+        int | None,
+        typer.Option(
+            "--tune",
+            min=0,
+            help="Iterations of the closing fine-tune, distilling from the original; 0 for none.",
+            rich_help_panel=PRUNING,
+        ),
+    ] = None,
+    learning_rate: Annotated[
+        float | None,
+        typer.Option("--learning-rate", help="Peak of retraining and fine-tune.", rich_help_panel=PRUNING),
+    ] = None,
+    max_loss: Annotated[
+        float | None,
+        typer.Option(
+            "--max-loss",
+            help="Points of accuracy that may be lost. [default: 1 if no goal is given]",
+            rich_help_panel=GOALS,
+        ),
+    ] = None,
+    min_accuracy: Annotated[
+        float | None,
+        typer.Option("--min-accuracy", help="Percent of accuracy that must be kept.", rich_help_panel=GOALS),
+    ] = None,
+    parameters: Annotated[
+        str | None,
+        typer.Option("--parameters", help="Most parameters: 10k, or 0.01x.", rich_help_panel=GOALS),
+    ] = None,
+    macs: Annotated[
+        str | None,
+        typer.Option("--macs", help="Most multiply-accumulates: 2M, or 0.2x.", rich_help_panel=GOALS),
+    ] = None,
+    size: Annotated[
+        str | None, typer.Option("--size", help="Largest file: 64kB, or 0.1x.", rich_help_panel=GOALS)
+    ] = None,
+    latency: Annotated[
+        str | None,
+        typer.Option("--latency", help="Longest call on --target: 2ms, or 0.5x.", rich_help_panel=GOALS),
+    ] = None,
+    target: Annotated[
+        str, typer.Option("--target", help="Runtime whose latency counts (see tersa doctor).")
+    ] = "onnxruntime@threads=1",
+    batch: Annotated[
+        int, typer.Option("--batch", min=1, help="Images per call when latency is measured.")
+    ] = 1,
+    precision: Annotated[str, typer.Option("--precision", help="fp32, int8 or auto.")] = "fp32",
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            "--cluster",
+            metavar="BITS|auto",
+            help="Also cluster the weights to 2^BITS values and write an entropy-coded file.",
+        ),
+    ] = None,
+    coder: Annotated[
+        Literal["auto", "huffman", "arithmetic"], typer.Option("--coder", help="Of that file.")
+    ] = "auto",
+    scratch: Annotated[
+        bool,
+        typer.Option("--scratch/--no-scratch", help="Train the same sizes from scratch beside it."),
+    ] = True,
+    epochs: Annotated[int | None, typer.Option("--epochs", min=1, help="Of the baseline's training.")] = None,
+    validation: Annotated[
+        int | None, typer.Option("--validation", min=1, help="Images of train that steer the choices.")
+    ] = None,
+    measure_seconds: Annotated[
+        float, typer.Option("--measure-seconds", min=0.01, help="Timed calls of each side at the end.")
+    ] = 3.0,
+    out: options.Out = None,
+    data_dir: options.DataDir = None,
+    seed: options.Seed = 0,
+    device: options.Device = "auto",
+    threads: options.Threads = None,
+    resume: options.Resume = False,
+    overwrite: options.Overwrite = False,
+    dry_run: options.DryRun = False,
+    json: options.Json = False,
+) -> None:
+    """Remove channels step by step under a chosen criterion and protocol, fine-tune, export, measure."""
+    from tersa.recipes.goals import Goals, parse_bound
+    from tersa.recipes.request import DEFAULT_GOALS, ShrinkSpec, bits_of, share_of
+    from tersa.recipes.setting import Setting
+    from tersa.recipes.shrink import shrink as work
+
+    terminal = Terminal(json=json)
+    goals = Goals(
+        max_loss=max_loss,
+        min_accuracy=min_accuracy,
+        size=parse_bound(size, "size") if size else None,
+        latency=parse_bound(latency, "latency") if latency else None,
+        macs=parse_bound(macs, "macs") if macs else None,
+        parameters=parse_bound(parameters, "parameters") if parameters else None,
+    )
+    if goals == Goals() and schedule == "open":
+        goals = DEFAULT_GOALS
+        terminal.note("no goal given: losing at most 1 point of accuracy (--max-loss 1)")
+    asked: dict[str, int | float | str | None] = {
+        "criterion": criterion,
+        "normalisation": normalize,
+        "mac_weight": mac_penalty,
+        "scope": "network" if scope == "global" else scope,
+        "granularity": granularity,
+        "keep": keep,
+        "step": step,
+        "schedule": schedule,
+        "amount": share_of(amount) if amount else None,
+        "steps": steps,
+        "recompute": recompute,
+        "regrow": regrow,
+        "criterion_samples": criterion_samples,
+        "retrain": retrain,
+        "retrain_scope": retrain_scope,
+        "optimiser": optimiser,
+        "tune": tune,
+        "learning_rate": learning_rate,
+    }
+    spec = ShrinkSpec(
+        verb="prune",
+        data=data,
+        model=model,
+        run=str(run) if run else None,
+        checkpoint=str(checkpoint) if checkpoint else None,
+        light=light,
+        goals=goals,
+        target=target,
+        batch=batch,
+        precision=precision,
+        seed=seed,
+        epochs=epochs,
+        validation=validation,
+        scratch=scratch,
+        cluster=bits_of(cluster),
+        coder=coder,
+        protocol={name: value for name, value in asked.items() if value is not None},
+    )
+    command = shlex.join(["tersa", *(word for word in sys.argv[1:] if word not in ONCE)])
+    folder = out or Path("runs") / f"prune-{Path(data).stem}"
+    setting = Setting(data_dir=data_dir, device=device, threads=threads)
+    if dry_run:
+        show_plan(terminal, spec, setting, folder)
+        return
+    terminal.note(f"pruning {run or model or 'the default network'} on {data} by {criterion}")
+    with terminal.progress() as say:
+        setting = Setting(
+            data_dir=data_dir,
+            device=device,
+            threads=threads,
+            say=say,
+            command=command,
+            seconds=measure_seconds,
+        )
+        result = work(spec, folder, setting=setting, resume=resume, overwrite=overwrite)
+    terminal.say()
+    tell(terminal, result, folder)
+    terminal.say(f"try it    python {folder / 'run.py'} IMAGE")
+    terminal.result(result.absolute(folder))
+    if not all(goal.met for goal in result.goals):
+        raise typer.Exit(3)

@@ -1,0 +1,134 @@
+"""What is made beside a result: its sizes trained from scratch, its bytes without zeros, its coded file.
+
+Example:
+    >>> from tersa.prune.sparse import storage
+    >>> storage({"weight": torch.tensor([[0.0, 0.0, 3.0, 0.0]])}).kept
+    1
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from torch import nn
+
+from tersa.export.coded import read_coded
+from tersa.models.summary import parameters
+from tersa.numerics import paired_loss
+from tersa.prune.sparse import storage
+from tersa.prune.surgery import remove_
+from tersa.recipes.compress import Compression, compress
+from tersa.recipes.job import Job
+from tersa.recipes.request import ShrinkSpec
+from tersa.recipes.retraining import lessons_of
+from tersa.records import CodedFile, SparseSize, Twin
+from tersa.train.config import TrainConfig
+from tersa.train.device import reproducible
+from tersa.train.evaluation import evaluate, predict
+from tersa.train.loop import Progress, train
+
+Right = npt.NDArray[np.bool_]
+
+
+def from_scratch(job: Job, config: TrainConfig, step: int, before: Right) -> Twin:
+    """A network of a step's sizes, drawn anew and trained as the baseline is.
+
+    Args:
+        job: the run.
+        config: of the baseline's training.
+        step: whose channels are gone.
+        before: the baseline's right answers on the test split.
+    """
+    task, began = job.task, time.perf_counter()
+    module = job.fresh()
+    remove_(module, job.groups, job.way.gone(step))
+    with reproducible(job.seed, "cpu"):
+        for part in module.modules():
+            draw = getattr(part, "reset_parameters", None)
+            if callable(draw):
+                draw()
+
+    def show(at: Progress) -> None:
+        job.say("from scratch", min(0.99, at.iteration / at.iterations), f"loss {at.loss:.3f}")
+
+    job.say("from scratch", 0.0, "")
+    done = train(module, task, config, device=job.device, progress=show)
+    validation = evaluate(module, task.validation, task, device=job.device).accuracy
+    tested = evaluate(module, task.test, task, device=job.device)
+    job.say("from scratch", 1.0, f"{validation:.2f} % on validation")
+    return Twin(
+        test_accuracy=tested.accuracy,
+        validation_accuracy=validation,
+        loss_points=paired_loss(before, tested.correct.numpy()).points,
+        epochs=len(done.history),
+        seconds=time.perf_counter() - began,
+    )
+
+
+def sparse_size(job: Job, network: nn.Module) -> SparseSize:
+    """What the zeroed network takes on disk, tensor by tensor in the smallest sparse form."""
+    state = {name: value for name, value in network.state_dict().items() if value.is_floating_point()}
+    asked = job.protocol.granularity
+    found = storage(state, pattern=asked if ":" in asked else "2:4")
+    return SparseSize(
+        zeros=found.values - found.kept,
+        values=found.values,
+        dense_bytes=found.dense_bytes,
+        smallest_bytes=found.smallest_bytes,
+        forms={layer.name: layer.smallest for layer in found.layers},
+    )
+
+
+def coded_file(
+    job: Job, spec: ShrinkSpec, model: str, network: nn.Module, folder: Path, before: Right
+) -> CodedFile:
+    """The result with clustered weights as an entropy-coded file, and what its decoder answers.
+
+    Args:
+        job: the run.
+        spec: asks for bits and coder.
+        model: spec of the network before pruning, for the decoder.
+        network: the result.
+        folder: where `model.coded` goes.
+        before: the baseline's right answers on the test split.
+    """
+    task, protocol, path = job.task, job.protocol, folder / "model.coded"
+    assert spec.cluster is not None
+    assert job.dock.start is not None
+    allowed = job.allowed_loss
+    how = Compression(
+        bits=spec.cluster,
+        coder=spec.coder,
+        floor=None if allowed is None else min(100.0, max(0.0, job.dock.start.accuracy - allowed)),
+        iterations=protocol.tune // 2,
+        learning_rate=protocol.learning_rate / 2,
+        batch=protocol.batch,
+        temperature=protocol.temperature,
+        teacher_weight=protocol.teacher_weight,
+        seed=job.seed,
+    )
+    spatial = any(isinstance(module, nn.Conv2d) for module in network.modules())
+    lessons = lessons_of(job, spatial=spatial) if protocol.tune else None
+    made, exact = compress(task, network, model, lessons, how, path=path, device=job.device, say=job.say)
+    decoded, _ = read_coded(path, model)
+    wanted, found = (predict(each, task.test, task) for each in (exact, decoded))
+    correct = (found.argmax(dim=1) == task.test.labels).numpy()
+    return CodedFile(
+        file=path.name,
+        bits=made.bits,
+        size_bytes=made.size_bytes,
+        ratio=4 * parameters(job.baseline) / made.size_bytes,
+        test_accuracy=100.0 * float(correct.mean()),
+        loss_points=paired_loss(before, correct).points,
+        same=int((wanted == found).all(dim=1).sum()),
+        images=len(task.test),
+        parts={
+            "header": made.header_bytes,
+            "codebooks": made.codebook_bytes,
+            "codes": made.code_bytes,
+            "biases and others": made.bias_bytes,
+        },
+    )

@@ -1,0 +1,241 @@
+"""Removing channels: feature maps and neurons, gone from the tensors and from what the optimiser remembers.
+
+Example:
+    >>> words(12, 0, 100), words(12, 2, 0)
+    ('removed 12 channels, retrained 100 iterations', 'removed 12 channels, took back 2 for others')
+"""
+
+from __future__ import annotations
+
+import bisect
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from tersa.models.summary import macs, parameters
+from tersa.prune.costs import cost_aware, unit_macs, unit_parameters, useful
+from tersa.prune.criteria import CRITERIA
+from tersa.prune.evidence import collect
+from tersa.prune.groups import Groups
+from tersa.prune.normalise import NORMALISATIONS, normalise
+from tersa.prune.protocol import choose, within
+from tersa.prune.surgery import after, remove_, restore_
+from tersa.recipes.job import Job
+from tersa.recipes.retraining import Follower, follower_of, retrain_
+
+LEAST_HELP = 0.1
+"""A unit that saves less than this part of what an average unit saves does not help."""
+
+
+@dataclass
+class Channels:
+    """A descent that removes channels.
+
+    Attributes:
+        job: the run.
+        model: the network as it is now.
+        groups: what is left of its channel groups.
+        follower: the training that goes on, where one does.
+        first: scores of the baseline's units, where they are taken once.
+    """
+
+    job: Job
+    model: nn.Module
+    groups: Groups
+    follower: Follower | None = None
+    first: Tensor | None = None
+    unit: str = "channel"
+
+    @staticmethod
+    def at(job: Job, index: int) -> Channels:
+        """Go on from a stored step."""
+        model = job.network("steps", index)
+        return Channels(job, model, after(job.groups, job.way.gone(index)), follower_of(job, model, index))
+
+    @property
+    def start(self) -> int:
+        """Channels in scope at the start."""
+        return int(within(self.job.groups, self.job.protocol.layers()).sum())
+
+    @property
+    def left(self) -> int:
+        """Of those, still there."""
+        return int(self._allowed().sum())
+
+    @property
+    def least(self) -> int:
+        """Of those, never removed: one of each group."""
+        allowed = self._allowed()
+        return sum(
+            bool(allowed[torch.isin(self.groups.units, group.units)].any()) for group in self.groups.groups
+        )
+
+    def gone(self) -> Tensor:
+        """The units that the network lacks."""
+        return self.job.groups.units[~torch.isin(self.job.groups.units, self.groups.units)]
+
+    def memory(self) -> dict[str, Tensor] | None:
+        """What the optimiser remembers, where it goes on."""
+        return self.follower.memory() if self.follower else None
+
+    def step_(self, index: int, count: int) -> str:
+        """Remove, retrain and perhaps take back; the step in words.
+
+        Raises:
+            Diverged: a score or the loss became NaN or infinite.
+        """
+        protocol, whole, earlier = self.job.protocol, self.groups, None
+        self.model.to(self.job.device)
+        if protocol.regrow:
+            earlier = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
+        units = self._lowest(index, count) if count else self.groups.units[:0]
+        self._remove_(units)
+        self._learn_(index, self._learning(whole, units))
+        back = self._regrow_(whole, earlier, units, index) if earlier is not None and len(units) else 0
+        return words(len(units), back, protocol.retrain)
+
+    def _allowed(self) -> Tensor:
+        return within(self.groups, self.job.protocol.layers())
+
+    def _remove_(self, units: Tensor) -> None:
+        if len(units) and self.follower:
+            self.groups = self.follower.remove_(self.groups, units)
+        elif len(units):
+            self.groups = remove_(self.model, self.groups, units)
+
+    def _learn_(self, index: int, only: set[str] | None) -> None:
+        count = self.job.protocol.retrain
+        if self.follower:
+            self.follower.learn_(count, only)
+        else:
+            retrain_(self.job, self.model, count, seed=self.job.seed + 1000 * index, only=only)
+
+    def _learning(self, groups: Groups, units: Tensor) -> set[str] | None:
+        """Names of the parameters that may learn after `units` went; None for all.
+
+        After a step of a schedule that removes nothing: of the layers that lost channels before.
+        """
+        if self.job.protocol.retrain_scope == "all":
+            return None
+        if not len(units):
+            groups, units = self.job.groups, self.gone()
+        layers = {
+            layer
+            for group in groups.groups
+            if bool(torch.isin(group.units, units).any())
+            for layer in group.layers
+        }
+        return {f"{layer}.{leaf}" for layer in layers for leaf in ("weight", "bias")}
+
+    def _regrow_(self, whole: Groups, earlier: dict[str, Tensor], units: Tensor, index: int) -> int:
+        """Give the removed units another chance: those that now score better than survivors change places.
+
+        The network grows back to `whole`, with what the survivors have learnt since; all units are scored
+        again, and as many go as before. At most the share `regrow` of them are others.
+
+        Returns:
+            How many came back.
+
+        References:
+            Guo, Yao & Chen, Dynamic Network Surgery for Efficient DNNs (NeurIPS 2016): splicing; here of
+            channels.
+        """
+        if self.follower:
+            self.follower.restore_(self.groups, whole, earlier)
+        else:
+            restore_(self.model, self.groups, whole, earlier)
+        self.groups = whole
+        scores = self._scores(index)
+        again = choose(scores, whole, count=len(units), allowed=self._allowed())
+        rank = {int(unit): place for place, unit in enumerate(whole.units[torch.argsort(scores)].tolist())}
+        most = round(self.job.protocol.regrow * len(units))
+        back = sorted(units[~torch.isin(units, again)].tolist(), key=lambda unit: -rank[unit])[:most]
+        stay = torch.tensor(back, dtype=torch.long)
+        firm = units[~torch.isin(units, stay)]
+        rest = after(whole, firm)
+        last = torch.where(
+            torch.isin(rest.units, stay), torch.inf, scores[torch.isin(whole.units, rest.units)]
+        )
+        free = torch.isin(rest.units, torch.cat([again, stay]))  # the others; those that came back if need be
+        leave = torch.cat([firm, choose(last, rest, count=len(back), allowed=free)])
+        self._remove_(leave.sort().values)
+        return len(units) - int(torch.isin(units, leave).sum())
+
+    def _lowest(self, index: int, count: int) -> Tensor:
+        """The units that step `index` removes: of those that help, where some bounds are met already."""
+        scores, allowed = self._scores(index), self._allowed()
+        if len(choose(scores, self.groups, count=1, allowed=allowed & self._helpful())):
+            allowed &= self._helpful()
+
+        def lowest(number: int) -> Tensor:
+            return choose(scores, self.groups, count=number, allowed=allowed)
+
+        return lowest(self._enough(lowest, count))
+
+    def _enough(self, lowest: Callable[[int], Tensor], count: int) -> int:
+        """The fewest units, at most `count`, whose removal meets every bound; `count` where none does.
+
+        A step that would fall far below what was asked gives accuracy away.
+        """
+        goals, start = self.job.goals, self.job.dock.start
+        if goals.size or goals.latency or not (goals.macs or goals.parameters) or start is None:
+            return count
+
+        def within_bounds(number: int) -> bool:
+            trial = copy.deepcopy(self.model)
+            remove_(trial, self.groups, lowest(number))
+            few = goals.parameters is None or parameters(trial) <= goals.parameters.limit(start.parameters)
+            return few and (goals.macs is None or macs(trial, shape) <= goals.macs.limit(start.macs))
+
+        shape = self.job.task.shape
+        if not within_bounds(count):
+            return count
+        return bisect.bisect_left(range(1, count), True, key=within_bounds) + 1
+
+    def _helpful(self) -> Tensor:
+        """Units that bring an unmet bound nearer, (U,) bool; all of them where bounds say nothing of units.
+
+        Where parameters are asked for and few enough, but MACs are not, neurons of a fully connected layer
+        would only cost accuracy.
+        """
+        goals, start, shape = self.job.goals, self.job.dock.start, self.job.task.shape
+        everything = torch.ones(len(self.groups.units), dtype=torch.bool)
+        if goals.size or goals.latency or not (goals.macs or goals.parameters) or start is None:
+            return everything
+        unmet: list[Tensor] = []
+        if goals.macs and macs(self.model, shape) > goals.macs.limit(start.macs):
+            unmet.append(unit_macs(self.model, self.groups, shape))
+        if goals.parameters and parameters(self.model) > goals.parameters.limit(start.parameters):
+            unmet.append(unit_parameters(self.model, self.groups))
+        return useful(unmet, LEAST_HELP) if unmet else everything
+
+    def _scores(self, index: int) -> Tensor:
+        """Normalised, cost-aware scores of the units that are left, (U,)."""
+        if self.job.protocol.recompute == "every":
+            return _fresh(self.job, self.model, self.groups, index)
+        if self.first is None:
+            whole = self.job.network("steps", 1 if self.job.light else 0)
+            self.first = _fresh(self.job, whole, self.job.groups, 1)
+        return self.first[torch.isin(self.job.groups.units, self.groups.units)]
+
+
+def words(count: int, back: int, retrain: int) -> str:
+    """A step as it is told."""
+    said = f"removed {count} channel{'' if count == 1 else 's'}"
+    said += f", took back {back} for others" if back else ""
+    return f"{said}, retrained {retrain} iterations" if retrain else said
+
+
+def _fresh(job: Job, model: nn.Module, groups: Groups, index: int) -> Tensor:
+    generator = torch.Generator().manual_seed(job.seed + index)
+    chosen = torch.randperm(len(job.task.train), generator=generator)[: job.protocol.criterion_samples]
+    images = job.task.train.take(chosen)
+    model.to(job.device)
+    criterion = CRITERIA[job.protocol.criterion]
+    scores = collect(model, groups, job.task, images, criterion, generator=generator)
+    scores = normalise(scores, groups, NORMALISATIONS[job.protocol.normalisation])
+    shape = job.task.shape
+    return cost_aware(scores, unit_macs(model, groups, shape), macs(model, shape), job.protocol.mac_weight)

@@ -1,0 +1,126 @@
+"""One run of shrink or prune, while it works: what all of its parts share.
+
+Example:
+    >>> Job.__dataclass_fields__["ended"].default is None
+    True
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from torch import Tensor, nn
+
+from tersa.data.task import Task
+from tersa.prune.groups import Groups
+from tersa.prune.surgery import resize_
+from tersa.recipes import pruning
+from tersa.recipes.deploy import Dock
+from tersa.recipes.goals import Goals
+from tersa.recipes.setting import Say
+from tersa.recipes.trajectory import Table, Trajectory
+from tersa.train.lessons import Lessons
+
+Ending = Literal["bounds", "floor", "empty", "diverged", "schedule"]
+"""Why pruning stopped: bounds met, accuracy gone, nothing left, training diverged, all steps made."""
+
+
+class Remover(Protocol):
+    """What a descent removes with, step by step.
+
+    Attributes:
+        model: the network as it is now.
+    """
+
+    model: nn.Module
+
+    @property
+    def unit(self) -> str:
+        """What it removes, in words."""
+        ...
+
+    @property
+    def start(self) -> int:
+        """Units in scope at the start."""
+        ...
+
+    @property
+    def left(self) -> int:
+        """Of those, still there."""
+        ...
+
+    @property
+    def least(self) -> int:
+        """Of those, never removed."""
+        ...
+
+    def step_(self, index: int, count: int) -> str:
+        """Remove `count` units, retrain, and say what was done."""
+        ...
+
+    def gone(self) -> Tensor:
+        """The channels that the network lacks."""
+        ...
+
+    def memory(self) -> dict[str, Tensor] | None:
+        """What the optimiser remembers, where it goes on."""
+        ...
+
+
+@dataclass
+class Job:
+    """One run at work.
+
+    Attributes:
+        task: the data.
+        baseline: the trained network; the teacher, never changed.
+        groups: channel groups of the network that is pruned.
+        fresh: builds an untrained network of its class and size.
+        goals: what is asked.
+        protocol: how.
+        dock: exports and weighs candidates.
+        way: the steps on disk.
+        seed: of the whole run.
+        device: for training.
+        say: shows progress.
+        light: what replaced the baseline's convolutions, empty for nothing.
+        lessons: the baseline's answers to fixed views of the training images, once they are there.
+        ended: why pruning stopped, once it has.
+    """
+
+    task: Task
+    baseline: nn.Module
+    groups: Groups
+    fresh: Callable[[], nn.Module]
+    goals: Goals
+    protocol: pruning.Protocol
+    dock: Dock
+    way: Trajectory
+    seed: int
+    device: str
+    say: Say
+    light: str = ""
+    lessons: Lessons | None = None
+    ended: Ending | None = None
+
+    def network(self, table: Table, index: int) -> nn.Module:
+        """The network of a stored step; step 0 is the baseline."""
+        if table == "steps" and index == 0:
+            return copy.deepcopy(self.baseline).eval()
+        model = self.fresh()
+        resize_(model, self.way.weights(table, index))
+        return model.eval()
+
+    @property
+    def zeroes(self) -> bool:
+        """Weights are zeroed in place, and channels stay."""
+        return self.protocol.granularity != "map"
+
+    @property
+    def allowed_loss(self) -> float | None:
+        """Points of validation accuracy that may be lost, or None."""
+        assert self.dock.start is not None
+        return self.goals.allowed_loss(self.dock.start.accuracy)

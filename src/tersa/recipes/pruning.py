@@ -1,0 +1,130 @@
+"""How channels are removed and what follows: every setting of a descent, with its default.
+
+Example:
+    >>> default_protocol(55_000).retrain
+    200
+    >>> Protocol(retrain=100, tune=0, step="2%").stride().count(1120, 500)
+    22
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from tersa.errors import UsageError, faults, unknown
+from tersa.prune.blocks import NM
+from tersa.prune.criteria import CRITERIA, WEIGHT_CRITERIA
+from tersa.prune.masks import parse_granularity
+from tersa.prune.protocol import Stride, stride
+from tersa.records import Record
+
+
+class Protocol(Record):
+    """How channels are removed and what follows."""
+
+    criterion: str = "taylor"
+    """Importance of a channel; see `prune.criteria`."""
+    normalisation: Literal["none", "l1", "l2"] = "l2"
+    """What makes layers comparable; see `prune.normalise`."""
+    mac_weight: float = Field(default=0.5, ge=0)
+    """Lambda of the penalty on a channel's share of the MACs; 0 for none. See `prune.costs`."""
+    criterion_samples: int = Field(default=1000, ge=1)
+    """Training images that channels are scored on."""
+    recompute: Literal["every", "once"] = "every"
+    """When channels are scored: at every step, or once on the baseline."""
+    scope: str = "network"
+    """Layers that lose channels: `network`, or names and prefixes (`conv*`) with commas between them."""
+    granularity: str = "map"
+    """What goes: channels for real (`map`), or zeros: `kernel`, `weight`, `2:4` (2 of 4 are kept)."""
+    keep: str = ""
+    """Layers whose channels stay, likewise; empty for none."""
+    share: float = Field(default=0.12, gt=0, lt=1)
+    """Share of the remaining channels that one step removes, where `step` says nothing else."""
+    step: str = ""
+    """Channels of one step: `1`, `2%` of those at the start, `12%left` of those left; empty for `share`."""
+    schedule: Literal["open", "one-shot", "steady", "geometric", "cubic"] = "open"
+    """`open`: step after step until a goal or the accuracy stops it. Else `amount` in `steps` steps, see
+    `prune.schedules`."""
+    amount: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the channels in scope that a schedule removes in all."""
+    steps: int = Field(default=10, ge=1)
+    """Steps of a schedule."""
+    regrow: float = Field(default=0.0, ge=0, lt=1)
+    """Share of a step's removals that are taken back for as many others, where they prove better."""
+    retrain: int = Field(ge=0)
+    """Iterations after each step."""
+    retrain_scope: Literal["all", "layer"] = "all"
+    """What learns after a step: all layers, or those that lost channels."""
+    optimiser: Literal["fresh", "follow"] = "fresh"
+    """A new optimiser after each step, or one whose state follows the surviving channels."""
+    tune: int = Field(ge=0)
+    """Iterations of the closing fine-tune; 0 for none."""
+    batch: int = Field(default=128, ge=1)
+    """Images per iteration of both."""
+    learning_rate: float = Field(default=2e-3, gt=0)
+    """Peak of both, AdamW with one cycle."""
+    temperature: float = Field(default=4.0, gt=0)
+    """Of the distillation from the baseline."""
+    teacher_weight: float = Field(default=0.9, ge=0, le=1)
+    """Share of the teacher's term in the loss."""
+    views: int = Field(default=8, ge=1)
+    """Views of each training image that the baseline answers for distillation; see `train.lessons`."""
+
+    def stride(self) -> Stride:
+        """Channels of one step."""
+        return stride(self.step) if self.step else Stride(100 * self.share, "left")
+
+    def layers(self) -> list[str]:
+        """The names of `scope`."""
+        return listed(self.scope)
+
+
+def listed(text: str) -> list[str]:
+    """Names with commas between them.
+
+    >>> listed("conv1, fc*"), listed("")
+    (['conv1', 'fc*'], [])
+    """
+    return [name for name in (part.strip() for part in text.split(",")) if name]
+
+
+def default_protocol(images: int) -> Protocol:
+    """Iterations that suit a training split of `images`: half an epoch after a step, up to 24 at the end."""
+    per_epoch = max(1, images // 128)
+    return Protocol(retrain=min(200, max(60, per_epoch // 2)), tune=min(10_000, max(800, 24 * per_epoch)))
+
+
+def check_protocol(protocol: Protocol) -> None:
+    """Faults between settings, all together, before any work.
+
+    Raises:
+        UsageError: an unknown criterion, a step that is not understood, settings that exclude each other.
+    """
+    if protocol.criterion not in CRITERIA:
+        raise unknown("criterion", protocol.criterion, CRITERIA)
+    protocol.stride()
+    kind = parse_granularity(protocol.granularity)
+    if kind != "map" and protocol.criterion not in WEIGHT_CRITERIA:
+        raise UsageError(
+            f"--criterion {protocol.criterion} scores whole channels; with --granularity "
+            f"{protocol.granularity} choose one of {', '.join(WEIGHT_CRITERIA)}"
+        )
+    found: list[str] = []
+    if protocol.schedule == "open" and protocol.amount:
+        found.append("--amount belongs to a schedule; give --schedule one-shot, steady, geometric or cubic")
+    if protocol.schedule != "open" and not protocol.amount:
+        found.append(f"--schedule {protocol.schedule} needs --amount: the share to remove in all (90%)")
+    if protocol.schedule != "open" and protocol.step:
+        found.append(f"--step and --schedule {protocol.schedule} both say how many go at a step; give one")
+    if protocol.regrow and not protocol.retrain:
+        found.append("--regrow compares scores before and after learning; it needs --retrain of at least 1")
+    if isinstance(kind, NM) and (protocol.schedule != "open" or protocol.step or protocol.regrow):
+        found.append(
+            f"--granularity {kind} removes all it can in one step; leave out --schedule, --step and --regrow"
+        )
+    if protocol.recompute == "once" and protocol.regrow:
+        found.append("--regrow compares fresh scores; it does not go with --recompute once")
+    if found:
+        raise faults("pruning settings", found)

@@ -1,0 +1,274 @@
+"""What `tersa reproduce pruning` has found so far, in one SQLite file that survives being killed.
+
+    baselines   one row per seed: the trained network that its curves start from
+    curves      one row per curve and seed that has ended: its settings and how it ended
+    points      one row per step of a curve (`pruning_curves.Point`)
+    scratch     small networks that were trained from nothing, for table 4.1
+
+A curve is written in ONE transaction when it ends (write-ahead log); until then its walk is a checkpoint of
+its own. One process writes at a time (a lock beside the file, which dies with its owner); any number read.
+Nothing here trains.
+
+Example:
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "pruning.db"
+    >>> with PruningStore(path, write=True) as store:
+    ...     store.add(Walked(curve=Curve(criterion="random"), status="failed", message="out of memory"))
+    ...     [(row.curve.name, row.status) for row in store.curves()]
+    [('network-random-none-no-retraining', 'failed')]
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self
+
+from pydantic import ValidationError
+
+from tersa.errors import DataError, UsageError
+from tersa.recipes.pruning_curves import Curve, Point
+from tersa.records import Record
+
+VERSION = 1
+"""Of the tables; a reader refuses a newer one."""
+WAIT_S = 60.0
+"""How long one connection waits for another's transaction."""
+
+Ending = Literal["done", "diverged", "failed"]
+POINT = (
+    "step",
+    "removed",
+    "left",
+    "parameters",
+    "macs",
+    "validation_accuracy",
+    "test_accuracy",
+    "widths",
+    "seconds",
+)
+"""Columns of a point, in the order of the table; the names are those of `Point`."""
+
+TABLES = """
+CREATE TABLE IF NOT EXISTS baselines (seed INTEGER PRIMARY KEY, json TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS curves (
+    id INTEGER PRIMARY KEY, name TEXT NOT NULL, step TEXT NOT NULL, seed INTEGER NOT NULL,
+    json TEXT NOT NULL, status TEXT NOT NULL, message TEXT NOT NULL, UNIQUE (name, step, seed));
+CREATE TABLE IF NOT EXISTS points (
+    curve INTEGER NOT NULL, step INTEGER NOT NULL, removed INTEGER NOT NULL, "left" INTEGER NOT NULL,
+    parameters INTEGER NOT NULL, macs INTEGER NOT NULL, validation_accuracy REAL NOT NULL,
+    test_accuracy REAL, widths TEXT NOT NULL, seconds REAL NOT NULL,
+    PRIMARY KEY (curve, step)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS scratch (
+    spec TEXT NOT NULL, seed INTEGER NOT NULL, json TEXT NOT NULL, PRIMARY KEY (spec, seed));
+"""
+
+
+class Trained(Record):
+    """A network as training left it: a baseline, or a small one from nothing.
+
+    Attributes:
+        spec: that builds it (`lenet:9-20-90`).
+        seed: of its weights and of the order of images.
+        digest: of its weights.
+        parameters: trainable values.
+        macs: for one image.
+        validation_accuracy: percent.
+        test_accuracy: percent; it decides nothing.
+        iterations: updates that it was trained for.
+        seconds: wall time of the training, 0 where it came from the cache.
+    """
+
+    spec: str
+    seed: int
+    digest: str
+    parameters: int
+    macs: int
+    validation_accuracy: float
+    test_accuracy: float
+    iterations: int
+    seconds: float
+
+
+class Walked(Record):
+    """How a curve ended.
+
+    Attributes:
+        curve: how it was pruned.
+        status: `diverged` where retraining ended in NaN, `failed` at any other error.
+        message: of the error, with its traceback; empty for a curve that is done.
+        points: of a curve that is done.
+    """
+
+    curve: Curve
+    status: Ending
+    message: str = ""
+    points: tuple[Point, ...] = ()
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of all its steps."""
+        return sum(point.seconds for point in self.points)
+
+    @property
+    def trouble(self) -> str:
+        """The last line of the message."""
+        return self.message.strip().rpartition("\n")[2]
+
+
+def key_of(curve: Curve) -> tuple[str, str, int]:
+    """What tells curves apart: name, channels of a step, seed."""
+    return curve.name, curve.step, curve.seed
+
+
+class PruningStore:
+    """The file of one reproduction.
+
+    Args:
+        path: of the database.
+        write: make it if need be, and lock it against other writers.
+
+    Raises:
+        DataError: no such file, something else, or of a newer version.
+        UsageError: another process writes to it.
+    """
+
+    def __init__(self, path: Path, *, write: bool = False) -> None:
+        self.path = path
+        self.lock = _locked(path) if write else None
+        if not write and not path.is_file():
+            raise DataError(f"no file {path}; `tersa reproduce pruning` makes one")
+        self.connection = sqlite3.connect(path, timeout=WAIT_S, isolation_level=None)
+        try:
+            self._open(write)
+        except sqlite3.DatabaseError as error:
+            self.close()
+            raise DataError(f"{path} holds no pruning curves: {error}; move it away") from None
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self, write: bool) -> None:
+        version = int(self.connection.execute("PRAGMA user_version").fetchone()[0])
+        if version > VERSION:
+            raise DataError(
+                f"{self.path} has version {version}, this tersa reads up to {VERSION}; install a newer tersa"
+            )
+        if write:
+            self.connection.execute("PRAGMA journal_mode=WAL")
+            self.connection.executescript(f"BEGIN IMMEDIATE;{TABLES}PRAGMA user_version={VERSION};COMMIT;")
+        elif version == 0:
+            raise DataError(f"{self.path} holds no pruning curves: it has no version; move it away")
+
+    def add(self, walked: Walked) -> None:
+        """Store how a curve ended, in one transaction; what it had before is replaced."""
+        key = key_of(walked.curve)
+        holes = ", ".join("?" * (len(POINT) + 1))
+        rows = [[getattr(point, name) for name in POINT] for point in walked.points]
+        with self._transaction() as connection:
+            old = connection.execute(
+                "SELECT id FROM curves WHERE name = ? AND step = ? AND seed = ?", key
+            ).fetchall()
+            connection.executemany("DELETE FROM points WHERE curve = ?", old)
+            connection.executemany("DELETE FROM curves WHERE id = ?", old)
+            place = connection.execute(
+                "INSERT INTO curves (name, step, seed, json, status, message) VALUES (?, ?, ?, ?, ?, ?)",
+                (*key, walked.curve.model_dump_json(), walked.status, walked.message),
+            ).lastrowid
+            connection.executemany(f"INSERT INTO points VALUES ({holes})", [[place, *row] for row in rows])
+
+    def keep_baseline(self, trained: Trained) -> None:
+        """Store the network that the curves of a seed start from."""
+        with self._transaction() as connection:
+            connection.execute(
+                "INSERT OR REPLACE INTO baselines VALUES (?, ?)", (trained.seed, trained.model_dump_json())
+            )
+
+    def keep_scratch(self, trained: Trained) -> None:
+        """Store a small network that was trained from nothing."""
+        with self._transaction() as connection:
+            connection.execute(
+                "INSERT OR REPLACE INTO scratch VALUES (?, ?, ?)",
+                (trained.spec, trained.seed, trained.model_dump_json()),
+            )
+
+    def baselines(self) -> dict[int, Trained]:
+        """By seed."""
+        rows = self._rows("SELECT seed, json FROM baselines ORDER BY seed")
+        return {seed: self._trained(text) for seed, text in rows}
+
+    def scratch(self) -> dict[tuple[str, int], Trained]:
+        """By spec and seed."""
+        rows = self._rows("SELECT spec, seed, json FROM scratch ORDER BY spec, seed")
+        return {(spec, seed): self._trained(text) for spec, seed, text in rows}
+
+    def curves(self) -> list[Walked]:
+        """Every curve that has ended, with its points, in the order in which they ended."""
+        found: list[Walked] = []
+        columns = ", ".join(f'"{name}"' for name in POINT)
+        for place, text, status, message in self._rows(
+            "SELECT id, json, status, message FROM curves ORDER BY id"
+        ):
+            rows = self._rows(f"SELECT {columns} FROM points WHERE curve = ? ORDER BY step", place)
+            try:
+                points = tuple(Point.model_validate(dict(zip(POINT, row, strict=True))) for row in rows)
+                curve = Curve.model_validate_json(text)
+            except ValidationError as error:
+                raise DataError(f"{self.path} cannot be read: {error.errors()[0]['msg']}") from None
+            found.append(Walked(curve=curve, status=status, message=message, points=points))
+        return found
+
+    def _trained(self, text: str) -> Trained:
+        try:
+            return Trained.model_validate_json(text)
+        except ValidationError as error:
+            raise DataError(f"{self.path} cannot be read: {error.errors()[0]['msg']}") from None
+
+    def _rows(self, query: str, *values: object) -> list[tuple[Any, ...]]:
+        try:
+            return self.connection.execute(query, values).fetchall()
+        except sqlite3.DatabaseError as error:
+            raise DataError(f"{self.path} cannot be read: {error}") from None
+
+    @contextmanager
+    def _transaction(self) -> Generator[sqlite3.Connection]:
+        """`BEGIN IMMEDIATE` ... `COMMIT`, or `ROLLBACK` on any error."""
+        self.connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield self.connection
+        except BaseException:
+            self.connection.execute("ROLLBACK")
+            raise
+        self.connection.execute("COMMIT")
+
+    def close(self) -> None:
+        """Close the database and let other writers in."""
+        self.connection.close()
+        if self.lock is not None:
+            os.close(self.lock)
+            self.lock = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _locked(path: Path) -> int:
+    """A lock file beside the database, held until it is closed or its process dies."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle = os.open(path.with_name(f"{path.name}-lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(handle)
+        raise UsageError(f"another process is pruning in {path.parent}; wait for it or stop it") from None
+    return handle

@@ -1,0 +1,224 @@
+"""Learning again after channels are gone, by distillation from the baseline.
+
+`retrain_` is a run of its own, with a new optimiser: what the long fine-tune needs, and short runs where
+`optimiser="fresh"`. A `Follower` is one run that goes on over all steps, whose optimiser keeps what it knows
+of the surviving channels (`optimiser="follow"`). Both learn from the baseline's answers to fixed views of the
+training images (`train.lessons`), and both try again at a quarter of the learning rate when they diverge.
+
+Example:
+    >>> from tersa.recipes.pruning import Protocol
+    >>> settings(Protocol(retrain=5, tune=0), 1000, seed=0, spatial=False, shifts=(False, 0)).batch
+    128
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from tersa.data.augment import NONE, default_augmentation
+from tersa.errors import Diverged
+from tersa.prune.groups import Groups
+from tersa.prune.surgery import remove_, restore_
+from tersa.recipes.job import Job
+from tersa.recipes.pruning import Protocol
+from tersa.train.config import TrainConfig, override
+from tersa.train.continued import Continued, begin, learn_, learning, optimiser_state
+from tersa.train.continued import restore_ as recall_
+from tersa.train.lessons import Lessons, prepare
+from tersa.train.loop import Progress, train
+
+LESSON_BYTES = 10**9
+"""Most memory for the baseline's answers; more views than fit are not drawn."""
+
+TRIES = 3
+"""Attempts at a retraining that diverges, each at a quarter of the last one's learning rate."""
+
+
+def settings(
+    protocol: Protocol, images: int, *, seed: int, spatial: bool, shifts: tuple[bool, int]
+) -> TrainConfig:
+    """The training settings of a retraining, without its length.
+
+    Args:
+        protocol: how.
+        images: of the training split.
+        seed: of the order of images.
+        spatial: the network has convolutions.
+        shifts: (flip, pad) of the augmentation.
+    """
+    return TrainConfig(
+        optimizer="adamw",
+        learning_rate=protocol.learning_rate,
+        weight_decay=1e-4,
+        batch=min(protocol.batch, images),
+        schedule="one-cycle",
+        warmup=0.1,
+        flip=shifts[0],
+        pad=shifts[1],
+        keep="last",
+        seed=seed,
+        channels_last=spatial,
+        distillation="temperature",
+        distillation_weight=protocol.teacher_weight,
+        distillation_temperature=protocol.temperature,
+    )
+
+
+def retrain_(
+    job: Job,
+    model: nn.Module,
+    iterations: int,
+    *,
+    seed: int,
+    only: Collection[str] | None = None,
+    progress: Callable[[Progress], None] | None = None,
+) -> None:
+    """Distil from the baseline for some iterations; weights end as plain contiguous tensors on the CPU.
+
+    A training that diverges is tried again from the same weights, at a quarter of the learning rate.
+
+    Args:
+        job: the run.
+        model: the network.
+        iterations: how many; 0 changes nothing.
+        seed: of the order of images.
+        only: names of the parameters that may change, None for all.
+        progress: called while it trains.
+
+    Raises:
+        Diverged: the loss became NaN or infinite every time.
+    """
+    if iterations == 0:
+        return
+    spatial = _spatial(model)
+    lessons = lessons_of(job, spatial=spatial)
+    base = settings(
+        job.protocol, len(job.task.train), seed=seed, spatial=spatial, shifts=lessons.augmentation
+    )
+    before = {name: value.detach().clone() for name, value in model.state_dict().items()}
+    rate = job.protocol.learning_rate
+    for _ in range(TRIES):
+        config = override(base, {"learning_rate": rate, "iterations": iterations})
+        with learning(model, only):
+            done = train(
+                model,
+                job.task,
+                config,
+                teacher=lessons,
+                device=job.device,
+                evaluate_every=0,
+                progress=progress,
+            )
+        model.to("cpu").eval()
+        if done.status != "diverged":
+            return
+        model.load_state_dict(before)
+        rate /= 4
+    raise Diverged(f"retraining diverged {TRIES} times, at last with a learning rate of {4 * rate:g}")
+
+
+@dataclass
+class Follower:
+    """One training that goes on while its network shrinks.
+
+    Attributes:
+        job: the run.
+        run: the network with its optimiser.
+    """
+
+    job: Job
+    run: Continued
+
+    @staticmethod
+    def begin(job: Job, model: nn.Module, memory: dict[str, Tensor], iterations: int) -> Follower:
+        """Go on with a network; without a memory its optimiser begins anew.
+
+        Args:
+            job: the run.
+            model: the network; it moves to the job's device.
+            memory: the optimiser's state as `memory()` gave it, or nothing.
+            iterations: updates made so far.
+        """
+        spatial = _spatial(model)
+        lessons = lessons_of(job, spatial=spatial)
+        config = settings(
+            job.protocol, len(job.task.train), seed=job.seed, spatial=spatial, shifts=lessons.augmentation
+        )
+        run = begin(model, job.task, config, teacher=lessons, device=job.device)
+        recall_(run, memory, iterations)
+        return Follower(job, run)
+
+    def memory(self) -> dict[str, Tensor]:
+        """The optimiser's state, for the disk."""
+        return optimiser_state(self.run)
+
+    def remove_(self, groups: Groups, units: Tensor) -> Groups:
+        """Remove units from the network and from what the optimiser remembers."""
+        return remove_(self.run.model, groups, units, self.run.optimizer)
+
+    def restore_(self, groups: Groups, whole: Groups, earlier: dict[str, Tensor]) -> None:
+        """Bring removed units back, see `surgery.restore_`."""
+        restore_(self.run.model, groups, whole, earlier, self.run.optimizer)
+
+    def learn_(self, iterations: int, only: set[str] | None) -> None:
+        """Some more updates, tried again from the same state where they diverge.
+
+        Raises:
+            Diverged: the loss became NaN or infinite every time.
+        """
+        run, asked = self.run, self.run.config
+        weights = {name: value.detach().clone() for name, value in run.model.state_dict().items()}
+        memory, start = self.memory(), run.iteration
+        try:
+            for attempt in range(TRIES):
+                run.config = override(asked, {"learning_rate": asked.learning_rate / 4**attempt})
+                try:
+                    return learn_(run, iterations, only)
+                except Diverged:
+                    run.model.load_state_dict(weights)
+                    recall_(run, memory, start)
+        finally:
+            run.config = asked
+        raise Diverged(f"retraining diverged {TRIES} times")
+
+
+def follower_of(job: Job, model: nn.Module, index: int) -> Follower | None:
+    """The training that goes on from a stored step, where the protocol has one."""
+    if job.protocol.optimiser != "follow" or not job.protocol.retrain:
+        return None
+    done = (index - bool(job.light)) * job.protocol.retrain
+    return Follower.begin(job, model, job.way.memory(index), done)
+
+
+def _spatial(model: nn.Module) -> bool:
+    return any(isinstance(module, nn.Conv2d) for module in model.modules())
+
+
+def lessons_of(job: Job, *, spatial: bool) -> Lessons:
+    """The baseline's answers; asked once for the whole run. A fully connected network gets no shifts."""
+    if job.lessons is None:
+        augmentation = default_augmentation(job.task) if spatial else NONE
+        each = 4 * len(job.task.train) * len(job.task.classes)
+        views = max(1, min(job.protocol.views, LESSON_BYTES // each))
+        shown = 1 if augmentation.nothing else views
+
+        def show(share: float) -> None:
+            job.say(
+                "ask the baseline", share, f"{shown} view{'s' if shown > 1 else ''} of each training image"
+            )
+
+        show(0.0)
+        job.lessons = prepare(
+            job.baseline,
+            job.task,
+            flip=augmentation.flip,
+            pad=augmentation.pad,
+            views=views,
+            seed=job.seed,
+            device=job.device,
+            progress=show,
+        )
+    return job.lessons

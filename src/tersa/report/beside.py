@@ -1,0 +1,58 @@
+"""What stands beside a result: the same sizes from scratch, bytes without zeros, the entropy-coded file.
+
+Example:
+    >>> from tersa.records import Twin
+    >>> twin = Twin(test_accuracy=97.2, validation_accuracy=97.0, loss_points=2.2, epochs=6, seconds=9.0)
+    >>> scratch_words(twin, 0.83)
+    'The same sizes trained from scratch (6 epochs) reach 97.20 %: 2.20 points lost, 0.83 points by pruning.'
+"""
+
+from __future__ import annotations
+
+from tersa.records import CodedFile, ShrinkResult, SparseSize, Twin
+from tersa.report.numbers import SAME_BELOW, count, percent, points, size, times
+
+
+def beside(result: ShrinkResult) -> list[tuple[str, str]]:
+    """(name, sentence) of each thing that was made or counted beside the result."""
+    found: list[tuple[str, str]] = []
+    if result.scratch:
+        found.append(("from scratch", scratch_words(result.scratch, result.loss_points)))
+    if result.sparse:
+        found.append(("without zeros", sparse_words(result.sparse)))
+    if result.coded:
+        found.append(("coded file", coded_words(result.coded)))
+    return found
+
+
+def scratch_words(twin: Twin, lost: float) -> str:
+    """What pruning is worth against training the small network."""
+    return (
+        f"The same sizes trained from scratch ({twin.epochs} epochs) reach {percent(twin.test_accuracy)}: "
+        f"{points(twin.loss_points)} lost, {points(lost)} by pruning."
+    )
+
+
+def sparse_words(sparse: SparseSize) -> str:
+    """What the zeros save on disk, and what they do not."""
+    ratio = sparse.dense_bytes / max(1, sparse.smallest_bytes)
+    saved = f"{times(ratio)} times smaller" if ratio >= SAME_BELOW else "no smaller"
+    return (
+        f"{count(sparse.zeros)} of {count(sparse.values)} values are zero; in sparse form they take "
+        f"{size(sparse.smallest_bytes)} on disk, {saved} than {size(sparse.dense_bytes)}. The ONNX file "
+        "stores the zeros and computes with them: it is neither smaller nor faster."
+    )
+
+
+def coded_words(coded: CodedFile) -> str:
+    """Size, accuracy and exactness of the entropy-coded file."""
+    exact = (
+        "what it decodes to gives the very same logits on every test image"
+        if coded.same == coded.images
+        else f"what it decodes to gives other logits on {count(coded.images - coded.same)} images"
+    )
+    return (
+        f"{coded.file}: {count(coded.size_bytes)} bytes, {times(coded.ratio)} times smaller than the "
+        f"baseline's weights at 32 bits; {coded.bits}-bit weights, {percent(coded.test_accuracy)} on test "
+        f"({points(coded.loss_points)} lost); {exact}."
+    )
