@@ -165,6 +165,16 @@ def prune(
         float | None,
         typer.Option("--learning-rate", help="Peak of retraining and fine-tune.", rich_help_panel=PRUNING),
     ] = None,
+    teacher_weight: Annotated[
+        float | None,
+        typer.Option(
+            "--teacher-weight",
+            min=0.0,
+            max=1.0,
+            help="Share of the original's answers in what is learnt; 0 for labels alone.",
+            rich_help_panel=PRUNING,
+        ),
+    ] = None,
     max_loss: Annotated[
         float | None,
         typer.Option(
@@ -233,6 +243,7 @@ def prune(
 ) -> None:
     """Remove channels step by step under a chosen criterion and protocol, fine-tune, export, measure."""
     from tersa.recipes.goals import Goals, parse_bound
+    from tersa.recipes.pruning import STRONG
     from tersa.recipes.request import DEFAULT_GOALS, ShrinkSpec, bits_of, share_of
     from tersa.recipes.setting import Setting
     from tersa.recipes.shrink import shrink as work
@@ -268,6 +279,7 @@ def prune(
         "optimiser": optimiser,
         "tune": tune,
         "learning_rate": learning_rate,
+        "teacher_weight": teacher_weight,
     }
     spec = ShrinkSpec(
         verb="prune",
@@ -286,7 +298,7 @@ def prune(
         scratch=scratch,
         cluster=bits_of(cluster),
         coder=coder,
-        protocol={name: value for name, value in asked.items() if value is not None},
+        protocol=STRONG | {name: value for name, value in asked.items() if value is not None},
     )
     command = shlex.join(["tersa", *(word for word in sys.argv[1:] if word not in ONCE)])
     folder = out or Path("runs") / f"prune-{Path(data).stem}"

@@ -104,10 +104,7 @@ def coded_file(
         coder=spec.coder,
         floor=None if allowed is None else min(100.0, max(0.0, job.dock.start.accuracy - allowed)),
         iterations=protocol.tune // 2,
-        learning_rate=protocol.learning_rate / 2,
         batch=protocol.batch,
-        temperature=protocol.temperature,
-        teacher_weight=protocol.teacher_weight,
         seed=job.seed,
     )
     spatial = any(isinstance(module, nn.Conv2d) for module in network.modules())

@@ -63,12 +63,20 @@ class Protocol(Record):
     """Iterations of the closing fine-tune; 0 for none."""
     batch: int = Field(default=128, ge=1)
     """Images per iteration of both."""
+    update: Literal["adamw", "nesterov"] = "adamw"
+    """Update rule of both, with one cycle of the learning rate."""
     learning_rate: float = Field(default=2e-3, gt=0)
-    """Peak of both, AdamW with one cycle."""
+    """Peak of both."""
+    weight_decay: float = Field(default=1e-4, ge=0)
+    """Of both."""
+    clip_norm: float = Field(default=0.0, ge=0)
+    """Largest norm of the gradient in both; 0 for no limit."""
     temperature: float = Field(default=4.0, gt=0)
     """Of the distillation from the baseline."""
     teacher_weight: float = Field(default=0.9, ge=0, le=1)
-    """Share of the teacher's term in the loss."""
+    """Share of the teacher's term in the loss; 0 learns from the labels alone."""
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    """Of the labels' term."""
     views: int = Field(default=8, ge=1)
     """Views of each training image that the baseline answers for distillation; see `train.lessons`."""
 
@@ -94,6 +102,17 @@ def default_protocol(images: int) -> Protocol:
     """Iterations that suit a training split of `images`: half an epoch after a step, up to 24 at the end."""
     per_epoch = max(1, images // 128)
     return Protocol(retrain=min(200, max(60, per_epoch // 2)), tune=min(10_000, max(800, 24 * per_epoch)))
+
+
+STRONG: dict[str, int | float | str] = {
+    "update": "nesterov",
+    "learning_rate": 0.1,
+    "weight_decay": 5e-4,
+    "clip_norm": 2.0,
+    "temperature": 2.0,
+    "teacher_weight": 0.5,
+}
+"""How `tersa prune` retrains: what trains small convolutional networks best, where there is time for it."""
 
 
 def check_protocol(protocol: Protocol) -> None:

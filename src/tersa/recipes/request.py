@@ -50,6 +50,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
         "optimiser",
         "tune",
         "learning_rate",
+        "teacher_weight",
         "criterion_samples",
     ),
 }

@@ -49,10 +49,11 @@ def settings(
         spatial: the network has convolutions.
         shifts: (flip, pad) of the augmentation.
     """
-    return TrainConfig(
-        optimizer="adamw",
+    plain = TrainConfig(
+        optimizer=protocol.update,
         learning_rate=protocol.learning_rate,
-        weight_decay=1e-4,
+        weight_decay=protocol.weight_decay,
+        clip_norm=protocol.clip_norm,
         batch=min(protocol.batch, images),
         schedule="one-cycle",
         warmup=0.1,
@@ -61,9 +62,17 @@ def settings(
         keep="last",
         seed=seed,
         channels_last=spatial,
-        distillation="temperature",
-        distillation_weight=protocol.teacher_weight,
-        distillation_temperature=protocol.temperature,
+        label_smoothing=protocol.label_smoothing,
+    )
+    if not protocol.teacher_weight:
+        return plain
+    return override(
+        plain,
+        {
+            "distillation": "temperature",
+            "distillation_weight": protocol.teacher_weight,
+            "distillation_temperature": protocol.temperature,
+        },
     )
 
 
@@ -95,9 +104,8 @@ def retrain_(
         return
     spatial = _spatial(model)
     lessons = lessons_of(job, spatial=spatial)
-    base = settings(
-        job.protocol, len(job.task.train), seed=seed, spatial=spatial, shifts=lessons.augmentation
-    )
+    shifts = _shifts(job, lessons, spatial=spatial)
+    base = settings(job.protocol, len(job.task.train), seed=seed, spatial=spatial, shifts=shifts)
     before = {name: value.detach().clone() for name, value in model.state_dict().items()}
     rate = job.protocol.learning_rate
     for _ in range(TRIES):
@@ -144,9 +152,8 @@ class Follower:
         """
         spatial = _spatial(model)
         lessons = lessons_of(job, spatial=spatial)
-        config = settings(
-            job.protocol, len(job.task.train), seed=job.seed, spatial=spatial, shifts=lessons.augmentation
-        )
+        shifts = _shifts(job, lessons, spatial=spatial)
+        config = settings(job.protocol, len(job.task.train), seed=job.seed, spatial=spatial, shifts=shifts)
         run = begin(model, job.task, config, teacher=lessons, device=job.device)
         recall_(run, memory, iterations)
         return Follower(job, run)
@@ -197,8 +204,18 @@ def _spatial(model: nn.Module) -> bool:
     return any(isinstance(module, nn.Conv2d) for module in model.modules())
 
 
-def lessons_of(job: Job, *, spatial: bool) -> Lessons:
-    """The baseline's answers; asked once for the whole run. A fully connected network gets no shifts."""
+def _shifts(job: Job, lessons: Lessons | None, *, spatial: bool) -> tuple[bool, int]:
+    """(flip, pad) of the training images; a fully connected network gets no shifts."""
+    if lessons is not None:
+        return lessons.augmentation
+    augmentation = default_augmentation(job.task) if spatial else NONE
+    return augmentation.flip, augmentation.pad
+
+
+def lessons_of(job: Job, *, spatial: bool) -> Lessons | None:
+    """The baseline's answers, asked once for the whole run; None where only labels teach."""
+    if not job.protocol.teacher_weight:
+        return None
     if job.lessons is None:
         augmentation = default_augmentation(job.task) if spatial else NONE
         each = 4 * len(job.task.train) * len(job.task.classes)

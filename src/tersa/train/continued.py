@@ -200,7 +200,7 @@ def restore_(run: Continued, state: Mapping[str, Tensor], iteration: int) -> Non
         DataError: state of a parameter that the model lacks, or of another size.
     """
     own = dict(run.model.named_parameters())
-    run.optimizer.state.clear()
+    run.optimizer = build(run.config, run.model)
     for place, value in state.items():
         name, _, key = place.rpartition("/")
         if name not in own or (value.dim() > 0 and value.shape != own[name].shape):
