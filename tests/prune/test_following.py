@@ -23,8 +23,8 @@ from tersa.train.continued import restore_ as recall_
 SHAPE = (3, 8, 8)
 NETWORKS = {kind.__name__: kind for kind in (Chain, Residual, Depthwise, Grouped, Dense)}
 ROUNDING = 1e-7
-"""float64 sums in another order; adaptive steps divide gradients that are nothing but rounding (a bias before a
-batch norm) by 1e-10 or 1e-8."""
+"""float64 sums in another order; adaptive steps divide gradients that are nothing but rounding (a bias before
+a batch norm) by 1e-10 or 1e-8."""
 
 Make = Callable[[nn.Module], Optimizer]
 OPTIMISERS: dict[str, Make] = {
@@ -195,6 +195,20 @@ def test_channels_last_stays_so() -> None:
     check()
     restore_(model, left, groups, earlier, optimizer)
     check()
+
+
+def test_strides_of_a_single_channel_are_those_of_a_network_read_from_disk() -> None:
+    """They decide the order of sums in a convolution, though the bytes are the same either way."""
+    model, groups, units = made(Residual)
+    model.to(memory_format=torch.channels_last)
+    left = remove_(model, groups, units)
+    remove_(model, left, left.groups[1].units[1:])
+    again = Residual().double()
+    resize_(again, {name: value.contiguous() for name, value in model.state_dict().items()})
+    again.to(memory_format=torch.channels_last)
+    assert model.outer.weight.shape[1] == 1
+    for one, other in zip(model.parameters(), again.parameters(), strict=True):
+        assert one.stride() == other.stride()
 
 
 # Channels come back

@@ -50,7 +50,8 @@ def prune(
         str,
         typer.Option(
             "--criterion",
-            help="taylor, taylor-weight, l1, l2, activation, geometric-median, bn-scale, obd or random.",
+            help="taylor, taylor-weight, l1, l2, activation, geometric-median, bn-scale, obd, "
+            "hessian-trace or random.",
             rich_help_panel=PRUNING,
         ),
     ] = "taylor",
@@ -175,6 +176,23 @@ def prune(
             rich_help_panel=PRUNING,
         ),
     ] = None,
+    arithmetic: Annotated[
+        Literal["fp32", "bf16"],
+        typer.Option(
+            "--arithmetic",
+            help="bf16: half-width forward passes while retraining, faster where the processor has them.",
+            rich_help_panel=PRUNING,
+        ),
+    ] = "fp32",
+    pad: Annotated[
+        int | None,
+        typer.Option(
+            "--pad",
+            min=0,
+            help="Largest shift of training images, pixels; by default what suits the data.",
+            rich_help_panel=PRUNING,
+        ),
+    ] = None,
     max_loss: Annotated[
         float | None,
         typer.Option(
@@ -225,6 +243,14 @@ def prune(
         typer.Option("--scratch/--no-scratch", help="Train the same sizes from scratch beside it."),
     ] = True,
     epochs: Annotated[int | None, typer.Option("--epochs", min=1, help="Of the baseline's training.")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Any setting of the baseline's training, as in tersa train; may be given again.",
+        ),
+    ] = None,
     validation: Annotated[
         int | None, typer.Option("--validation", min=1, help="Images of train that steer the choices.")
     ] = None,
@@ -247,6 +273,7 @@ def prune(
     from tersa.recipes.request import DEFAULT_GOALS, ShrinkSpec, bits_of, share_of
     from tersa.recipes.setting import Setting
     from tersa.recipes.shrink import shrink as work
+    from tersa.recipes.train import parse_settings
 
     terminal = Terminal(json=json)
     goals = Goals(
@@ -280,6 +307,8 @@ def prune(
         "tune": tune,
         "learning_rate": learning_rate,
         "teacher_weight": teacher_weight,
+        "pad": pad,
+        "arithmetic": arithmetic,
     }
     spec = ShrinkSpec(
         verb="prune",
@@ -294,6 +323,7 @@ def prune(
         precision=precision,
         seed=seed,
         epochs=epochs,
+        training=parse_settings(settings or []),
         validation=validation,
         scratch=scratch,
         cluster=bits_of(cluster),

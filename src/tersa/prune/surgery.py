@@ -70,10 +70,16 @@ def remove_(model: nn.Module, groups: Groups, units: Tensor, optimizer: Optimize
 
 def _cut(value: Tensor, dims: Mapping[int, Tensor]) -> Tensor:
     """The kept indices of each dimension; channels that come last in memory still do."""
-    last = value.dim() == 4 and not value.is_contiguous()
+    last = _comes_last(value)
     for dim, kept in dims.items():
         value = value.index_select(dim, kept)
-    return value.contiguous(memory_format=torch.channels_last) if last else value
+    return value.to(memory_format=torch.channels_last) if last else value
+
+
+def _comes_last(value: Tensor) -> bool:
+    """Channels come last in memory, by the strides: they decide how a convolution sums, also of one channel,
+    where both orders are the same bytes."""
+    return value.dim() == 4 and value.stride(1) == 1 and value.stride(3) == value.shape[1]
 
 
 def _follow_(optimizer: Optimizer, swaps: Mapping[int, tuple[Tensor, Mapping[int, Tensor]]]) -> None:
@@ -151,8 +157,7 @@ def _spread(value: Tensor, into: Tensor, dims: list[tuple[int, Tensor]]) -> Tens
         return value
     (dim, kept), *rest = dims
     whole = into.index_copy(dim, kept, _spread(value, into.index_select(dim, kept), rest))
-    last = into.dim() == 4 and not into.is_contiguous()
-    return whole.contiguous(memory_format=torch.channels_last) if last else whole
+    return whole.to(memory_format=torch.channels_last) if _comes_last(into) else whole
 
 
 def after(groups: Groups, units: Tensor) -> Groups:

@@ -24,7 +24,7 @@ from tersa.prune.holding import alive
 from tersa.recipes.beside import coded_file, from_scratch, sparse_size
 from tersa.recipes.deploy import Option, race
 from tersa.recipes.evidence import confusion, examples, layer_rows
-from tersa.recipes.folder import RESULT
+from tersa.recipes.folder import RESULT, read_spec
 from tersa.recipes.goals import judged, keeps_accuracy, within_bounds
 from tersa.recipes.job import Job
 from tersa.recipes.request import ShrinkSpec, baseline_config, command_of
@@ -236,7 +236,7 @@ def _compose(
         scratch=beside.scratch,
         sparse=beside.sparse,
         coded=beside.coded,
-        protocol={**o.job.protocol.model_dump(), "baseline_key": o.trained.key},
+        protocol={**o.job.protocol.model_dump(exclude_none=True), "baseline_key": o.trained.key},
         environment=environment(torch.get_num_threads()),
         notes=_notes(o),
         artefacts=[*(path.name for path in artefacts), *([beside.coded.file] if beside.coded else [])],
@@ -340,6 +340,11 @@ def _notes(o: Outcome) -> list[str]:
         notes.append(
             "The weights were given: if images of this validation split trained them, it flatters them."
         )
+    if o.spec.run and _split_elsewhere(o.spec):
+        notes.append(
+            "The run was made with another seed or --validation: images of this validation split may have "
+            "trained it, which flatters it."
+        )
     if o.job.task.provenance.note:
         notes.append(o.job.task.provenance.note)
     if o.trained.cached and not o.spec.checkpoint:
@@ -347,3 +352,10 @@ def _notes(o: Outcome) -> list[str]:
     if o.note:
         notes.append(o.note)
     return notes
+
+
+def _split_elsewhere(spec: ShrinkSpec) -> bool:
+    """The run that gave the weights may have cut its validation split from other images."""
+    made = read_spec(Path(str(spec.run)))
+    seed = made.get("seed", made.get("config", {}).get("seed", 0))
+    return (seed, made.get("validation")) != (spec.seed, spec.validation)

@@ -8,15 +8,14 @@ A pruned network costs less at every step; by how much is assumed, not measured 
 from __future__ import annotations
 
 from dataclasses import asdict
-from pathlib import Path
 
 from tersa.data.augment import default_augmentation
 from tersa.data.sources import load as load_task
-from tersa.models.load import load as load_model
 from tersa.models.summary import parameters, summary
 from tersa.models.zoo import default_spec
 from tersa.recipes.request import ShrinkSpec, baseline_config, protocol_of
 from tersa.recipes.setting import Setting, threads_of
+from tersa.recipes.start import find_start
 from tersa.records import Record
 from tersa.train.config import extent
 from tersa.train.device import choose
@@ -89,9 +88,10 @@ def plan(spec: ShrinkSpec, setting: Setting) -> Plan:
     """
     spec.check()
     task = load_task(spec.data, data_dir=setting.data_dir, seed=spec.seed, validation=spec.validation)
-    name = spec.model or default_spec(task.shape, len(task.classes))
-    weights = Path(spec.checkpoint) if spec.checkpoint else None
-    model = load_model(name, task.shape, len(task.classes), seed=spec.seed, checkpoint=weights).module
+    if not spec.run:
+        spec = spec.model_copy(update={"model": spec.model or default_spec(task.shape, len(task.classes))})
+    begin = find_start(spec, task)
+    name, model = begin.model, begin.network()
     config, protocol = baseline_config(spec, task, name), protocol_of(spec, task)
     with threads_of(setting):
         per_iteration = iteration_seconds(model, task, config, device=choose(setting.device))
@@ -102,7 +102,7 @@ def plan(spec: ShrinkSpec, setting: Setting) -> Plan:
         (
             "baseline",
             _baseline_words(spec, length.epochs),
-            0.0 if spec.checkpoint else per_iteration * length.iterations,
+            0.0 if begin.trained else per_iteration * length.iterations,
         ),
         (
             "ask the baseline",
@@ -141,6 +141,6 @@ def plan(spec: ShrinkSpec, setting: Setting) -> Plan:
 
 
 def _baseline_words(spec: ShrinkSpec, epochs: int) -> str:
-    if spec.checkpoint:
-        return f"weights from {spec.checkpoint}"
+    if spec.checkpoint or spec.run:
+        return f"weights from {spec.checkpoint or spec.run}"
     return f"{epochs} epochs of training, unless the cache has it"

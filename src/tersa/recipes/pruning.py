@@ -67,6 +67,8 @@ class Protocol(Record):
     """Update rule of both, with one cycle of the learning rate."""
     learning_rate: float = Field(default=2e-3, gt=0)
     """Peak of both."""
+    arithmetic: Literal["fp32", "bf16"] = "fp32"
+    """Of the forward passes of both; `bf16` keeps weights and updates in float32."""
     weight_decay: float = Field(default=1e-4, ge=0)
     """Of both."""
     clip_norm: float = Field(default=0.0, ge=0)
@@ -77,6 +79,9 @@ class Protocol(Record):
     """Share of the teacher's term in the loss; 0 learns from the labels alone."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     """Of the labels' term."""
+    pad: int | None = Field(default=None, ge=0)
+    """Largest shift of training images in both, pixels; None for what suits the data. A very small network
+    gains less from it than a large one."""
     views: int = Field(default=8, ge=1)
     """Views of each training image that the baseline answers for distillation; see `train.lessons`."""
 
@@ -111,6 +116,7 @@ STRONG: dict[str, int | float | str] = {
     "clip_norm": 2.0,
     "temperature": 2.0,
     "teacher_weight": 0.5,
+    "label_smoothing": 0.05,
 }
 """How `tersa prune` retrains: what trains small convolutional networks best, where there is time for it."""
 

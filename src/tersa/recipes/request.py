@@ -51,6 +51,8 @@ OPTIONS: dict[str, tuple[str, ...]] = {
         "tune",
         "learning_rate",
         "teacher_weight",
+        "pad",
+        "arithmetic",
         "criterion_samples",
     ),
 }
@@ -71,6 +73,7 @@ class ShrinkSpec(Record):
         seed: of everything random.
         epochs: of the baseline's training, or None for the data's default.
         validation: images (or share) of train that steer, or None for the data's default.
+        training: settings of the baseline's training that differ from the data's default.
         protocol: settings of `pruning.Protocol` that differ from what suits the data.
         verb: that asked.
         run: folder of a run whose network is pruned, or None.
@@ -90,6 +93,7 @@ class ShrinkSpec(Record):
     seed: int = 0
     epochs: int | None = None
     validation: int | float | None = None
+    training: dict[str, str] = Field(default_factory=dict[str, str])
     protocol: dict[str, int | float | str] = Field(default_factory=dict[str, int | float | str])
     verb: Literal["shrink", "prune"] = "shrink"
     run: str | None = None
@@ -129,6 +133,8 @@ class ShrinkSpec(Record):
             raise UsageError("--epochs trains a baseline, --checkpoint brings one; leave out one of them")
         if self.run and (self.model or self.checkpoint or self.epochs is not None):
             raise UsageError("--run brings a trained network; leave out --model, --checkpoint and --epochs")
+        if self.training and (self.run or self.checkpoint):
+            raise UsageError("--set is for the training of a baseline; weights are given, leave it out")
         if isinstance(self.cluster, int) and not 1 <= self.cluster <= 8:
             raise UsageError(f"--cluster {self.cluster}: bits are 1 to 8, or auto")
         if self.batch < 1:
@@ -184,8 +190,8 @@ def _protocol(changes: dict[str, int | float | str], images: int) -> Protocol:
 
 def baseline_config(spec: ShrinkSpec, task: Task, model: str) -> TrainConfig:
     """Settings of the baseline's training."""
-    config = override(default_config(task, model), {"seed": spec.seed})
-    return config if spec.epochs is None else override(config, {"epochs": spec.epochs})
+    epochs = {} if spec.epochs is None else {"epochs": spec.epochs}
+    return override(default_config(task, model), {**epochs, **spec.training, "seed": spec.seed})
 
 
 def command_of(spec: ShrinkSpec) -> str:
@@ -207,6 +213,8 @@ def command_of(spec: ShrinkSpec) -> str:
         if value is not None:
             text = f"{value:g}" if isinstance(value, float) else str(value)
             words += [f"--{FLAGS.get(name, name.replace('_', '-'))}", text]
+    for name, value in spec.training.items():
+        words += ["--set", f"{name}={value}"]
     if spec.scratch != default.scratch:
         words.append("--scratch" if spec.scratch else "--no-scratch")
     return shlex.join(words)

@@ -13,6 +13,8 @@ Example:
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
@@ -27,14 +29,21 @@ from tersa.recipes.pruning import Protocol
 from tersa.train.config import TrainConfig, override
 from tersa.train.continued import Continued, begin, learn_, learning, optimiser_state
 from tersa.train.continued import restore_ as recall_
+from tersa.train.evaluation import evaluate
 from tersa.train.lessons import Lessons, prepare
 from tersa.train.loop import Progress, train
+
+log = logging.getLogger(__name__)
 
 LESSON_BYTES = 10**9
 """Most memory for the baseline's answers; more views than fit are not drawn."""
 
+GLANCE_IMAGES = 500
+COLLAPSE = 0.5
+"""A loss above this share of ln K, and above what it was, is no training but a collapse."""
+
 TRIES = 3
-"""Attempts at a retraining that diverges, each at a quarter of the last one's learning rate."""
+"""Attempts at a retraining that diverges or collapses, each at a quarter of the last one's learning rate."""
 
 
 def settings(
@@ -63,6 +72,7 @@ def settings(
         seed=seed,
         channels_last=spatial,
         label_smoothing=protocol.label_smoothing,
+        precision=protocol.arithmetic,
     )
     if not protocol.teacher_weight:
         return plain
@@ -104,9 +114,10 @@ def retrain_(
         return
     spatial = _spatial(model)
     lessons = lessons_of(job, spatial=spatial)
-    shifts = _shifts(job, lessons, spatial=spatial)
+    shifts = shifts_of(job, spatial=spatial)
     base = settings(job.protocol, len(job.task.train), seed=seed, spatial=spatial, shifts=shifts)
     before = {name: value.detach().clone() for name, value in model.state_dict().items()}
+    was = _glance(job, model)
     rate = job.protocol.learning_rate
     for _ in range(TRIES):
         config = override(base, {"learning_rate": rate, "iterations": iterations})
@@ -121,7 +132,7 @@ def retrain_(
                 progress=progress,
             )
         model.to("cpu").eval()
-        if done.status != "diverged":
+        if done.status != "diverged" and not _collapsed(job, was, _glance(job, model)):
             return
         model.load_state_dict(before)
         rate /= 4
@@ -152,7 +163,7 @@ class Follower:
         """
         spatial = _spatial(model)
         lessons = lessons_of(job, spatial=spatial)
-        shifts = _shifts(job, lessons, spatial=spatial)
+        shifts = shifts_of(job, spatial=spatial)
         config = settings(job.protocol, len(job.task.train), seed=job.seed, spatial=spatial, shifts=shifts)
         run = begin(model, job.task, config, teacher=lessons, device=job.device)
         recall_(run, memory, iterations)
@@ -178,15 +189,18 @@ class Follower:
         """
         run, asked = self.run, self.run.config
         weights = {name: value.detach().clone() for name, value in run.model.state_dict().items()}
-        memory, start = self.memory(), run.iteration
+        memory, start, was = self.memory(), run.iteration, _glance(self.job, run.model)
         try:
             for attempt in range(TRIES):
                 run.config = override(asked, {"learning_rate": asked.learning_rate / 4**attempt})
                 try:
-                    return learn_(run, iterations, only)
+                    learn_(run, iterations, only)
+                    if not _collapsed(self.job, was, _glance(self.job, run.model)):
+                        return
                 except Diverged:
-                    run.model.load_state_dict(weights)
-                    recall_(run, memory, start)
+                    log.info("retraining ended in NaN; once more at a quarter of the learning rate")
+                run.model.load_state_dict(weights)
+                recall_(run, memory, start)
         finally:
             run.config = asked
         raise Diverged(f"retraining diverged {TRIES} times")
@@ -200,16 +214,27 @@ def follower_of(job: Job, model: nn.Module, index: int) -> Follower | None:
     return Follower.begin(job, model, job.way.memory(index), done)
 
 
+def _glance(job: Job, model: nn.Module) -> float:
+    """Mean cross-entropy of some training images."""
+    images = job.task.train.take(slice(0, GLANCE_IMAGES))
+    return evaluate(model, images, job.task, device=job.device).loss
+
+
+def _collapsed(job: Job, before: float, after: float) -> bool:
+    """Training has left a network that answers like chance, and that did not before: its units are dead."""
+    chance = math.log(len(job.task.classes))
+    return not after < max(COLLAPSE * chance, before)
+
+
 def _spatial(model: nn.Module) -> bool:
     return any(isinstance(module, nn.Conv2d) for module in model.modules())
 
 
-def _shifts(job: Job, lessons: Lessons | None, *, spatial: bool) -> tuple[bool, int]:
+def shifts_of(job: Job, *, spatial: bool) -> tuple[bool, int]:
     """(flip, pad) of the training images; a fully connected network gets no shifts."""
-    if lessons is not None:
-        return lessons.augmentation
-    augmentation = default_augmentation(job.task) if spatial else NONE
-    return augmentation.flip, augmentation.pad
+    usual = default_augmentation(job.task) if spatial else NONE
+    pad = usual.pad if job.protocol.pad is None else job.protocol.pad
+    return usual.flip, pad
 
 
 def lessons_of(job: Job, *, spatial: bool) -> Lessons | None:
@@ -217,10 +242,10 @@ def lessons_of(job: Job, *, spatial: bool) -> Lessons | None:
     if not job.protocol.teacher_weight:
         return None
     if job.lessons is None:
-        augmentation = default_augmentation(job.task) if spatial else NONE
+        flip, pad = shifts_of(job, spatial=spatial)
         each = 4 * len(job.task.train) * len(job.task.classes)
         views = max(1, min(job.protocol.views, LESSON_BYTES // each))
-        shown = 1 if augmentation.nothing else views
+        shown = views if flip or pad else 1
 
         def show(share: float) -> None:
             job.say(
@@ -231,8 +256,8 @@ def lessons_of(job: Job, *, spatial: bool) -> Lessons | None:
         job.lessons = prepare(
             job.baseline,
             job.task,
-            flip=augmentation.flip,
-            pad=augmentation.pad,
+            flip=flip,
+            pad=pad,
             views=views,
             seed=job.seed,
             device=job.device,

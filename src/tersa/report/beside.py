@@ -10,7 +10,7 @@ Example:
 from __future__ import annotations
 
 from tersa.records import CodedFile, ShrinkResult, SparseSize, Twin
-from tersa.report.numbers import SAME_BELOW, count, percent, points, size, times
+from tersa.report.numbers import SAME_BELOW, count, percent, plural, points, size, times
 
 
 def beside(result: ShrinkResult) -> list[tuple[str, str]]:
@@ -28,8 +28,8 @@ def beside(result: ShrinkResult) -> list[tuple[str, str]]:
 def scratch_words(twin: Twin, lost: float) -> str:
     """What pruning is worth against training the small network."""
     return (
-        f"The same sizes trained from scratch ({twin.epochs} epochs) reach {percent(twin.test_accuracy)}: "
-        f"{points(twin.loss_points)} lost, {points(lost)} by pruning."
+        f"The same sizes trained from scratch ({plural(twin.epochs, 'epoch')}) reach "
+        f"{percent(twin.test_accuracy)}: {points(twin.loss_points)} lost, {points(lost)} by pruning."
     )
 
 
@@ -49,7 +49,7 @@ def coded_words(coded: CodedFile) -> str:
     exact = (
         "what it decodes to gives the very same logits on every test image"
         if coded.same == coded.images
-        else f"what it decodes to gives other logits on {count(coded.images - coded.same)} images"
+        else f"what it decodes to gives other logits on {plural(coded.images - coded.same, 'image')}"
     )
     return (
         f"{coded.file}: {count(coded.size_bytes)} bytes, {times(coded.ratio)} times smaller than the "
