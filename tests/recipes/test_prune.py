@@ -573,6 +573,7 @@ def test_the_twin_from_scratch_has_the_results_sizes(done: tuple[Path, ShrinkRes
     assert result.sparse is None
 
 
+@pytest.mark.slow
 def test_killed_in_a_descent_that_follows_it_ends_with_the_same_files(
     done: tuple[Path, ShrinkResult], cache: Path, tmp_path: Path
 ) -> None:
@@ -659,6 +660,7 @@ def test_zeros_are_kept_to_the_file_and_counted(cache: Path, tmp_path: Path) -> 
     assert "fewer weights" in result.verdict
 
 
+@pytest.mark.slow
 def test_light_modules_that_lose_too_much_give_the_baseline_back(cache: Path, tmp_path: Path) -> None:
     """The run then holds the baseline's network, under the baseline's name."""
     goals = Goals(min_accuracy=100.0)

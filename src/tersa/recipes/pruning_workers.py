@@ -1,10 +1,8 @@
 """Who walks the curves of `tersa reproduce pruning`: this process, or worker processes beside it.
 
-A worker is started afresh (`spawn`: no thread pool survives a fork), loads the data and each baseline once,
-walks the curves that it is handed and sends back their points. It ignores Ctrl-C, which is the parent's to
-answer, and ends when the parent does, even by SIGKILL. A walk whose worker dies goes on from its checkpoint
-in another, and is given up after `ATTEMPTS`. Whatever else goes wrong with a curve is its result: its
-traceback is stored and the other curves go on.
+A worker loads the data and each baseline once, walks the curves that it is handed and sends back their
+points; how it lives and dies is in `study.pool`. A walk whose worker dies goes on from its checkpoint in
+another. Whatever else goes wrong with a curve is its result: its traceback is stored and the others go on.
 
 Nothing here writes to the store: `recipes.pruning_study` does.
 
@@ -16,18 +14,11 @@ Example:
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import signal
-import threading
 import time
 import traceback
-from collections import Counter, deque
-from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
-from multiprocessing.connection import Connection, wait
-from multiprocessing.context import SpawnProcess
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -36,19 +27,16 @@ from torch import nn
 
 from tersa.data.sources import load
 from tersa.data.task import Task
-from tersa.errors import Diverged, TersaError
+from tersa.errors import Diverged
 from tersa.models import zoo
 from tersa.recipes.pruning_curves import Curve, Point, run_curve
 from tersa.recipes.pruning_store import Walked
+from tersa.study.pool import Pool, in_processes
 from tersa.train.checkpoint import remove_leftovers
 from tersa.train.config import Precision
 
-ATTEMPTS = 2
-"""How often a curve is begun whose workers die."""
 TOLD_S = 0.5
 """Least time between two words of a worker about its progress."""
-GRACE_S = 3.0
-"""How long a worker that is asked to end has for it."""
 
 
 @dataclass(frozen=True)
@@ -194,153 +182,25 @@ def here(jobs: Sequence[Job], shelf: Shelf, tell: Callable[[Event], None]) -> No
         torch.set_num_threads(before)
 
 
-@dataclass
-class _Worker:
-    """A process, its end of the pipe, and what it is doing."""
-
-    process: SpawnProcess
-    channel: Connection
-    ready: bool = False
-    job: Job | None = None
-    news: list[Event] = field(default_factory=list[Event])
-
-    def listen(self) -> bool:
-        """Take what it has sent; False when it will send nothing more."""
-        try:
-            while self.channel.poll():
-                message = self.channel.recv()
-                self.ready = True
-                if message is not None:
-                    self.news.append(message)
-        except (EOFError, OSError):
-            return False
-        return self.process.is_alive() or self.channel.poll()
-
-
 def in_workers(jobs: Sequence[Job], crew: Crew, tell: Callable[[Event], None]) -> None:
     """Walk curves in `crew.workers` processes, in their order.
 
     Raises:
         TersaError: workers end before they have begun.
     """
-    queue, deaths = deque(jobs), Counter[int]()
-    workers: list[_Worker] = []
-    try:
-        while queue or any(worker.job for worker in workers):
-            busy = sum(worker.job is not None for worker in workers)
-            while len(workers) < min(crew.workers, busy + len(queue)):
-                workers.append(_start(crew))
-            for worker in workers:
-                if queue and worker.ready and worker.job is None:
-                    _hand(worker, queue.popleft())
-            wait([*(w.channel for w in workers), *(w.process.sentinel for w in workers)])
-            for worker in list(workers):
-                alive = worker.listen()
-                for event in worker.news:
-                    if isinstance(event, Ended):
-                        worker.job = None
-                    tell(event)
-                worker.news.clear()
-                if not alive:
-                    workers.remove(worker)
-                    _bury(worker, queue, deaths, tell)
-    finally:
-        _end(workers)
+    pool = Pool[Job, Event](crew.workers, crew.threads, partial(_worker, crew), _ended, _lost)
+    in_processes(jobs, pool, tell)
 
 
-def _start(crew: Crew) -> _Worker:
-    """A new worker; Ctrl-C is ignored in it from its first instruction on."""
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    process = context.Process(target=_work, args=(theirs, crew), daemon=True)
-    with _environment(OMP_WAIT_POLICY="PASSIVE", OMP_NUM_THREADS=str(crew.threads)), _deaf():
-        process.start()
-    theirs.close()
-    return _Worker(process, ours)
-
-
-def _hand(worker: _Worker, job: Job) -> None:
-    worker.job = job
-    with suppress(OSError):  # it has just died, which is noticed when it is listened to
-        worker.channel.send(job)
-
-
-def _bury(worker: _Worker, queue: deque[Job], deaths: Counter[int], tell: Callable[[Event], None]) -> None:
-    """Hand a dead worker's curve to another, or give it up."""
-    worker.process.join(GRACE_S)
-    worker.channel.close()
-    code = worker.process.exitcode or 0
-    cause = f"signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"exit code {code}"
-    if not worker.ready:
-        raise TersaError(
-            f"a worker process ended by {cause} before it began; give --workers 1, and in a script start "
-            "the work under `if __name__ == '__main__':`"
-        )
-    job = worker.job
-    if job is None:
-        return
-    deaths[job.number] += 1
-    if deaths[job.number] < ATTEMPTS:
-        queue.appendleft(job)
-        return
-    trouble = f"its worker process ended {ATTEMPTS} times, the last time by {cause}; was the memory enough?"
-    tell(Ended(job.number, Walked(curve=job.curve, status="failed", message=trouble)))
-
-
-def _end(workers: Sequence[_Worker]) -> None:
-    for worker in workers:
-        worker.process.terminate()
-    for worker in workers:
-        worker.process.join(GRACE_S)
-        if worker.process.is_alive():
-            worker.process.kill()
-            worker.process.join()
-        worker.channel.close()
-
-
-def _work(channel: Connection, crew: Crew) -> None:
-    """The life of a worker."""
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    torch.set_num_threads(crew.threads)
+def _worker(crew: Crew) -> Callable[[Job, Callable[[Event], None]], Event]:
+    """What walks the curves of one worker, which loads the data and each baseline once."""
     shelf = Shelf(crew)
-    channel.send(None)
-    try:
-        while True:
-            channel.send(walk(shelf, channel.recv(), channel.send))
-    except (EOFError, OSError):
-        return  # the parent has gone
+    return lambda job, tell: walk(shelf, job, tell)
 
 
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
+def _ended(event: Event) -> bool:
+    return isinstance(event, Ended)
 
 
-@contextmanager
-def _environment(**values: str) -> Generator[None]:
-    """Variables that a process started in this block sees."""
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
-
-
-@contextmanager
-def _deaf() -> Generator[None]:
-    """Processes started in this block ignore SIGINT; the main thread alone may say so."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
+def _lost(job: Job, reason: str) -> Event:
+    return Ended(job.number, Walked(curve=job.curve, status="failed", message=reason))

@@ -18,7 +18,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from tersa.errors import UsageError
-from tersa.study.workers import ATTEMPTS, Ended, Event, Launch, Shelf, Stack, train
+from tersa.study.pool import ATTEMPTS
+from tersa.study.workers import Ended, Event, Launch, Shelf, Stack, train
 
 
 def on_cluster(stacks: Sequence[Stack], launch: Launch, tell: Callable[[Event], None]) -> None:

@@ -1,8 +1,7 @@
 """Who trains stacks: this process, or worker processes beside it.
 
-A worker is started afresh (`spawn`: no thread pool survives a fork), loads each data set once, trains the
-stacks that it is handed and sends back what came of them. It ignores Ctrl-C, which is the parent's to answer,
-and ends when the parent does, even by SIGKILL. A stack whose worker dies is begun `ATTEMPTS` times in all.
+A worker loads each data set once, trains the stacks that it is handed and sends back what came of them; how
+it lives and dies is in `pool.py`.
 
 Nothing here writes to a store: `tersa.study.launch` does.
 
@@ -14,18 +13,11 @@ Example:
 from __future__ import annotations
 
 import importlib
-import multiprocessing
-import os
-import signal
-import threading
 import time
 import traceback
-from collections import Counter, deque
-from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
-from multiprocessing.connection import Connection, wait
-from multiprocessing.context import SpawnProcess
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol, cast
 
@@ -33,17 +25,13 @@ import torch
 
 from tersa.data.sources import load
 from tersa.data.task import Task
-from tersa.errors import TersaError
 from tersa.study.cell import Cell, CellResult
+from tersa.study.pool import Pool, in_processes
 
 ENGINE = "tersa.study.stacked"
 """The module that trains stacks."""
-ATTEMPTS = 2
-"""How often a stack is begun whose workers die."""
 TOLD_S = 0.2
 """Least time between two words of a worker about its progress."""
-GRACE_S = 3.0
-"""How long a worker that is asked to end has for it."""
 
 
 class Engine(Protocol):
@@ -196,154 +184,27 @@ def here(
         torch.set_num_threads(before)
 
 
-@dataclass
-class _Worker:
-    """A process, its end of the pipe, and what it is doing."""
-
-    process: SpawnProcess
-    channel: Connection
-    ready: bool = False
-    stack: Stack | None = None
-    news: list[Event] = field(default_factory=list)
-
-    def listen(self) -> bool:
-        """Take what it has sent; False when it will send nothing more."""
-        try:
-            while self.channel.poll():
-                message = self.channel.recv()
-                self.ready = True
-                if message is not None:
-                    self.news.append(message)
-        except (EOFError, OSError):
-            return False
-        return self.process.is_alive() or self.channel.poll()
-
-
 def in_workers(stacks: Sequence[Stack], launch: Launch, tell: Callable[[Event], None]) -> None:
     """Train stacks in `launch.workers` processes, in their order.
 
     Raises:
         TersaError: workers end before they have begun.
     """
-    queue, deaths = deque(stacks), Counter[int]()
-    workers: list[_Worker] = []
-    try:
-        while queue or any(worker.stack for worker in workers):
-            busy = sum(worker.stack is not None for worker in workers)
-            while len(workers) < min(launch.workers, busy + len(queue)):
-                workers.append(_start(launch))
-            for worker in workers:
-                if queue and worker.ready and worker.stack is None:
-                    _hand(worker, queue.popleft())
-            wait([*(w.channel for w in workers), *(w.process.sentinel for w in workers)])
-            for worker in list(workers):
-                alive = worker.listen()
-                for event in worker.news:
-                    if isinstance(event, Ended):
-                        worker.stack = None
-                    tell(event)
-                worker.news.clear()
-                if not alive:
-                    workers.remove(worker)
-                    _bury(worker, queue, deaths, tell)
-    finally:
-        _end(workers)
+    pool = Pool[Stack, Event](
+        launch.workers, launch.threads, partial(_worker, launch), _ended, _lost, script="studies"
+    )
+    in_processes(stacks, pool, tell)
 
 
-def _start(launch: Launch) -> _Worker:
-    """A new worker; Ctrl-C is ignored in it from its first instruction on."""
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    process = context.Process(target=_work, args=(theirs, launch), daemon=True)
-    count = str(launch.threads)
-    with _environment(OMP_WAIT_POLICY="PASSIVE", OMP_NUM_THREADS=count, NUMBA_NUM_THREADS=count), _deaf():
-        process.start()
-    theirs.close()
-    return _Worker(process, ours)
-
-
-def _hand(worker: _Worker, stack: Stack) -> None:
-    worker.stack = stack
-    with suppress(OSError):  # it has just died, which is noticed when it is listened to
-        worker.channel.send(stack)
-
-
-def _bury(worker: _Worker, queue: deque[Stack], deaths: Counter[int], tell: Callable[[Event], None]) -> None:
-    """Begin a dead worker's stack once more, or give it up."""
-    worker.process.join(GRACE_S)
-    worker.channel.close()
-    code = worker.process.exitcode or 0
-    cause = f"signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"exit code {code}"
-    if not worker.ready:
-        raise TersaError(
-            f"a worker process ended by {cause} before it began; give --workers 1, and in a script start "
-            "studies under `if __name__ == '__main__':`"
-        )
-    stack = worker.stack
-    if stack is None:
-        return
-    deaths[stack.number] += 1
-    if deaths[stack.number] < ATTEMPTS:
-        queue.appendleft(stack)
-        return
-    trouble = f"its worker process ended {ATTEMPTS} times, the last time by {cause}; was the memory enough?"
-    tell(Ended(stack.number, trouble=trouble))
-
-
-def _end(workers: Sequence[_Worker]) -> None:
-    for worker in workers:
-        worker.process.terminate()
-    for worker in workers:
-        worker.process.join(GRACE_S)
-        if worker.process.is_alive():
-            worker.process.kill()
-            worker.process.join()
-        worker.channel.close()
-
-
-def _work(channel: Connection, launch: Launch) -> None:
-    """The life of a worker."""
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    torch.set_num_threads(launch.threads)
+def _worker(launch: Launch) -> Callable[[Stack, Callable[[Event], None]], Event]:
+    """What trains the stacks of one worker, which loads each data set once."""
     shelf = Shelf(launch.data_dir)
-    channel.send(None)
-    try:
-        while True:
-            channel.send(train(shelf, channel.recv(), launch, channel.send))
-    except (EOFError, OSError):
-        return  # the parent has gone
+    return lambda stack, tell: train(shelf, stack, launch, tell)
 
 
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
+def _ended(event: Event) -> bool:
+    return isinstance(event, Ended)
 
 
-@contextmanager
-def _environment(**values: str) -> Generator[None]:
-    """Variables that a process started in this block sees."""
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
-
-
-@contextmanager
-def _deaf() -> Generator[None]:
-    """Processes started in this block ignore SIGINT; the main thread alone may say so."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
+def _lost(stack: Stack, reason: str) -> Event:
+    return Ended(stack.number, trouble=reason)
