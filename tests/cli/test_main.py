@@ -11,7 +11,7 @@ import pytest
 from tersa.cli.console import Terminal
 from tersa.cli.main import app, execute
 
-VERBS = ("shrink", "train", "bench", "export", "predict", "report", "compare", "doctor")
+VERBS = ("shrink", "prune", "train", "bench", "export", "predict", "report", "compare", "doctor")
 NESTED = ("data list", "data get", "data show", "runs list", "runs show", "runs rm")
 
 
@@ -23,7 +23,7 @@ def test_help_has_an_example_and_json(verb: str, capsys: pytest.CaptureFixture[s
     assert "--json" in out
 
 
-@pytest.mark.parametrize("verb", ["shrink", "train"])
+@pytest.mark.parametrize("verb", ["shrink", "prune", "train"])
 def test_long_verbs_share_their_options(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     execute([verb, "--help"])
     out = capsys.readouterr().out

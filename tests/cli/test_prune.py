@@ -40,6 +40,15 @@ def work(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.fixture
+def no_file_per_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps are weighed without a file each; what is shipped is exported as ever."""
+    from tersa.recipes import descent
+
+    monkeypatch.setattr(descent, "export_onnx", lambda *_: SimpleNamespace(size_bytes=5000))
+
+
+@pytest.mark.usefixtures("no_file_per_step")
 def test_prune_then_look_then_export_an_earlier_point(capsys: pytest.CaptureFixture[str], work: Path) -> None:
     """The keys of the design, on one line; then every other verb understands the folder."""
     words = ["--parameters", "0.5x", "--step", "40%left", "--criterion", "l1", "--out", "run", "--json"]
@@ -79,14 +88,6 @@ def test_prune_then_look_then_export_an_earlier_point(capsys: pytest.CaptureFixt
     again = ["prune", *LENET, *LITTLE, *words, "--resume"]
     assert execute(again) == 0
     assert json.loads(capsys.readouterr().out)["verdict"] == found["verdict"]
-
-
-@pytest.fixture
-def no_file_per_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Steps are weighed without a file each; what is shipped is exported as ever."""
-    from tersa.recipes import descent
-
-    monkeypatch.setattr(descent, "export_onnx", lambda *_: SimpleNamespace(size_bytes=5000))
 
 
 @pytest.mark.usefixtures("no_file_per_step")

@@ -53,3 +53,34 @@ Json = Annotated[
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the work in --out.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Remove what is in --out and start again.")]
+MaxLoss = Annotated[
+    float | None,
+    typer.Option("--max-loss", help="Points of accuracy that may be lost. [default: 1 if no goal is given]"),
+]
+MinAccuracy = Annotated[
+    float | None, typer.Option("--min-accuracy", help="Percent of accuracy that must be kept.")
+]
+Parameters = Annotated[
+    str | None,
+    typer.Option("--parameters", help="Most parameters: 10k, or 0.01x of the baseline's."),
+]
+Size = Annotated[str | None, typer.Option("--size", help="Largest file: 64kB, or 0.1x of the baseline's.")]
+Latency = Annotated[
+    str | None,
+    typer.Option("--latency", help="Longest call on --target: 2ms, or 0.5x of the baseline's."),
+]
+Macs = Annotated[str | None, typer.Option("--macs", help="Most multiply-accumulates: 2M, or 0.2x.")]
+Target = Annotated[str, typer.Option("--target", help="Runtime whose latency counts (see tersa doctor).")]
+Batch = Annotated[int, typer.Option("--batch", min=1, help="Images per call when latency is measured.")]
+Precision = Annotated[
+    str,
+    typer.Option("--precision", help="fp32, int8, or auto: INT8 if it keeps the goals and is not slower."),
+]
+Epochs = Annotated[int | None, typer.Option("--epochs", min=1, help="Of the baseline's training.")]
+Validation = Annotated[
+    int | None, typer.Option("--validation", min=1, help="Images of train that steer the choices.")
+]
+MeasureSeconds = Annotated[
+    float,
+    typer.Option("--measure-seconds", min=0.01, help="Timed calls of each side at the end."),
+]

@@ -26,15 +26,13 @@ Examples:
 Every step is kept: tersa export --run DIR --at 0.99 writes the smallest network that had 99 %.
 Exit code 3: done, but a goal was missed (the best found is kept)."""
 
-PRUNING, GOALS, START = "Pruning", "Goals (each a number, or 0.1x of the baseline's)", "Start"
-
 
 def prune(
     data: options.Data = "digits",
     model: options.Model = None,
     run: Annotated[
         Path | None,
-        typer.Option("--run", help="Prune the network of a finished run.", rich_help_panel=START),
+        typer.Option("--run", help="Prune the network of a finished run."),
     ] = None,
     checkpoint: options.Checkpoint = None,
     light: Annotated[
@@ -43,7 +41,6 @@ def prune(
             "--light",
             metavar="KIND[@LAYER,...]",
             help="First replace convolutions: separable, fire or shift; distilled from the original.",
-            rich_help_panel=START,
         ),
     ] = None,
     criterion: Annotated[
@@ -52,12 +49,11 @@ def prune(
             "--criterion",
             help="taylor, taylor-weight, l1, l2, activation, geometric-median, bn-scale, obd, "
             "hessian-trace or random.",
-            rich_help_panel=PRUNING,
         ),
     ] = "taylor",
     normalize: Annotated[
         Literal["none", "l1", "l2"],
-        typer.Option("--normalize", help="Makes layers comparable.", rich_help_panel=PRUNING),
+        typer.Option("--normalize", help="Makes layers comparable."),
     ] = "l2",
     mac_penalty: Annotated[
         float,
@@ -65,31 +61,28 @@ def prune(
             "--mac-penalty",
             min=0.0,
             help="Lambda: scores minus lambda times the channel's share of the MACs.",
-            rich_help_panel=PRUNING,
         ),
     ] = 0.5,
     scope: Annotated[
         str,
-        typer.Option("--scope", help="global, or LAYER,LAYER* that lose channels.", rich_help_panel=PRUNING),
+        typer.Option("--scope", help="global, or LAYER,LAYER* that lose channels."),
     ] = "global",
     granularity: Annotated[
         str,
         typer.Option(
             "--granularity",
             help="map removes channels; kernel, weight and 2:4 only zero (smaller to store, not faster).",
-            rich_help_panel=PRUNING,
         ),
     ] = "map",
     keep: Annotated[
         str | None,
-        typer.Option("--keep", help="LAYER,LAYER* whose channels stay.", rich_help_panel=PRUNING),
+        typer.Option("--keep", help="LAYER,LAYER* whose channels stay."),
     ] = None,
     step: Annotated[
         str | None,
         typer.Option(
             "--step",
             help="Channels of a step: 1, 2% of those at the start, or 12%left. [default: 12%left]",
-            rich_help_panel=PRUNING,
         ),
     ] = None,
     schedule: Annotated[
@@ -97,22 +90,19 @@ def prune(
         typer.Option(
             "--schedule",
             help="open: until a goal stops it; else --amount in --steps steps.",
-            rich_help_panel=PRUNING,
         ),
     ] = "open",
     amount: Annotated[
         str | None,
-        typer.Option(
-            "--amount", metavar="90%", help="Channels that a schedule removes.", rich_help_panel=PRUNING
-        ),
+        typer.Option("--amount", metavar="90%", help="Channels that a schedule removes."),
     ] = None,
     steps: Annotated[
         int | None,
-        typer.Option("--steps", min=1, help="Steps of a schedule. [default: 10]", rich_help_panel=PRUNING),
+        typer.Option("--steps", min=1, help="Steps of a schedule. [default: 10]"),
     ] = None,
     recompute: Annotated[
         Literal["every", "once"],
-        typer.Option("--recompute", help="Score at every step, or once.", rich_help_panel=PRUNING),
+        typer.Option("--recompute", help="Score at every step, or once."),
     ] = "every",
     regrow: Annotated[
         float,
@@ -121,7 +111,6 @@ def prune(
             min=0.0,
             max=0.99,
             help="Share of a step's channels that may come back for others.",
-            rich_help_panel=PRUNING,
         ),
     ] = 0.0,
     criterion_samples: Annotated[
@@ -130,27 +119,21 @@ def prune(
             "--criterion-samples",
             min=1,
             help="Training images that channels are scored on.",
-            rich_help_panel=PRUNING,
         ),
     ] = 1000,
     retrain: Annotated[
         int | None,
-        typer.Option(
-            "--retrain", min=0, help="Iterations after each step; 0 for none.", rich_help_panel=PRUNING
-        ),
+        typer.Option("--retrain", min=0, help="Iterations after each step; 0 for none."),
     ] = None,
     retrain_scope: Annotated[
         Literal["all", "layer"],
-        typer.Option(
-            "--retrain-scope", help="What learns: all, or the pruned layers.", rich_help_panel=PRUNING
-        ),
+        typer.Option("--retrain-scope", help="What learns: all, or the pruned layers."),
     ] = "all",
     optimiser: Annotated[
         Literal["follow", "fresh"],
         typer.Option(
             "--optimiser",
             help="follow: its state goes on with the surviving channels; fresh: new at each step.",
-            rich_help_panel=PRUNING,
         ),
     ] = "follow",
     tune: Annotated[
@@ -159,12 +142,11 @@ def prune(
             "--tune",
             min=0,
             help="Iterations of the closing fine-tune, distilling from the original; 0 for none.",
-            rich_help_panel=PRUNING,
         ),
     ] = None,
     learning_rate: Annotated[
         float | None,
-        typer.Option("--learning-rate", help="Peak of retraining and fine-tune.", rich_help_panel=PRUNING),
+        typer.Option("--learning-rate", help="Peak of retraining and fine-tune."),
     ] = None,
     teacher_weight: Annotated[
         float | None,
@@ -173,7 +155,6 @@ def prune(
             min=0.0,
             max=1.0,
             help="Share of the original's answers in what is learnt; 0 for labels alone.",
-            rich_help_panel=PRUNING,
         ),
     ] = None,
     arithmetic: Annotated[
@@ -181,7 +162,6 @@ def prune(
         typer.Option(
             "--arithmetic",
             help="bf16: half-width forward passes while retraining, faster where the processor has them.",
-            rich_help_panel=PRUNING,
         ),
     ] = "fp32",
     pad: Annotated[
@@ -190,43 +170,17 @@ def prune(
             "--pad",
             min=0,
             help="Largest shift of training images, pixels; by default what suits the data.",
-            rich_help_panel=PRUNING,
         ),
     ] = None,
-    max_loss: Annotated[
-        float | None,
-        typer.Option(
-            "--max-loss",
-            help="Points of accuracy that may be lost. [default: 1 if no goal is given]",
-            rich_help_panel=GOALS,
-        ),
-    ] = None,
-    min_accuracy: Annotated[
-        float | None,
-        typer.Option("--min-accuracy", help="Percent of accuracy that must be kept.", rich_help_panel=GOALS),
-    ] = None,
-    parameters: Annotated[
-        str | None,
-        typer.Option("--parameters", help="Most parameters: 10k, or 0.01x.", rich_help_panel=GOALS),
-    ] = None,
-    macs: Annotated[
-        str | None,
-        typer.Option("--macs", help="Most multiply-accumulates: 2M, or 0.2x.", rich_help_panel=GOALS),
-    ] = None,
-    size: Annotated[
-        str | None, typer.Option("--size", help="Largest file: 64kB, or 0.1x.", rich_help_panel=GOALS)
-    ] = None,
-    latency: Annotated[
-        str | None,
-        typer.Option("--latency", help="Longest call on --target: 2ms, or 0.5x.", rich_help_panel=GOALS),
-    ] = None,
-    target: Annotated[
-        str, typer.Option("--target", help="Runtime whose latency counts (see tersa doctor).")
-    ] = "onnxruntime@threads=1",
-    batch: Annotated[
-        int, typer.Option("--batch", min=1, help="Images per call when latency is measured.")
-    ] = 1,
-    precision: Annotated[str, typer.Option("--precision", help="fp32, int8 or auto.")] = "fp32",
+    max_loss: options.MaxLoss = None,
+    min_accuracy: options.MinAccuracy = None,
+    parameters: options.Parameters = None,
+    macs: options.Macs = None,
+    size: options.Size = None,
+    latency: options.Latency = None,
+    target: options.Target = "onnxruntime@threads=1",
+    batch: options.Batch = 1,
+    precision: options.Precision = "fp32",
     cluster: Annotated[
         str | None,
         typer.Option(
@@ -242,7 +196,7 @@ def prune(
         bool,
         typer.Option("--scratch/--no-scratch", help="Train the same sizes from scratch beside it."),
     ] = True,
-    epochs: Annotated[int | None, typer.Option("--epochs", min=1, help="Of the baseline's training.")] = None,
+    epochs: options.Epochs = None,
     settings: Annotated[
         list[str] | None,
         typer.Option(
@@ -251,12 +205,8 @@ def prune(
             help="Any setting of the baseline's training, as in tersa train; may be given again.",
         ),
     ] = None,
-    validation: Annotated[
-        int | None, typer.Option("--validation", min=1, help="Images of train that steer the choices.")
-    ] = None,
-    measure_seconds: Annotated[
-        float, typer.Option("--measure-seconds", min=0.01, help="Timed calls of each side at the end.")
-    ] = 3.0,
+    validation: options.Validation = None,
+    measure_seconds: options.MeasureSeconds = 3.0,
     out: options.Out = None,
     data_dir: options.DataDir = None,
     seed: options.Seed = 0,

@@ -35,38 +35,16 @@ def shrink(
     data: options.Data = "digits",
     model: options.Model = None,
     checkpoint: options.Checkpoint = None,
-    max_loss: Annotated[
-        float | None,
-        typer.Option(
-            "--max-loss", help="Points of accuracy that may be lost. [default: 1 if no goal is given]"
-        ),
-    ] = None,
-    min_accuracy: Annotated[
-        float | None, typer.Option("--min-accuracy", help="Percent of accuracy that must be kept.")
-    ] = None,
-    size: Annotated[
-        str | None, typer.Option("--size", help="Largest file: 64kB, or 0.1x of the baseline's.")
-    ] = None,
-    latency: Annotated[
-        str | None,
-        typer.Option("--latency", help="Longest call on --target: 2ms, or 0.5x of the baseline's."),
-    ] = None,
-    macs: Annotated[
-        str | None, typer.Option("--macs", help="Most multiply-accumulates: 2M, or 0.2x.")
-    ] = None,
-    target: Annotated[
-        str, typer.Option("--target", help="Runtime whose latency counts (see tersa doctor).")
-    ] = "onnxruntime@threads=1",
-    batch: Annotated[
-        int, typer.Option("--batch", min=1, help="Images per call when latency is measured.")
-    ] = 1,
-    precision: Annotated[
-        str,
-        typer.Option(
-            "--precision", help="fp32, int8, or auto: INT8 if it keeps the goals and is not slower."
-        ),
-    ] = "auto",
-    epochs: Annotated[int | None, typer.Option("--epochs", min=1, help="Of the baseline's training.")] = None,
+    max_loss: options.MaxLoss = None,
+    min_accuracy: options.MinAccuracy = None,
+    parameters: options.Parameters = None,
+    size: options.Size = None,
+    latency: options.Latency = None,
+    macs: options.Macs = None,
+    target: options.Target = "onnxruntime@threads=1",
+    batch: options.Batch = 1,
+    precision: options.Precision = "auto",
+    epochs: options.Epochs = None,
     retrain: Annotated[
         int | None, typer.Option("--retrain", min=1, help="Iterations after each pruning step.")
     ] = None,
@@ -80,12 +58,8 @@ def shrink(
         int | None,
         typer.Option("--criterion-samples", min=1, help="Training images that channels are scored on."),
     ] = None,
-    validation: Annotated[
-        int | None, typer.Option("--validation", min=1, help="Images of train that steer the choices.")
-    ] = None,
-    measure_seconds: Annotated[
-        float, typer.Option("--measure-seconds", min=0.01, help="Timed calls of each side at the end.")
-    ] = 3.0,
+    validation: options.Validation = None,
+    measure_seconds: options.MeasureSeconds = 3.0,
     out: options.Out = None,
     data_dir: options.DataDir = None,
     seed: options.Seed = 0,
@@ -109,6 +83,7 @@ def shrink(
         size=parse_bound(size, "size") if size else None,
         latency=parse_bound(latency, "latency") if latency else None,
         macs=parse_bound(macs, "macs") if macs else None,
+        parameters=parse_bound(parameters, "parameters") if parameters else None,
     )
     if goals == Goals():
         goals = DEFAULT_GOALS
