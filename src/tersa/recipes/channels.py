@@ -25,6 +25,7 @@ from tersa.prune.protocol import choose, within
 from tersa.prune.surgery import after, remove_, restore_
 from tersa.recipes.job import Job
 from tersa.recipes.retraining import Follower, follower_of, retrain_
+from tersa.report.numbers import plural
 
 LEAST_HELP = 0.1
 """A unit that saves less than this part of what an average unit saves does not help."""
@@ -224,9 +225,9 @@ class Channels:
 
 def words(count: int, back: int, retrain: int) -> str:
     """A step as it is told."""
-    said = f"removed {count} channel{'' if count == 1 else 's'}"
+    said = f"removed {plural(count, 'channel')}"
     said += f", took back {back} for others" if back else ""
-    return f"{said}, retrained {retrain} iterations" if retrain else said
+    return f"{said}, retrained {plural(retrain, 'iteration')}" if retrain else said
 
 
 def _fresh(job: Job, model: nn.Module, groups: Groups, index: int) -> Tensor:

@@ -39,6 +39,10 @@ HOPELESS_POINTS = 1.5
 goes on where a long fine-tune shows that it was a pause too early."""
 
 
+EXPORTED_STEPS, EXPORTED_LATER = 64, 16
+"""Steps whose file size is told, exporting takes a second: the first ones, then every so many."""
+
+
 def descend_(job: Job, *, until: int = 0) -> list[Step]:
     """Prune on from the last stored step until there is a reason to stop (`job.ended`); returns all steps.
 
@@ -155,7 +159,7 @@ def weigh(job: Job, model: nn.Module, index: int, stage: Stage, what: str, began
     model.to("cpu")
     loss = paired_loss(job.dock.correct, found.correct.numpy())
     cost = macs(model, job.task.shape)
-    size, latency, within = _within(job, model, found.accuracy, loss, cost)
+    size, latency, within = _within(job, model, index, found.accuracy, loss, cost)
     return Step(
         index=index,
         stage=stage,
@@ -174,13 +178,15 @@ def weigh(job: Job, model: nn.Module, index: int, stage: Stage, what: str, began
 
 
 def _within(
-    job: Job, model: nn.Module, accuracy: float, loss: PairedLoss, cost: int
-) -> tuple[int, float | None, bool | None]:
-    """Size of the fp32 file, the least cautious latency, and whether one file is within all bounds."""
+    job: Job, model: nn.Module, index: int, accuracy: float, loss: PairedLoss, cost: int
+) -> tuple[int | None, float | None, bool | None]:
+    """Size of the fp32 file (None: not exported), the least cautious latency, and whether one file is within
+    all bounds."""
     assert job.dock.start is not None
     folder = job.way.folder / "steps"
     if not (job.goals.size or job.goals.latency):
-        size = export_onnx(model, job.task, folder / "candidate.onnx").size_bytes
+        exported = index <= EXPORTED_STEPS or index % EXPORTED_LATER == 0
+        size = export_onnx(model, job.task, folder / "candidate.onnx").size_bytes if exported else None
         standing = Standing(
             accuracy, loss, cost, size, None, alive(model) if job.zeroes else parameters(model)
         )

@@ -22,6 +22,7 @@ from tersa.recipes.job import Job
 from tersa.recipes.retraining import retrain_
 from tersa.recipes.zeroed import masked_training
 from tersa.records import Step
+from tersa.report.numbers import plural
 from tersa.train.loop import Progress
 
 STRIDE = 4
@@ -168,7 +169,8 @@ class Search:
         job.say(name, 0.0, "")
         with masked_training(job, model):
             retrain_(job, model, job.protocol.tune, seed=job.seed + 1000 * index + 500, progress=show)
-        what = f"distilled {job.protocol.tune} iterations from the baseline"
+        what = f"fine-tuned {plural(job.protocol.tune, 'iteration')}" if job.protocol.tune else "as it was"
+        what += ", distilling from the baseline" if job.protocol.tune and job.protocol.teacher_weight else ""
         row = weigh(job, model, index, "distil", what, began)
         job.way.add("tuned", row, model)
         return row, model

@@ -28,6 +28,7 @@ from tersa.prune.protocol import fits
 from tersa.recipes.job import Job
 from tersa.recipes.pruning import Protocol, listed
 from tersa.recipes.retraining import Follower, follower_of, retrain_
+from tersa.report.numbers import plural
 
 
 def masked_training(job: Job, model: nn.Module) -> AbstractContextManager[None]:
@@ -134,7 +135,7 @@ class Zeroed:
             stay = whole({name: self.model.get_parameter(name) for name in self.masks}, self.kind)
             said += f" ({', '.join(stay)} too small for it)" if stay else ""
         said += f", took back {back} weights" if back else ""
-        return f"{said}, retrained {protocol.retrain} iterations" if protocol.retrain else said
+        return f"{said}, retrained {plural(protocol.retrain, 'iteration')}" if protocol.retrain else said
 
     def _learn_(self, index: int, old: Masks) -> None:
         protocol = self.job.protocol

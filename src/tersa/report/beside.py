@@ -4,7 +4,7 @@ Example:
     >>> from tersa.records import Twin
     >>> twin = Twin(test_accuracy=97.2, validation_accuracy=97.0, loss_points=2.2, epochs=6, seconds=9.0)
     >>> scratch_words(twin, 0.83)
-    'The same sizes trained from scratch (6 epochs) reach 97.20 %: 2.20 points lost, 0.83 points by pruning.'
+    'The same sizes trained from scratch (6 epochs) reach 97.20 %: 2.20 points lost, 0.83 points lost by ...'
 """
 
 from __future__ import annotations
@@ -29,8 +29,17 @@ def scratch_words(twin: Twin, lost: float) -> str:
     """What pruning is worth against training the small network."""
     return (
         f"The same sizes trained from scratch ({plural(twin.epochs, 'epoch')}) reach "
-        f"{percent(twin.test_accuracy)}: {points(twin.loss_points)} lost, {points(lost)} by pruning."
+        f"{percent(twin.test_accuracy)}: {_moved(twin.loss_points)}, {_moved(lost)} by pruning."
     )
+
+
+def _moved(loss: float) -> str:
+    """Points lost, or gained.
+
+    >>> _moved(0.5), _moved(-0.5)
+    ('0.50 points lost', '0.50 points gained')
+    """
+    return f"{points(loss)} lost" if loss >= 0 else f"{points(-loss)} gained"
 
 
 def sparse_words(sparse: SparseSize) -> str:
@@ -54,5 +63,5 @@ def coded_words(coded: CodedFile) -> str:
     return (
         f"{coded.file}: {count(coded.size_bytes)} bytes, {times(coded.ratio)} times smaller than the "
         f"baseline's weights at 32 bits; {coded.bits}-bit weights, {percent(coded.test_accuracy)} on test "
-        f"({points(coded.loss_points)} lost); {exact}."
+        f"({_moved(coded.loss_points)}); {exact}."
     )
