@@ -1,7 +1,7 @@
 """How small does structured pruning make LeNet on MNIST, and what does it cost in accuracy?
 
     python benchmarks/pruning_lenet.py lenet --seeds 2 3 4 5 6
-    python benchmarks/pruning_lenet.py lenet5 --seeds 2
+    python benchmarks/pruning_lenet.py lenet5 --seeds 3
 
 `lenet` is document 002's network (published: 80 times fewer parameters, 7 times fewer MACs, 0.239 points
 lost), pruned to 300 and 30 times. `lenet5` is Caffe's 20-50-500 (literature: 156 and 15 times at an error of
@@ -35,11 +35,11 @@ PROTOCOL: dict[str, int | float | str] = {
 }
 ASKED = {
     "lenet": ("0.003333x", "0.033333x", None),
-    "lenet5": ("0.0064x", "0.0666x", 4),
+    "lenet5": ("0.0064x", "0.0666x", 5),
 }
 """Model -> parameters, MACs, bits of the coded file."""
-LONGER: dict[str, int | float | str] = {"retrain": 300, "tune": 60_000}
-"""For `lenet5`, whose iterations cost little."""
+LONGER: dict[str, int | float | str] = {"retrain": 300, "tune": 90_000, "mac_weight": 1.0}
+"""For `lenet5`, whose iterations cost little, and whose first layer costs most of its MACs."""
 
 
 def row(result: ShrinkResult) -> dict[str, object]:
