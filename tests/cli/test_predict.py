@@ -127,7 +127,7 @@ def test_a_damaged_run_folder(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["a.png"], "is not an .onnx file"),
+        (["a.png"], "is not an .onnx or .coded file"),
         (["none.onnx", "a.png"], "no file none.onnx"),
         ([], "Missing argument"),
     ],

@@ -98,7 +98,7 @@ def test_a_network_that_dies_is_trained_again_at_a_quarter_of_the_rate(
         return found
 
     monkeypatch.setattr(retraining, "train", dying)
-    retrain_(job(task), model, 4, seed=0)
+    retrain_(job(task), model, 100, seed=0)
     assert rates == [0.1, 0.025, 0.00625]
     assert any(bool(parameter.any()) for parameter in model.parameters())
 
@@ -116,7 +116,7 @@ def test_a_network_that_always_dies_is_given_up(task: Task, monkeypatch: pytest.
 
     monkeypatch.setattr(retraining, "train", dead)
     with pytest.raises(Diverged, match="diverged 3 times"):
-        retrain_(job(task), model, 4, seed=0)
+        retrain_(job(task), model, 100, seed=0)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 

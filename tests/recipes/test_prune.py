@@ -415,7 +415,7 @@ def test_what_comes_back_never_empties_a_layer(make: Make, monkeypatch: pytest.M
     first, second = (group.units.tolist() for group in job.groups.groups)
     assert remover.gone().tolist() == [first[0], second[1]], "the first of the second layer came back"
     assert remover.groups.widths() == {"fc1": 1, "fc2": 2}
-    assert said == "removed 2 channels, took back 1 for others, retrained 1 iterations"
+    assert said == "removed 2 channels, took back 1 for others, retrained 1 iteration"
 
 
 def test_zeroed_weights_come_back_where_the_loss_pulls(make: Make) -> None:

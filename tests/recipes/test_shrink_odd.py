@@ -180,9 +180,9 @@ def test_retraining_that_diverges_keeps_what_there_is(tmp_path: Path, setting: S
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"protocol": {"criterion": "tailor"}}, "criterion is tailor"),
+        ({"protocol": {"criterion": "tailor"}}, "unknown criterion 'tailor'; did you mean 'taylor'"),
         ({"protocol": {"share": "much"}}, "share is much"),
-        ({"protocol": {"retrain": 0, "tune": -1}}, "2 faults"),
+        ({"protocol": {"retrain": -2, "tune": -1}}, "2 faults"),
         ({"epochs": 2, "checkpoint": "w.safetensors"}, "leave out one of them"),
     ],
 )

@@ -1,6 +1,7 @@
 """What is made beside a result: its sizes trained from scratch, its bytes without zeros, its coded file.
 
 Example:
+    >>> import torch
     >>> from tersa.prune.sparse import storage
     >>> storage({"weight": torch.tensor([[0.0, 0.0, 3.0, 0.0]])}).kept
     1

@@ -39,8 +39,8 @@ LESSON_BYTES = 10**9
 """Most memory for the baseline's answers; more views than fit are not drawn."""
 
 GLANCE_IMAGES = 500
-COLLAPSE = 0.5
-"""A loss above this share of ln K, and above what it was, is no training but a collapse."""
+COLLAPSE, COLLAPSE_ITERATIONS = 0.5, 100
+"""A loss above this share of ln K, and above what it was, after so many iterations is a collapse."""
 
 TRIES = 3
 """Attempts at a retraining that diverges or collapses, each at a quarter of the last one's learning rate."""
@@ -132,7 +132,7 @@ def retrain_(
                 progress=progress,
             )
         model.to("cpu").eval()
-        if done.status != "diverged" and not _collapsed(job, was, _glance(job, model)):
+        if done.status != "diverged" and not _collapsed(job, iterations, was, _glance(job, model)):
             return
         model.load_state_dict(before)
         rate /= 4
@@ -195,7 +195,7 @@ class Follower:
                 run.config = override(asked, {"learning_rate": asked.learning_rate / 4**attempt})
                 try:
                     learn_(run, iterations, only)
-                    if not _collapsed(self.job, was, _glance(self.job, run.model)):
+                    if not _collapsed(self.job, iterations, was, _glance(self.job, run.model)):
                         return
                 except Diverged:
                     log.info("retraining ended in NaN; once more at a quarter of the learning rate")
@@ -220,8 +220,13 @@ def _glance(job: Job, model: nn.Module) -> float:
     return evaluate(model, images, job.task, device=job.device).loss
 
 
-def _collapsed(job: Job, before: float, after: float) -> bool:
-    """Training has left a network that answers like chance, and that did not before: its units are dead."""
+def _collapsed(job: Job, iterations: int, before: float, after: float) -> bool:
+    """Training has left a network that answers like chance, and that did not before: its units are dead.
+
+    A few iterations prove nothing: batch norm's running statistics may not have followed yet.
+    """
+    if iterations < COLLAPSE_ITERATIONS:
+        return False
     chance = math.log(len(job.task.classes))
     return not after < max(COLLAPSE * chance, before)
 
