@@ -16,7 +16,7 @@ from tersa.cli.main import execute
 from tersa.errors import DataError, UsageError
 from tersa.export.artefact import Header, read_artefact
 from tersa.export.onnx import export_onnx
-from tersa.recipes.predict import predict, read_image
+from tersa.recipes.predict import centre, predict, read_image
 
 ROUNDING = 1e-6
 """Probabilities in float64 from float32 logits."""
@@ -87,14 +87,79 @@ def test_colours_are_converted_and_it_is_said(
     assert "[grey to colour]" in capsys.readouterr().out
 
 
-def test_another_size_needs_resize(files: dict[int, Path], capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_larger_image_is_shrunk(files: dict[int, Path], capsys: pytest.CaptureFixture[str]) -> None:
     Image.fromarray(np.kron(grey(), np.ones((2, 2), np.uint8))).save("large.png")
-    assert execute(["predict", str(files[1]), "large.png"]) == 1
-    assert "large.png is 12x8 pixels, the network takes 6x4; --resize scales it" in capsys.readouterr().err
-    assert execute(["predict", str(files[1]), "large.png", "--resize"]) == 0
+    assert execute(["predict", str(files[1]), "large.png"]) == 0
+    out = capsys.readouterr().out.splitlines()
+    assert out[0] == "large.png  [shrunk from 12x8 to 6x4]"
+    assert out[1].split()[0] == "many"
+
+
+def test_of_a_photograph_the_centre_counts(
+    files: dict[int, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    doubled = np.kron(grey(), np.ones((2, 2), np.uint8))
+    around = np.full((8, 32), 255, np.uint8)
+    around[:, 10:22] = doubled
+    Image.fromarray(around).save("photo.png")
+    assert execute(["predict", str(files[1]), "photo.png", "--json"]) == 0
+    [found] = json.loads(capsys.readouterr().out)["predictions"]
+    assert found["top"][0]["label"] == "many"
+    assert found["note"] == "centre 12x8 of 32x8, shrunk from 12x8 to 6x4"
+    assert execute(["predict", str(files[1]), "photo.png", "--resize"]) == 0
+    assert "[scaled from 32x8 to 6x4]" in capsys.readouterr().out
+
+
+def test_a_smaller_image_needs_resize(files: dict[int, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    Image.fromarray(grey()[:2, :3]).save("small.png")
+    assert execute(["predict", str(files[1]), "small.png"]) == 1
+    words = "small.png is 3x2 pixels, smaller than the network's 6x4; --resize scales it"
+    assert words in capsys.readouterr().err
+    assert execute(["predict", str(files[1]), "small.png", "--resize"]) == 0
+    assert "[scaled from 3x2 to 6x4]" in capsys.readouterr().out
+
+
+def test_one_image_has_bars(files: dict[int, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    Image.fromarray(grey()).save("a.png")
+    assert execute(["predict", str(files[1]), "a.png"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "a.png"
+    assert len(lines) == 5
+    shares = [float(line.split()[1].rstrip("%")) for line in lines[1:]]
+    assert [line.count("█") for line in lines[1:]] == [round(30 * share / 100) for share in shares]
+
+
+def test_a_folder_gives_a_table(files: dict[int, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    for place, label in (("photos/many", 2), ("photos/all", 2), ("photos/other", 0)):
+        Path(place).mkdir(parents=True)
+        Image.fromarray(grey(label)).save(f"{place}/a.png")
+    Path("photos/notes.txt").write_text("no image")
+    assert execute(["predict", str(files[1]), "photos"]) == 0
     out = capsys.readouterr().out
-    assert "large.png: many" in out
-    assert "[scaled from 12x8 to 6x4]" in out
+    assert "3 images" in out
+    assert [line.split()[:2] for line in out.splitlines() if "a.png" in line] == [
+        ["photos/all/a.png", "many"],
+        ["photos/many/a.png", "many"],
+        ["photos/other/a.png", "none"],
+    ]
+    assert "1 of the 2 images in folders named after a class are given that class" in out
+    Path("empty").mkdir()
+    assert execute(["predict", str(files[1]), "empty"]) == 1
+    assert "empty holds no image" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("size", "shape", "part"),
+    [
+        ((480, 640), (32, 32), (0, 80, 480, 480)),
+        ((640, 480), (32, 32), (80, 0, 480, 480)),
+        ((33, 33), (32, 32), (0, 0, 33, 33)),
+        ((100, 100), (4, 6), (17, 0, 66, 100)),
+        ((32, 1000), (32, 32), (0, 484, 32, 32)),
+    ],
+)
+def test_the_centre(size: tuple[int, int], shape: tuple[int, int], part: tuple[int, ...]) -> None:
+    assert centre(*size, shape) == part
 
 
 def test_a_run_folder(files: dict[int, Path], work: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -102,8 +167,9 @@ def test_a_run_folder(files: dict[int, Path], work: Path, capsys: pytest.Capture
     (work / "run" / "net.onnx").write_bytes(files[1].read_bytes())
     (work / "run" / "result.json").write_text(json.dumps({"artefacts": ["net.onnx"]}))
     np.save("b.npy", grey(0))
-    assert execute(["predict", "--run", "run", "b.npy"]) == 0
-    assert "b.npy: none" in capsys.readouterr().out
+    for arguments in (["--run", "run", "b.npy"], ["run", "b.npy"]):
+        assert execute(["predict", *arguments]) == 0
+        assert capsys.readouterr().out.splitlines()[1].split()[0] == "none"
 
 
 @pytest.mark.parametrize(
@@ -127,7 +193,7 @@ def test_a_damaged_run_folder(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["a.png"], "is not an .onnx or .coded file"),
+        (["a.png"], "is not a finished run, an .onnx or a .coded file"),
         (["none.onnx", "a.png"], "no file none.onnx"),
         ([], "Missing argument"),
     ],

@@ -1,8 +1,14 @@
-"""`tersa predict`: the classes that an artefact gives to images from files, by ONNX Runtime.
+"""`tersa predict`: the classes that an artefact gives to images from files.
 
 Images are read as PNG, JPEG or `.npy` (rows x columns, with channels last or first; bytes, or floats in
-0..1). Colours are converted where the network wants the other kind, and that is said. An image of
-another size is an error, because a squeezed image is another question: `resize` allows it.
+0..1); a folder stands for all images in it. Colours are converted where the network wants the other kind. A
+larger image, a photograph, gives its centre in the network's proportions, shrunk to its size (document 004,
+figure 7). Whatever was done is said. A smaller image is an error, because it holds less than the network
+looks for: `resize` scales any image as a whole, and squeezes it where its proportions are others.
+
+Example:
+    >>> centre(rows=480, columns=640, shape=(32, 32))
+    (0, 80, 480, 480)
 """
 
 from __future__ import annotations
@@ -14,8 +20,9 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
+from pydantic import ConfigDict
 
-from tersa.data.folder import decode_image
+from tersa.data.folder import SUFFIXES, decode_image
 from tersa.errors import DataError, UsageError
 from tersa.export.artefact import Artefact, Header
 from tersa.export.check import classify
@@ -24,8 +31,14 @@ from tersa.records import SCHEMA, Record
 
 Array = npt.NDArray[Any]
 
+SEVERAL_TOP, SINGLE_TOP = 3, 10
+"""Classes that are named of each of several images, and of one."""
+
 GREY = np.array([0.299, 0.587, 0.114])
 """Luminance of red, green and blue (ITU-R BT.601), as Pillow converts."""
+
+BATCH = 256
+"""Images that are read and classified at once."""
 
 
 class Guess(Record):
@@ -36,20 +49,33 @@ class Guess(Record):
 
 
 class Prediction(Record):
-    """One image with its most likely classes, best first; `note` says what was converted."""
+    """One image with its most likely classes, best first.
+
+    Attributes:
+        top: the most likely classes.
+        note: what was converted, cut and shrunk.
+        folder: the class that its folder names, or empty.
+    """
 
     image: str
     top: list[Guess]
     note: str = ""
+    folder: str = ""
 
 
 class PredictResult(Record):
     """Everything that one `tersa predict` found."""
 
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
     schema_version: int = SCHEMA
     verb: Literal["predict"] = "predict"
     model: str
     predictions: list[Prediction]
+    right: int | None = None
+    """Of the images in folders that name a class, those given that class; None where no folder does."""
+    named: int = 0
+    """Images in folders that name a class."""
     artefacts: list[str]
     report: str = ""
     seconds: float
@@ -64,31 +90,68 @@ class Prepared:
 
 
 def predict(
-    artefact: Artefact, images: list[Path], *, top: int = 3, resize: bool = False
+    artefact: Artefact, images: list[Path], *, top: int | None = None, resize: bool = False
 ) -> list[Prediction]:
     """Classify image files.
 
     Args:
         artefact: the network.
-        images: PNG, JPEG or `.npy` files.
-        top: how many classes to name.
-        resize: scale an image of another size, instead of refusing it.
+        images: PNG, JPEG or `.npy` files, and folders of them.
+        top: how many classes to name; None for `SINGLE_TOP` of one image, `SEVERAL_TOP` of several.
+        resize: scale an image of another size as a whole.
 
     Raises:
         UsageError: no image, or `top` below 1.
-        DataError: an image that cannot be read, or has another size.
+        DataError: an image that cannot be read, or is smaller than the network's and `resize` was not asked.
     """
     if not images:
-        raise UsageError("no image given; name at least one PNG, JPEG or .npy file")
-    if top < 1:
+        raise UsageError("no image given; name a PNG, JPEG or .npy file, or a folder of them")
+    if top is not None and top < 1:
         raise UsageError(f"--top is at least 1, not {top}")
-    prepared = [prepare(read_image(path), artefact.header, str(path), resize=resize) for path in images]
-    logits = classify(artefact.path, np.stack([one.pixels for one in prepared]))
-    shares = softmax(logits)
-    return [
-        Prediction(image=str(path), top=_best(row, artefact.header.classes, top), note=one.note)
-        for path, one, row in zip(images, prepared, shares, strict=True)
-    ]
+    files = image_files(images)
+    top = top or (SINGLE_TOP if len(files) == 1 else SEVERAL_TOP)
+    classes = artefact.header.classes
+    found: list[Prediction] = []
+    for start in range(0, len(files), BATCH):
+        part = files[start : start + BATCH]
+        prepared = [prepare(read_image(path), artefact.header, str(path), resize=resize) for path in part]
+        shares = softmax(classify(artefact.path, np.stack([one.pixels for one in prepared])))
+        found += [
+            Prediction(
+                image=str(path),
+                top=_best(row, classes, top),
+                note=one.note,
+                folder=path.parent.name if path.parent.name in classes else "",
+            )
+            for path, one, row in zip(part, prepared, shares, strict=True)
+        ]
+    return found
+
+
+def image_files(places: list[Path]) -> list[Path]:
+    """The files that are named, and in place of each folder the images in it and below, by name.
+
+    Raises:
+        DataError: a folder without images.
+    """
+    files: list[Path] = []
+    for place in places:
+        if not place.is_dir():
+            files.append(place)
+            continue
+        inside = sorted(
+            p for p in place.rglob("*") if p.suffix.lower() in (*SUFFIXES, ".npy") and p.is_file()
+        )
+        if not inside:
+            raise DataError(f"{place} holds no image ({', '.join((*SUFFIXES, '.npy'))})")
+        files += inside
+    return files
+
+
+def score(predictions: list[Prediction]) -> tuple[int | None, int]:
+    """Right answers among the images whose folder names a class (None without any), and their number."""
+    named = [one for one in predictions if one.folder]
+    return (sum(one.top[0].label == one.folder for one in named) if named else None), len(named)
 
 
 def softmax(logits: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
@@ -136,7 +199,7 @@ def prepare(image: Array, header: Header, name: str, *, resize: bool) -> Prepare
     """An image in the network's colours and size.
 
     Raises:
-        DataError: another size, and `resize` was not asked.
+        DataError: an image smaller than the network's, and `resize` was not asked.
     """
     channels, rows, columns = header.shape
     notes: list[str] = []
@@ -150,19 +213,43 @@ def prepare(image: Array, header: Header, name: str, *, resize: bool) -> Prepare
             notes.append("grey to colour")
         else:
             raise DataError(f"{name} has {pixels.shape[0]} channels, the network takes {channels}")
-    found = pixels.shape[1:]
-    if found != (rows, columns):
-        if not resize:
+    height, width = pixels.shape[1:]
+    if (height, width) != (rows, columns):
+        if resize:
+            notes.append(f"scaled from {width}x{height} to {columns}x{rows}")
+        elif height < rows or width < columns:
             raise DataError(
-                f"{name} is {found[1]}x{found[0]} pixels, the network takes {columns}x{rows}; "
+                f"{name} is {width}x{height} pixels, smaller than the network's {columns}x{rows}; "
                 "--resize scales it"
             )
+        else:
+            top, left, tall, wide = centre(height, width, (rows, columns))
+            pixels = pixels[:, top : top + tall, left : left + wide]
+            if (tall, wide) != (height, width):
+                notes.append(f"centre {wide}x{tall} of {width}x{height}")
+            if (tall, wide) != (rows, columns):
+                notes.append(f"shrunk from {wide}x{tall} to {columns}x{rows}")
         layers = [
             Image.fromarray(layer).resize((columns, rows), Image.Resampling.BILINEAR) for layer in pixels
         ]
         pixels = np.clip(np.stack([np.asarray(layer) for layer in layers]), 0.0, 1.0)
-        notes.append(f"scaled from {found[1]}x{found[0]} to {columns}x{rows}")
     return Prepared(np.ascontiguousarray(pixels, np.float32), ", ".join(notes))
+
+
+def centre(rows: int, columns: int, shape: tuple[int, int]) -> tuple[int, int, int, int]:
+    """The largest part in the middle of an image that has the proportions of `shape`.
+
+    Args:
+        rows: of the image.
+        columns: of the image.
+        shape: rows and columns whose proportions are wanted.
+
+    Returns:
+        First row, first column, rows, columns.
+    """
+    tall = min(rows, columns * shape[0] // shape[1])
+    wide = min(columns, rows * shape[1] // shape[0])
+    return (rows - tall) // 2, (columns - wide) // 2, tall, wide
 
 
 def _best(shares: npt.NDArray[np.float64], classes: tuple[str, ...], top: int) -> list[Guess]:
