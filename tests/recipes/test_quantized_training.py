@@ -10,7 +10,7 @@ import pytest
 import tersa.recipes.quantized_training as recipe
 from tersa.data.sources import survey
 from tersa.errors import UsageError
-from tersa.recipes import published
+from tersa.recipes import published, published_table
 from tersa.recipes.quantized_training import (
     BITS,
     MODELS,
@@ -100,7 +100,7 @@ def test_other_settings_have_no_exact_value() -> None:
 
 def test_every_file_says_where_it_is_from() -> None:
     for name in ("quantized_training_mnist.csv", "full_precision.csv", "weight_spread.csv"):
-        assert published.source(name).startswith("Document 000")
+        assert published_table.source(name).startswith("Document 000")
     assert len(published.weight_spread()) == 6
 
 

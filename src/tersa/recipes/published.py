@@ -22,12 +22,11 @@ Example:
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from importlib.resources import files
 
+from tersa.recipes.published_table import rows
 from tersa.study.cell import Cell
 
 DOCUMENT = Cell()
@@ -103,7 +102,7 @@ def quantised() -> tuple[PublishedCell, ...]:
             row["range"],
             float(row["accuracy"]),
         )
-        for row in _rows("quantized_training_mnist.csv")
+        for row in rows("quantized_training_mnist.csv")
     )
 
 
@@ -112,7 +111,7 @@ def full_precision() -> tuple[PublishedCell, ...]:
     """Tables 6.1 and 6.2."""
     return tuple(
         PublishedCell(row["rule"], row["data"], row["model"], "none", 8, "layer", float(row["accuracy"]))
-        for row in _rows("full_precision.csv")
+        for row in rows("full_precision.csv")
     )
 
 
@@ -128,13 +127,8 @@ def weight_spread() -> tuple[PublishedSpread, ...]:
             int(row["bits"]),
             *(float(row[name]) for name in ("variance_low", "variance_high", "weight_low", "weight_high")),
         )
-        for row in _rows("weight_spread.csv")
+        for row in rows("weight_spread.csv")
     )
-
-
-def source(name: str) -> str:
-    """The line that says where a file's values come from."""
-    return _text(name).splitlines()[0].removeprefix("# ")
 
 
 def beside(cell: Cell) -> float | None:
@@ -164,12 +158,3 @@ def _key(row: Mapping[str, object]) -> tuple[object, ...]:
     rule = str(row["rule"]).removesuffix(FAMILY)
     key = (rule, row["data"], row["model"], row["quant"])
     return key if row["quant"] == "none" else (*key, row["bits"], row["range"])
-
-
-def _rows(name: str) -> list[dict[str, str]]:
-    return list(csv.DictReader(_text(name).splitlines()[1:]))
-
-
-@cache
-def _text(name: str) -> str:
-    return files("tersa.recipes").joinpath("published").joinpath(name).read_text(encoding="utf-8")

@@ -29,7 +29,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from tersa.errors import DataError
-from tersa.recipes import published
+from tersa.recipes import published, published_table
 from tersa.recipes.study_compare import Row, compare, shown, summarise
 from tersa.recipes.study_curves import angle_panels, epoch_panels, reach_panels, weight_rows
 from tersa.recipes.study_layout import Layout, accuracy_of, layout_of, name_of, network
@@ -165,7 +165,7 @@ def view_of(
         left_out=layout.left_out,
         compared=shown(compared),
         summaries=tuple(summarise(compared)),
-        source=published.source("quantized_training_mnist.csv") if compared else "",
+        source=published_table.source("quantized_training_mnist.csv") if compared else "",
         ranked=ranked(rows, layout),
         maps=heat_maps(rows, layout),
         effects=effects(rows),
