@@ -44,6 +44,8 @@ CASES = [
     ("densenet:40", COLOUR),
     ("elman", GREY),
     ("elman:5", (3, 9, 4)),
+    ("vit:2x16", GREY),
+    ("vit:1x128", (3, 64, 48)),
 ]
 
 
@@ -109,11 +111,12 @@ def test_lenet_has_the_weights_and_names_of_document_002() -> None:
 
 def test_the_only_layers_are_plain_ones() -> None:
     plain = (nn.Conv2d, nn.BatchNorm1d, nn.BatchNorm2d, nn.Linear, nn.ReLU, nn.Identity, nn.Dropout)
+    transformers = (nn.LayerNorm, nn.GELU)
     pools = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d)
     for spec in FAMILIES:
         for module in build(spec, COLOUR, 10).modules():
             if not list(module.children()):
-                assert isinstance(module, plain + pools), (spec, type(module))
+                assert isinstance(module, plain + pools + transformers), (spec, type(module))
 
 
 @pytest.mark.parametrize("spec", list(FAMILIES))

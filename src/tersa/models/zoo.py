@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from tersa.errors import UsageError, unknown
-from tersa.models import alexnet, cnv, densenet, elman, lenet, mlp, mobilenet, resnet, vgg
+from tersa.models import alexnet, cnv, densenet, elman, lenet, mlp, mobilenet, resnet, vgg, vit
 from tersa.models.family import Family, Shape
 from tersa.models.lighten import lighten_, split
 
@@ -38,6 +38,7 @@ FAMILIES: dict[str, Family] = {
         resnet.RESNET18,
         densenet.FAMILY,
         elman.FAMILY,
+        vit.FAMILY,
     )
 }
 
