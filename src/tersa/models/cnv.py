@@ -1,4 +1,4 @@
-"""CNV, the convolutional network of FINN and BNN-PYNQ, in floating point.
+"""CNV, the convolutional network of FINN and BNN-PYNQ, in floating point (`cnv+w1a1` is in `bvgg.py`).
 
 Unpadded 3x3 convolutions of 64-64 | 128-128 | 256-256 channels with a max pooling after the first two pairs,
 then fully connected layers of 512 and 512 units, batch normalisation and ReLU after each. It was laid out for
@@ -45,7 +45,7 @@ class CNV(nn.Module):
                 layers.append(nn.MaxPool2d(2))
             channels = pair
         self.features = nn.Sequential(*layers)
-        features = channels * _after(height) * _after(width)
+        features = channels * left(height) * left(width)
         dense: list[nn.Module] = []
         for units in UNITS:
             dense += [nn.Linear(features, units, bias=False), nn.BatchNorm1d(units), nn.ReLU()]
@@ -58,7 +58,7 @@ class CNV(nn.Module):
         return self.classifier(torch.flatten(x, 1))
 
 
-def _after(side: int) -> int:
+def left(side: int) -> int:
     """Rows or columns that the convolutions and poolings leave."""
     return ((side - 4) // 2 - 4) // 2 - 4
 

@@ -43,6 +43,9 @@ from tersa.models.light import (
 )
 from tersa.numerics import digest
 
+LOW_BITS = re.compile(r"w[^+:@a]*a[^+:@]*(:[^+]*)?")
+"""A part that says how many bits a network has (`lowbit.py`): it belongs to the network's name."""
+
 KINDS: dict[str, Callable[[ConvSettings, float], nn.Module]] = {
     "separable": lambda conv, _: SeparableConv(conv),
     "fire": Fire,
@@ -89,6 +92,8 @@ def split(spec: str) -> tuple[str, tuple[Lightening, ...]]:
 
     >>> split("a+b/net.py:build+shift@conv2")
     ('a+b/net.py:build', (Lightening(kind='shift', layers=('conv2',), squeeze=0.125),))
+    >>> split("cnv+w1a1:first=8/8")
+    ('cnv+w1a1:first=8/8', ())
     """
     text = spec.strip()
     named = FILE.fullmatch(text)
@@ -97,8 +102,11 @@ def split(spec: str) -> tuple[str, tuple[Lightening, ...]]:
     else:
         base, plus, rest = text.partition("+")
         rest = plus + rest
-    if not rest or (named is None and "/" in text):  # a path of no known kind is for `load` to refuse
-        return text, ()
+    first, *others = rest[1:].split("+")
+    if rest and named is None and LOW_BITS.fullmatch(first) and "/" not in base:
+        base, rest = f"{base}+{first}", "".join(f"+{part}" for part in others)
+    if not rest or (named is None and "/" in rest + base.partition("+")[0]):
+        return text, ()  # a path of no known kind is for `load` to refuse
     return base, tuple(_replacement(part, text) for part in rest[1:].split("+"))
 
 

@@ -111,6 +111,8 @@ def kind_of(spec: str) -> Kind:
         UsageError: an ONNX file, a path of no known kind, or unknown light modules behind a `+`.
     """
     text, _ = split(spec)
+    if zoo.bits_of(text) is not None:
+        return "zoo"
     path = text.rpartition(":")[0] if ".py:" in text else text
     suffix = Path(path).suffix.lower()
     if suffix == ".onnx":

@@ -3,7 +3,8 @@
 A spec is `FAMILY` or `FAMILY:ARGUMENT`: `lenet`, `mlp:100x100`, `vgg:16`, `mobilenet:0.5`. A new family is
 one file with a `Family` and one line in `FAMILIES`; everything else picks it up. `+separable`, `+fire` or
 `+shift` behind a spec replaces its convolutions by light modules: `lenet+separable`, `resnet:20+fire@layer3*`
-(`lighten.py` has the grammar).
+(`lighten.py` has the grammar). `+w1a1` gives a network that has one its low-bit form: `cnv+w1a1`,
+`sfc+w2a2:in=1` (`lowbit.py` has the grammar).
 
 Example:
     >>> model = build("mlp:100x100", (1, 28, 28), 10)
@@ -11,6 +12,8 @@ Example:
     ('MLP', 'lenet')
     >>> type(build("lenet+shift", (1, 28, 28), 10).conv2).__name__
     'ShiftConv'
+    >>> bits_of("tfc+w2a2").describe()
+    '2/2 (W/A), input 8, first 2/8, last 2/2'
 """
 
 from __future__ import annotations
@@ -19,9 +22,29 @@ import torch
 from torch import nn
 
 from tersa.errors import UsageError, unknown
-from tersa.models import alexnet, cnv, densenet, elman, lenet, mlp, mobilenet, resnet, vgg, vit
+from tersa.models import (
+    alexnet,
+    binary_mlp,
+    bresnet,
+    bvgg,
+    cnv,
+    densenet,
+    elman,
+    lenet,
+    mlp,
+    mobilenet,
+    resnet,
+    vgg,
+    vit,
+)
 from tersa.models.family import Family, Shape
 from tersa.models.lighten import lighten_, split
+from tersa.models.lowbit import BINARY, LowBitFamily, LowBits, split_bits
+
+LOW_BIT: dict[str, LowBitFamily] = {
+    each.family.name: each for each in (*bvgg.FAMILIES, *bresnet.FAMILIES, *binary_mlp.FAMILIES)
+}
+"""Families that take `+wXaY`."""
 
 FAMILIES: dict[str, Family] = {
     family.name: family
@@ -39,6 +62,7 @@ FAMILIES: dict[str, Family] = {
         densenet.FAMILY,
         elman.FAMILY,
         vit.FAMILY,
+        *(each.family for each in LOW_BIT.values() if each.binary),
     )
 }
 
@@ -91,17 +115,20 @@ def build(spec: str, shape: Shape, classes: int, *, seed: int = 0) -> nn.Module:
 def parse(spec: str) -> tuple[Family, str]:
     """The family and the argument that a spec names; the family's default where it has no argument.
 
-    Light modules behind a `+` are checked and left out: `lighten.split` gives them.
+    A low-bit suffix makes it the family at those bits. Light modules behind a `+` are checked and left out:
+    `lighten.split` gives them.
 
     Raises:
-        UsageError: an unknown name, an argument where none is taken or none follows the colon, or unknown
-            light modules.
+        UsageError: an unknown name, an argument where none is taken or none follows the colon, a low-bit
+            suffix that is malformed or behind a family without a low-bit form, or unknown light modules.
     """
-    base, _ = split(spec)
+    base, bits = split_bits(split(spec)[0])
     name, colon, argument = base.partition(":")
     if name not in FAMILIES:
         raise unknown("model", name, FAMILIES)
-    family = FAMILIES[name]
+    if bits is not None and name not in LOW_BIT:
+        raise UsageError(f"model '{spec}': '{name}' has no low-bit form; these have: {', '.join(LOW_BIT)}")
+    family = FAMILIES[name] if bits is None else LOW_BIT[name].at(bits)
     if not colon:
         return family, family.default
     if not family.takes_argument:
@@ -109,6 +136,19 @@ def parse(spec: str) -> tuple[Family, str]:
     if not argument:
         raise UsageError(f"model '{spec}': nothing follows the colon; write {family.grammar}")
     return family, argument
+
+
+def bits_of(spec: str) -> LowBits | None:
+    """The bits that a spec's network has; None for a network in floating point, and for a user's own.
+
+    Raises:
+        UsageError: a malformed low-bit suffix.
+    """
+    base, bits = split_bits(split(spec)[0])
+    name = base.partition(":")[0]
+    if bits is None and name in LOW_BIT and LOW_BIT[name].binary:
+        return BINARY
+    return bits
 
 
 def default_spec(shape: Shape, classes: int) -> str:

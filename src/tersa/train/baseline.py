@@ -32,6 +32,7 @@ from tersa.data.cache import cache_dir
 from tersa.data.task import Task, fingerprint
 from tersa.errors import DataError, Diverged
 from tersa.models.load import LoadedModel, load
+from tersa.models.zoo import bits_of
 from tersa.numerics import digest
 from tersa.records import SCHEMA, Epoch, Record, read_record, replacing, write_record
 from tersa.train.checkpoint import remove_leftovers
@@ -87,6 +88,15 @@ PHOTOS = TrainConfig(
     clip_norm=2.0,
 )
 """For larger images."""
+
+LOW_BITS = {
+    "optimizer": "adam",
+    "learning_rate": 0.01,
+    "weight_decay": 0.0,
+    "schedule": "cosine",
+    "clip_norm": 0.0,
+}
+"""What replaces these for low-bit networks: latent weights in -1..1 move by steps, and do not decay."""
 
 SMALL_SIDE = 16
 LARGE_SIDE = 48
@@ -159,6 +169,8 @@ def default_config(task: Task, spec: str) -> TrainConfig:
         preset = CIFAR if channels == 3 else MNIST
     if spec.startswith("mlp"):
         return preset
+    if bits_of(spec) is not None:
+        preset = override(preset, LOW_BITS)
     augmentation = default_augmentation(task)
     return override(preset, {"flip": augmentation.flip, "pad": augmentation.pad, "channels_last": True})
 

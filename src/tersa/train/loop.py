@@ -46,6 +46,7 @@ from tersa.train.checkpoint import (
 )
 from tersa.train.config import Extent, TrainConfig, extent
 from tersa.train.evaluation import check_logits, evaluate
+from tersa.train.latents import Latents, settle_pixels_
 from tersa.train.lessons import Lessons
 from tersa.train.losses import objective
 from tersa.train.optimisers import build, set_rate_
@@ -119,6 +120,7 @@ class _Run:
     device: str
     data: Resident
     optimizer: Optimizer
+    latents: Latents
     shuffling: torch.Generator
     augmenting: torch.Generator
     evaluate_every: int
@@ -236,7 +238,10 @@ def _begin(
 ) -> _Run:
     """A run at its beginning, everything on the device."""
     length = extent(config, len(task.train))
+    settle_pixels_(model, task)
     model.to(device)
+    latents = Latents.of(model)
+    latents.check(config.optimizer)
     optimizer = build(config, model)
     sample = task.normalise(task.train.images[:2].to(device))
     with torch.inference_mode():
@@ -254,6 +259,7 @@ def _begin(
         device=device,
         data=settle(task, config, length, device),
         optimizer=optimizer,
+        latents=latents,
         shuffling=torch.Generator().manual_seed(seeds[0]),
         augmenting=torch.Generator().manual_seed(seeds[1]),
         evaluate_every=evaluate_every,
@@ -336,6 +342,7 @@ def _epoch_(run: _Run) -> Epoch | None:
 def _update_(run: _Run, index: Tensor, rate: float) -> Outcome:
     """One update on the images at `index`."""
     set_rate_(run.optimizer, rate)
+    run.latents.before_(run.iteration / run.length.iterations)
     if isinstance(run.teacher, Lessons):
         shifts, taught = run.teacher.pick(index, run.augmenting)
         images = inputs(run.data, index, run.task, run.config, shifts)
@@ -351,7 +358,7 @@ def _update_(run: _Run, index: Tensor, rate: float) -> Outcome:
         with autocast(run.device, run.config.precision):
             return run.model(x)
 
-    return update_(
+    outcome = update_(
         run.optimizer,
         network,
         objective(run.config),
@@ -359,6 +366,8 @@ def _update_(run: _Run, index: Tensor, rate: float) -> Outcome:
         clip_norm=run.config.clip_norm,
         device=run.device,
     )
+    run.latents.after_(run.optimizer)
+    return outcome
 
 
 def _teach(teacher: nn.Module | None, images: Tensor) -> Tensor | None:
