@@ -14,6 +14,7 @@ from typer.testing import CliRunner, Result
 
 from tersa.cli import report as verb
 from tersa.errors import DataError, UsageError
+from tersa.recipes.train import TrainRequest, run_training
 from tersa.records import write_record
 
 
@@ -59,10 +60,27 @@ def test_json(run: Path) -> None:
     assert {"artefacts", "seconds"} <= set(found)
 
 
+def test_a_trained_network(tmp_path: Path) -> None:
+    made = run_training(TrainRequest(model="mlp:8", settings={"epochs": 2, "pad": 1}), tmp_path / "net")
+    page = tmp_path / "net" / "report.html"
+    first = page.read_text(encoding="utf-8")
+    page.unlink()
+    done = invoke(str(tmp_path / "net"))
+    assert done.exit_code == 0
+    assert f"{made.test_accuracy:.2f} % of 360 test images are named rightly" in done.stdout
+    assert page.read_text(encoding="utf-8") == first
+    page.unlink()
+    (tmp_path / "net" / "portrait.json").unlink()
+    assert "make it again with --overwrite" in str(invoke(str(tmp_path / "net")).exception)
+    assert not page.exists()
+
+
 def test_what_cannot_be_shown_is_said(run: Path, tmp_path: Path) -> None:
     assert isinstance(invoke(str(tmp_path / "none")).exception, UsageError)
+    (run / "result.json").write_text('{"verb": "bench"}')
+    assert "made by 'tersa bench'" in str(invoke(str(run)).exception)
     (run / "result.json").write_text('{"verb": "train"}')
-    assert "made by 'tersa train'" in str(invoke(str(run)).exception)
+    assert isinstance(invoke(str(run)).exception, DataError)
     (run / "result.json").write_text("{")
     assert isinstance(invoke(str(run)).exception, DataError)
     assert not (run / "report.html").exists()

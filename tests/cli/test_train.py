@@ -48,6 +48,8 @@ def test_a_run_writes_its_files_and_says_what_is_in_them(tmp_path: Path) -> None
     assert sorted(p.name for p in out.iterdir()) == [
         "history.db",
         "model.safetensors",
+        "portrait.json",
+        "report.html",
         "result.json",
         "spec.toml",
     ]

@@ -231,6 +231,7 @@ def _show(terminal: Terminal, result: TrainedRun, folder: Path) -> None:
     terminal.table(f"{result.model} on {result.task}", ("", ""), rows, caption=result.task_note)
     terminal.say(f"weights  {folder / result.artefacts[0]}")
     terminal.say(f"history  {folder / 'history.db'}")
+    terminal.say(f"report   {folder / result.report}")
     terminal.result(result.absolute(folder))
 
 

@@ -4,7 +4,9 @@
               history.db          epochs (SQLite), growing while it runs
               checkpoint.safetensors   the state of the run after its last epoch, gone when it has ended
               model.safetensors   the weights that were kept
-              result.json         written last
+              portrait.json       what the page shows of the network
+              report.html         the page
+              result.json         written last, but for the page
 
 The test split is read once, at the end. A killed run goes on with `resume`, bit for bit; a finished one is
 handed back as it is.
@@ -34,6 +36,9 @@ from tersa.models.load import load as load_model
 from tersa.models.summary import macs, parameters
 from tersa.models.zoo import default_spec
 from tersa.recipes.folder import RESULT, open_folder
+from tersa.recipes.network_report import REPORT, write_report
+from tersa.recipes.portrait import FILE as PORTRAIT
+from tersa.recipes.portrait import portrait
 from tersa.recipes.setting import Setting, threads_of
 from tersa.records import SCHEMA, Environment, Epoch, Record, read_record, write_record
 from tersa.targets.environment import environment
@@ -132,12 +137,17 @@ class TrainedRun(Record):
     """Machine and versions."""
     artefacts: list[str]
     """Files in the run's folder."""
+    report: str = ""
+    """The page, in the run's folder."""
     seconds: float
     """Wall time of the training, over all attempts."""
 
     def absolute(self, folder: Path) -> Self:
-        """The same with the artefacts' whole paths."""
-        return self.model_copy(update={"artefacts": [str(folder / name) for name in self.artefacts]})
+        """The same with the whole paths of the artefacts and the page."""
+        files = [str(folder / name) for name in self.artefacts]
+        return self.model_copy(
+            update={"artefacts": files, "report": str(folder / self.report) if self.report else ""}
+        )
 
 
 class TrainPlan(Record):
@@ -270,7 +280,10 @@ def run_training(
         if not (folder / RESULT).is_file():
             done = _train(folder, spec, setting, task, model, teacher, device, resume=resume)
             result = _finish(folder, spec, setting, task, model, files, device, done)
+            seen = portrait(model, task, spec.config, spec=spec.model, device=device)
+            write_record(folder / PORTRAIT, seen)
             write_record(folder / RESULT, result)
+            write_report(folder, result)
     (folder / CHECKPOINT).unlink(missing_ok=True)
     return read_record(folder / RESULT, TrainedRun)
 
@@ -378,6 +391,7 @@ def _finish(
         device=device,
         environment=environment(torch.get_num_threads()),
         artefacts=[WEIGHTS],
+        report=REPORT,
         seconds=done.seconds,
     )
 

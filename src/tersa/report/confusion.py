@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from markupsafe import Markup
 
-from tersa.records import ShrinkResult
 from tersa.report.numbers import count, percent, plural, share
 from tersa.report.plain import short
 from tersa.report.svg import dots, element, figure
@@ -26,6 +27,20 @@ LEVELS = 6
 """Shades of grey for errors; style.css has one class for each."""
 LIGHT_UP_TO = 4
 """The darkest grey is kept for at least this many errors of one kind."""
+
+
+class Confused(Protocol):
+    """What is drawn here: counts (true class, said class) and the names of the classes, in label order."""
+
+    @property
+    def confusion(self) -> Sequence[Sequence[int]]:
+        """K rows of K counts."""
+        ...
+
+    @property
+    def classes(self) -> Sequence[str]:
+        """Names; a class without one is shown by its number."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -48,7 +63,7 @@ class ClassRow:
     accuracy: str
 
 
-def confusion_rows(result: ShrinkResult, limit: int = 8) -> list[ConfusionRow]:
+def confusion_rows(result: Confused, limit: int = 8) -> list[ConfusionRow]:
     """The most frequent confusions, the most frequent first, ties in class order."""
     errors = sorted(_errors(result), key=lambda each: (-each[2], each[0], each[1]))
     return [
@@ -62,7 +77,7 @@ def confusion_rows(result: ShrinkResult, limit: int = 8) -> list[ConfusionRow]:
     ]
 
 
-def class_rows(result: ShrinkResult) -> list[ClassRow]:
+def class_rows(result: Confused) -> list[ClassRow]:
     """Every class in label order; one without test images has no accuracy."""
     rows: list[ClassRow] = []
     for index, counts in enumerate(result.confusion):
@@ -72,7 +87,7 @@ def class_rows(result: ShrinkResult) -> list[ClassRow]:
     return rows
 
 
-def matrix(result: ShrinkResult) -> Markup:
+def matrix(result: Confused) -> Markup:
     """The drawing; empty without classes and above `DRAWN_UP_TO` of them."""
     k = len(result.confusion)
     if not 0 < k <= DRAWN_UP_TO:
@@ -97,29 +112,29 @@ def matrix(result: ShrinkResult) -> Markup:
     )
 
 
-def cell_values(result: ShrinkResult) -> dict[str, list[str] | list[tuple[int, int, int]]]:
+def cell_values(result: Confused) -> dict[str, list[str] | list[tuple[int, int, int]]]:
     """What script.js makes the hover values from: class names, and (row, column, count) of what was drawn."""
     names = [_name(result, index) for index in range(len(result.confusion))]
     return {"names": names, "cells": _filled(result)}
 
 
-def matrix_description(result: ShrinkResult) -> str:
+def matrix_description(result: Confused) -> str:
     """The matrix in one sentence."""
     total = sum(map(sum, result.confusion))
     wrong = total - sum(row[index] for index, row in enumerate(result.confusion))
     return f"{count(wrong)} of {plural(total, 'test image')} named wrongly; rows are the true classes."
 
 
-def reach(result: ShrinkResult) -> float:
+def reach(result: Confused) -> float:
     """How near the pointer must be to the middle of a cell: a little more than half its side."""
     return 0.6 * _cell(max(len(result.confusion), 1))
 
 
-def _errors(result: ShrinkResult) -> list[tuple[int, int, int]]:
+def _errors(result: Confused) -> list[tuple[int, int, int]]:
     return [each for each in _filled(result) if each[0] != each[1]]
 
 
-def _filled(result: ShrinkResult) -> list[tuple[int, int, int]]:
+def _filled(result: Confused) -> list[tuple[int, int, int]]:
     """(row, column, count) of every cell with a count, row by row."""
     return [
         (row, column, times)
@@ -129,7 +144,7 @@ def _filled(result: ShrinkResult) -> list[tuple[int, int, int]]:
     ]
 
 
-def _name(result: ShrinkResult, index: int) -> str:
+def _name(result: Confused, index: int) -> str:
     return result.classes[index] if index < len(result.classes) else str(index)
 
 
@@ -138,7 +153,7 @@ def _cell(k: int) -> float:
     return max(min(430 / k, 60), 6.2) if k <= NAMED_UP_TO else max(560 / k, 6.2)
 
 
-def _cells(result: ShrinkResult, cell: float, margin: float) -> list[Markup]:
+def _cells(result: Confused, cell: float, margin: float) -> list[Markup]:
     """The empty field, one path per shade, and the counts where there is room for them."""
     k = len(result.confusion)
     shades: dict[str, list[tuple[int, int]]] = defaultdict(list)

@@ -11,10 +11,13 @@ Example:
 
 from __future__ import annotations
 
+import dataclasses
 import unicodedata
-from typing import Any
+from typing import Any, TypeVar
 
 from tersa.records import ShrinkResult
+
+V = TypeVar("V")
 
 REPLACEMENT = "\ufffd"
 _REORDERING = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
@@ -40,6 +43,19 @@ def short(text: str, length: int) -> str:
 def cleaned(result: ShrinkResult) -> ShrinkResult:
     """The same result with `plain` applied to every text in it."""
     return ShrinkResult.model_validate(_walk(result.model_dump()))
+
+
+def cleaned_view(value: V) -> V:
+    """The same view, a dataclass of plain values, with `plain` applied to every text in it."""
+    walked: Any = value
+    if isinstance(value, str):
+        walked = _walk(value)
+    elif isinstance(value, tuple):
+        walked = tuple(cleaned_view(each) for each in value)
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {f.name: cleaned_view(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        walked = dataclasses.replace(value, **fields)
+    return walked
 
 
 def _harmless(character: str) -> str:

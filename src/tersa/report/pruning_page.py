@@ -11,21 +11,18 @@ Example:
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from tersa.records import write_atomic
 from tersa.report import page, pruning_charts, study_page
-from tersa.report.plain import plain
+from tersa.report.plain import cleaned_view
 from tersa.report.pruning_view import FigureView, PruningView
-
-V = TypeVar("V")
 
 
 def render(view: PruningView) -> str:
     """The whole page as text."""
-    return page.page("pruning.html", ("style.css", "study.css", "pruning.css"), _values(_cleaned(view)))
+    return page.page("pruning.html", ("style.css", "study.css", "pruning.css"), _values(cleaned_view(view)))
 
 
 def write(view: PruningView, path: Path) -> None:
@@ -62,16 +59,3 @@ def _figure(shown: FigureView) -> dict[str, Any]:
             for place, panel in enumerate(shown.panels)
         ],
     }
-
-
-def _cleaned(value: V) -> V:
-    """The same with `plain` applied to every text in it."""
-    walked: Any = value
-    if isinstance(value, str):
-        walked = value if value.isascii() and value.isprintable() else plain(value)
-    elif isinstance(value, tuple):
-        walked = tuple(_cleaned(each) for each in value)
-    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {f.name: _cleaned(getattr(value, f.name)) for f in dataclasses.fields(value)}
-        walked = dataclasses.replace(value, **fields)
-    return walked

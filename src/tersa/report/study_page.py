@@ -11,14 +11,13 @@ Example:
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from tersa.records import write_atomic
 from tersa.report import page, study_angles, study_charts, study_curves
-from tersa.report.plain import plain
+from tersa.report.plain import cleaned_view
 from tersa.report.study_view import Panel, Ranked, StudyView
 
 SHOWN = 12
@@ -30,12 +29,10 @@ FEW = 9
 LONE = frozenset({1, 2, 4})
 """Numbers of panels that fill two columns and are drawn large; others have three."""
 
-V = TypeVar("V")
-
 
 def render(view: StudyView) -> str:
     """The whole page as text."""
-    return page.page("study.html", ("style.css", "study.css"), _values(_cleaned(view)))
+    return page.page("study.html", ("style.css", "study.css"), _values(cleaned_view(view)))
 
 
 def write(view: StudyView, path: Path) -> None:
@@ -141,16 +138,3 @@ def _ranked_range(ranked: Sequence[Ranked]) -> tuple[float, float]:
 
 def _drawn(rows: Sequence[Ranked], reach: tuple[float, float]) -> list[tuple[Ranked, Any]]:
     return [(row, study_charts.mean_track(row.spread, row.published, reach)) for row in rows]
-
-
-def _cleaned(value: V) -> V:
-    """The same with `plain` applied to every text in it."""
-    walked: Any = value
-    if isinstance(value, str):
-        walked = value if value.isascii() and value.isprintable() else plain(value)
-    elif isinstance(value, tuple):
-        walked = tuple(_cleaned(each) for each in value)
-    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {f.name: _cleaned(getattr(value, f.name)) for f in dataclasses.fields(value)}
-        walked = dataclasses.replace(value, **fields)
-    return walked
