@@ -58,7 +58,8 @@ def test_a_run_writes_its_files_and_says_what_is_in_them(tmp_path: Path) -> None
     assert (said["parameters"], said["macs"]) == (64 * 16 + 16 + 16 * 10 + 10, 64 * 16 + 16 * 10)
     assert said["seconds"] > 0
     stored = json.loads((out / "result.json").read_text())
-    assert {**stored, "artefacts": said["artefacts"]} == said
+    assert said["report"] == str(out / "report.html")
+    assert {**stored, "artefacts": said["artefacts"], "report": said["report"]} == said
     with closing(sqlite3.connect(out / "history.db")) as database:
         assert [row[0] for row in database.execute("SELECT epoch FROM epochs ORDER BY epoch")] == [1, 2, 3]
     best = max(row.validation_accuracy for row in read_history(out / "history.db"))
