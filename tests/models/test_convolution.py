@@ -22,6 +22,7 @@ from tersa.models.convolution_algorithms import (
     sandwich,
     strassen,
     tiled_product,
+    tiles_of,
     transformed_filters,
     with_filters,
 )
@@ -189,6 +190,14 @@ def test_bytes_are_at_least_input_weights_and_output(name: str, algorithm: str) 
     assert (found.extra_bytes == 0) == (
         algorithm == "direct" or (algorithm == "im2col" and layer.kernel == (1, 1))
     )
+
+
+@pytest.mark.parametrize(("algorithm", "side"), [("winograd-2", 4), ("winograd-4", 6), ("fft-8", 8)])
+def test_tiles_are_as_large_as_the_formula_says(algorithm: str, side: int) -> None:
+    layer = ConvolutionLayer(4, 6, (9, 11), (3, 3), padding=1, batch=2)
+    cut = next(phase for phase in cost(layer, algorithm).phases if phase.name == "tiles")
+    made = tiles_of(layer, arrays(layer)[0].astype(np.float32), side, (side - 2, side - 2))[0]
+    assert cut.bytes == 4 * layer.input_words + made.nbytes
 
 
 def test_im2col_holds_the_columns() -> None:

@@ -62,6 +62,15 @@ def test_rates_that_were_not_measured_are_the_nearest() -> None:
     assert Machine({"product": 7.0}, 1.0).rate("fft") == 7.0
 
 
+@pytest.mark.parametrize("name", ["direct", "im2col", "winograd-2", "fft-16"])
+def test_slow_gathering_falls_on_the_copies_alone(name: str) -> None:
+    even, slow = Machine(EVEN, 10.0), Machine(EVEN, 10.0, gather_gbs=1.0)
+    copied = sum(phase.bytes for phase in cost(LAYER, name).phases if phase.kind == "copy")
+    apart = predict_one(LAYER, name, slow).milliseconds - predict_one(LAYER, name, even).milliseconds
+    assert apart == pytest.approx(copied / 1e6 * (1 - 0.1))
+    assert (copied == 0) == (name == "direct")
+
+
 def test_faults_of_a_machine() -> None:
     with pytest.raises(UsageError, match="needs the rate of a matrix product; it has fft"):
         Machine({"fft": 1.0}, 1.0)

@@ -347,17 +347,23 @@ def _strassen(layer: ConvolutionLayer, levels: int, tile: int) -> Cost:
     return Cost(f"strassen-{levels}", phases, extra_bytes=_columns_bytes(layer) + WORD * held)
 
 
+def _cut(layer: ConvolutionLayer, words: int) -> Phase:
+    """The copy that makes overlapping tiles; a library that fuses it with the transform saves it."""
+    return Phase("tiles", "copy", Counts(0, 0), WORD * (layer.input_words + words))
+
+
 def _winograd(layer: ConvolutionLayer, form: Winograd, tile: int) -> Cost:
     tiles = layer.batch * math.prod(math.ceil(side / form.tile) for side in layer.output)
     points = form.points**2
     into, out = points * layer.inputs * tiles, points * layer.outputs * tiles
     m, k, n = layer.outputs, layer.inputs, tiles
     phases = (
+        _cut(layer, into),
         Phase(
             "input transform",
             "transform",
             form.input_counts.times(layer.inputs * tiles),
-            WORD * (layer.input_words + into),
+            2 * WORD * into,
         ),
         Phase("products", "product", _dot(out, k), WORD * points * tiled_words(m, k, n, tile), (m, k, n)),
         Phase(
@@ -374,7 +380,7 @@ def _winograd(layer: ConvolutionLayer, form: Winograd, tile: int) -> Cost:
         form.filter_counts.times(layer.outputs * layer.inputs),
         WORD * (layer.weight_words + filters),
     )
-    return Cost(f"winograd-{form.tile}", phases, (once,), WORD * (into + out + filters))
+    return Cost(f"winograd-{form.tile}", phases, (once,), WORD * (2 * into + out + filters))
 
 
 def _fft(layer: ConvolutionLayer, size: int, tile: int) -> Cost:
@@ -383,14 +389,16 @@ def _fft(layer: ConvolutionLayer, size: int, tile: int) -> Cost:
     points = size * (size // 2 + 1)  # of the half spectrum, each a complex number
     into, out = points * layer.inputs * tiles, points * layer.outputs * tiles
     m, k, n = layer.outputs, layer.inputs, tiles
+    pixels = size * size * layer.inputs * tiles
     each, complex_word = rfft_counts(size), 2 * WORD
     products = Counts(4 * out * k, 2 * out * k + 2 * out * (k - 1))
     phases = (
+        _cut(layer, pixels),
         Phase(
             "input transform",
             "fft",
             each.times(layer.inputs * tiles),
-            WORD * layer.input_words + complex_word * into,
+            WORD * pixels + complex_word * into,
         ),
         Phase(
             "products",
@@ -413,4 +421,4 @@ def _fft(layer: ConvolutionLayer, size: int, tile: int) -> Cost:
         each.times(layer.outputs * layer.inputs),
         WORD * layer.weight_words + complex_word * filters,
     )
-    return Cost(f"fft-{size}", phases, (once,), complex_word * (into + out + filters))
+    return Cost(f"fft-{size}", phases, (once,), WORD * pixels + complex_word * (into + out + filters))

@@ -51,6 +51,7 @@ class Machine:
         `product`
             must be there, for others the nearest stands in. `copy` has none: it is all bytes.
         bandwidth_gbs: thousand million bytes from memory.
+        gather_gbs: the same where a copy picks its numbers one by one (im2col); None for `bandwidth_gbs`.
         cache_bytes: that products are tiled for.
         half_side: h, side of a matrix product that reaches half its rate.
         name: of the machine.
@@ -58,6 +59,7 @@ class Machine:
 
     gflops: Mapping[str, float]
     bandwidth_gbs: float
+    gather_gbs: float | None = None
     cache_bytes: int = CACHE
     half_side: float = 0.0
     name: str = ""
@@ -65,7 +67,8 @@ class Machine:
     def __post_init__(self) -> None:
         if "product" not in self.gflops:
             raise UsageError(f"a machine needs the rate of a matrix product; it has {', '.join(self.gflops)}")
-        if min(*self.gflops.values(), self.bandwidth_gbs, self.cache_bytes) <= 0 or self.half_side < 0:
+        rates = (*self.gflops.values(), self.bandwidth_gbs, self.bytes_rate("copy"), self.cache_bytes)
+        if min(rates) <= 0 or self.half_side < 0:
             raise UsageError(f"rates, bandwidth and cache are above 0: {self}")
 
     def rate(self, kind: Kind) -> float:
@@ -73,6 +76,10 @@ class Machine:
         while kind not in self.gflops:
             kind = NEAREST[kind]
         return self.gflops[kind]
+
+    def bytes_rate(self, kind: Kind) -> float:
+        """Thousand million bytes that a phase of a kind moves in a second."""
+        return self.gather_gbs if kind == "copy" and self.gather_gbs is not None else self.bandwidth_gbs
 
 
 @dataclass(frozen=True)
@@ -117,7 +124,7 @@ def predict_one(layer: ConvolutionLayer, algorithm: str, machine: Machine) -> Pr
     """
     found = cost(layer, algorithm, machine.cache_bytes)
     arithmetic = [arithmetic_ms(phase, machine) for phase in found.phases]
-    memory = [phase.bytes / machine.bandwidth_gbs / 1e6 for phase in found.phases]
+    memory = [phase.bytes / machine.bytes_rate(phase.kind) / 1e6 for phase in found.phases]
     times = [max(pair) for pair in zip(arithmetic, memory, strict=True)]
     computing = sum(time for time, own, moved in zip(times, arithmetic, memory, strict=True) if own >= moved)
     bound = "arithmetic" if computing >= sum(times) / 2 else "memory"
