@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from tersa.cli.main import execute
@@ -197,6 +198,43 @@ def test_faults_that_are_several_are_told_together(capsys: pytest.CaptureFixture
     told = capsys.readouterr().err
     assert "pruning settings: 3 faults" in told
     assert told.count("\n  - ") == 3
+
+
+OWN = """
+import torch
+
+
+def build(shape, classes):
+    flat = shape[0] * shape[1] * shape[2]
+    layers = torch.nn.Linear(flat, 12), torch.nn.ReLU(), torch.nn.Linear(12, classes)
+    return torch.nn.Sequential(torch.nn.Flatten(), *layers)
+"""
+
+
+def test_a_coded_file_of_ones_own_network_is_used_where_it_is_named(
+    capsys: pytest.CaptureFixture[str], work: Path
+) -> None:
+    Path("net.py").write_text(OWN)
+    asked = "--data digits --model net.py:build --epochs 1 --schedule one-shot --amount 50% --steps 1"
+    asked += (
+        " --retrain 2 --tune 4 --cluster 3 --no-scratch --measure-seconds 0.05 --threads 1 --out run --json"
+    )
+    assert execute(["prune", *asked.split()]) in (0, 3)
+    result = json.loads(capsys.readouterr().out)
+    np.save("a.npy", np.full((8, 8), 0.5, np.float32))
+    coded, named = "run/model.coded", ["--model", "net.py:build"]
+    verbs = [["predict", coded, "a.npy"], ["bench", coded, "--seconds", "0.05"]]
+    verbs.append(["export", coded, "--data", "digits", "--out", "coded.onnx"])
+    for verb in verbs:
+        assert execute([*verb, "--json"]) == 1
+        assert "name it: --model net.py:build" in capsys.readouterr().err
+        assert execute([*verb, *named, "--json"]) == 0
+        told = json.loads(capsys.readouterr().out)
+        assert told["verb"] == verb[0]
+    assert told["test_accuracy"] == pytest.approx(result["coded"]["test_accuracy"])
+    for verb in (["predict", "run/model.onnx", "a.npy"], ["bench", "run/model.onnx"]):
+        assert execute([*verb, *named]) == 2
+        assert "--model names the network of a .coded file" in capsys.readouterr().err
 
 
 def test_help_names_every_criterion(capsys: pytest.CaptureFixture[str]) -> None:

@@ -170,6 +170,12 @@ def test_a_users_own_file_is_run_only_when_it_is_named(tmp_path: Path) -> None:
     assert not (tmp_path / "ran").exists()
     module, _ = read_coded(path, spec)
     assert (tmp_path / "ran").exists()
+    moved = tmp_path / "moved"
+    moved.mkdir()
+    source.rename(moved / "net.py")
+    read_coded(path, f"{moved / 'net.py'}:build")
+    with pytest.raises(ModelError, match=r"holds a network of .* not .*net.py:other'"):
+        read_coded(path, f"{moved / 'net.py'}:other")
     install_(model, found)
     assert torch.equal(module(torch.ones(2, 1, 4, 4)), model.eval()(torch.ones(2, 1, 4, 4)))
 

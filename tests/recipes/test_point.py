@@ -177,6 +177,14 @@ def test_the_network_of_an_earlier_run_is_found_by_its_folder(tmp_path: Path) ->
     assert parameters(find_point(found, "2").module) == parameters(network(3))
 
 
+def test_a_run_knows_its_model_without_the_earlier_one(tmp_path: Path) -> None:
+    found = made(tmp_path / "x", {"run": str(tmp_path / "gone"), "model": ""})
+    with pytest.raises(UsageError, match=r"gone, which is gone; only that folder names the model"):
+        find_point(found, "2")
+    Trajectory(found, {"data": "d", "model": MODEL})
+    assert parameters(find_point(found, "2").module) == parameters(network(3))
+
+
 # Faults
 
 

@@ -272,9 +272,9 @@ def test_only_the_layers_that_lost_channels_learn(optimiser: str, make: Make, tr
     before = model.state_dict()
     for row in rows[1:]:
         found = job.way.weights("steps", row.index)
-        moved = {name for name, _ in model.named_parameters() if not torch.equal(before[name], found[name])}
-        assert moved <= {"conv2.weight", "conv2.bias"}
-        assert "conv2.weight" in moved
+        moved = {name for name in before if not torch.equal(before[name], found[name])}
+        assert {name.partition(".")[0] for name in moved} == {"conv2", "bn2"}, "statistics too"
+        assert {"conv2.weight", "bn2.running_mean"} <= moved
         before = found
 
 
@@ -658,6 +658,41 @@ def test_zeros_are_kept_to_the_file_and_counted(cache: Path, tmp_path: Path) -> 
     stored = [numpy_helper.to_array(each) for each in graph.initializer]
     assert sum(int((each == 0).sum()) for each in stored if each.ndim > 1) == zeros
     assert "fewer weights" in result.verdict
+
+
+@pytest.mark.parametrize("granularity", ["weight", "kernel", "2:4"])
+def test_only_the_layers_with_new_zeros_learn(granularity: str, make: Make, trained: nn.Module) -> None:
+    pace = {} if granularity == "2:4" else {"schedule": "one-shot", "amount": 0.5, "steps": 1}
+    job = make(
+        granularity=granularity,
+        criterion="l1",
+        step="",
+        scope="conv2",
+        retrain=3,
+        retrain_scope="layer",
+        **pace,
+    )
+    descend_(job)
+    found, before = job.way.weights("steps", 1), trained.state_dict()
+    moved = {name for name in before if not torch.equal(before[name], found[name])}
+    assert {name.partition(".")[0] for name in moved} == {"conv2", "bn2"}
+
+
+def test_zeros_of_an_earlier_run_stay(cache: Path, tmp_path: Path) -> None:
+    """A schedule's share is of what was alive; the zeros are counted from the first step on."""
+    how: dict[str, object] = {"granularity": "weight", "criterion": "l1"}
+    run(tmp_path / "one", cache, protocol=how)
+    first = load_file(tmp_path / "one" / "model.safetensors")
+    result = run(tmp_path / "two", cache, run=str(tmp_path / "one"), protocol=how)
+    second = load_file(tmp_path / "two" / "model.safetensors")
+    weights = [name for name, value in first.items() if value.dim() > 1]
+    assert all(bool((second[name][first[name] == 0] == 0).all()) for name in weights)
+    alive, left = (sum(int((each[name] != 0).sum()) for name in weights) for each in (first, second))
+    assert left == alive - round(0.5 * alive)
+    assert result.steps[0].parameters == alive + sum(v.numel() for n, v in first.items() if n not in weights)
+    channels = run(tmp_path / "three", cache, run=str(tmp_path / "one"))
+    assert any("had zeroed by weight: under --granularity map its zeros" in note for note in channels.notes)
+    assert not any("had zeroed" in note for note in result.notes)
 
 
 @pytest.mark.slow

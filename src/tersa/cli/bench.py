@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tersa.cli.console import Terminal
-from tersa.cli.options import Checkpoint, DataDir, DryRun, Json, Out, Overwrite, Seed
+from tersa.cli.options import Checkpoint, DataDir, DryRun, Json, Network, Out, Overwrite, Seed
 from tersa.errors import UsageError
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ def bench(
     ] = None,
     run: Annotated[list[Path] | None, typer.Option("--run", help="A run folder; may be given again.")] = None,
     checkpoint: Checkpoint = None,
+    model: Network = None,
     targets: Annotated[
         str, typer.Option("--targets", "--target", help="Runtimes with options, separated by commas.")
     ] = "onnxruntime@threads=1",
@@ -59,6 +60,7 @@ def bench(
         data=data,
         data_dir=None if data_dir is None else str(data_dir),
         checkpoint=None if checkpoint is None else str(checkpoint),
+        network=model,
         seconds=seconds,
         seed=seed,
     )

@@ -14,11 +14,14 @@ from tersa.errors import UsageError
 EPILOG = """\b
 Examples:
   tersa export --model lenet --checkpoint lenet.safetensors --data mnist --out lenet.onnx
-  tersa export --run runs/x --at 0.995 --format onnx --out lenet.onnx"""
+  tersa export --run runs/x --at 0.995 --format onnx --out lenet.onnx
+  tersa export runs/x/model.coded --model net.py:build --out net.onnx"""
 
 
 def export(
-    file: Annotated[Path | None, typer.Argument(help="An fp32 .onnx file that tersa wrote.")] = None,
+    file: Annotated[
+        Path | None, typer.Argument(help="An fp32 .onnx file that tersa wrote, or a .coded file.")
+    ] = None,
     run: Annotated[Path | None, typer.Option("--run", help="A run folder: export what it made.")] = None,
     at: Annotated[
         str | None,
@@ -43,12 +46,15 @@ def export(
     """Export a trained network to one ONNX file: pixels in, logits out, checked against the network."""
     from tersa.recipes.export import ExportRequest, export_subject
 
-    given = [str(name) for name in (file, run, model) if name is not None]
+    network = model if file is not None and file.suffix == ".coded" else None
+    given = [str(name) for name in (file, run, None if network else model) if name is not None]
     if len(given) != 1:
         raise UsageError(f"name one of FILE.onnx, --run DIR and --model SPEC, not {len(given)}")
     if out is None:
         raise UsageError("--out FILE.onnx says where to write")
-    request = ExportRequest(given[0], out, format, precision, data, data_dir, checkpoint, overwrite, at)
+    request = ExportRequest(
+        given[0], out, format, precision, data, data_dir, checkpoint, overwrite, at, network
+    )
     result = export_subject(request)
     terminal = Terminal(json=json)
     terminal.say(

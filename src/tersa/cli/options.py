@@ -27,6 +27,10 @@ Model = Annotated[
         help="A spec (lenet, mlp:100x100, resnet:20, lenet+separable), module.py:build, or a .pt2 export.",
     ),
 ]
+Network = Annotated[
+    str | None,
+    typer.Option("--model", help="The model behind a .coded file, where it is your own: module.py:build."),
+]
 Checkpoint = Annotated[
     Path | None,
     typer.Option(

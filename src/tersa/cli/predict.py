@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tersa.cli.console import Terminal
-from tersa.cli.options import Json
+from tersa.cli.options import Json, Network
 from tersa.errors import UsageError
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ def predict(
     run: Annotated[
         Path | None, typer.Option("--run", help="A run folder; then all FILES are images.")
     ] = None,
+    model: Network = None,
     top: Annotated[
         int | None,
         typer.Option(
@@ -60,13 +61,15 @@ def predict(
         raise UsageError(
             f"{files[0]} is not a finished run, an .onnx or a .coded file; name one first, or give --run DIR"
         )
-    model, images = (run, files) if run else (files[0], files[1:])
+    source, images = (run, files) if run else (files[0], files[1:])
+    if model is not None and source.suffix != ".coded":
+        raise UsageError(f"--model names the network of a .coded file, and {source} is none; leave it out")
     with tempfile.TemporaryDirectory(prefix="tersa.") as folder:
-        if model.is_dir() or model.suffix == ".coded":
-            subject = find_subject(str(model), None)
+        if source.is_dir() or source.suffix == ".coded":
+            subject = find_subject(str(source), None, network=model)
             artefact = to_artefact(subject, subject.header.precision, Path(folder) / "run.onnx", None)
         else:
-            artefact = read_artefact(model)
+            artefact = read_artefact(source)
         predictions = answer(artefact, images, top=top, resize=resize)
     right, named = score(predictions)
     terminal = Terminal(json=json)
@@ -78,7 +81,7 @@ def predict(
         terminal.say(f"{right} of the {named} images in folders named after a class are given that class")
     terminal.result(
         PredictResult(
-            model=str(model),
+            model=str(source),
             predictions=predictions,
             right=right,
             named=named,

@@ -15,7 +15,7 @@ is read is bit for bit what was clustered.
 
 A reader trusts nothing: sizes are bounded before anything is allocated, the checksum comes first, and every
 fault is one line. A spec that would run a user's own code (`net.py:build`) or read another file is followed
-only when the caller names it too.
+only when the caller names it too; it may have moved to another folder since.
 
 Example:
     >>> import tempfile
@@ -294,11 +294,11 @@ def decode(data: bytes, name: str, model: str | None = None) -> Loaded:
     Args:
         data: the whole file.
         name: of the file, for messages.
-        model: the spec, where it is a user's own file; it must be the one that the file names.
+        model: the spec, where it is a user's own file; that of the file, perhaps in another folder.
 
     Raises:
         DataError: not a coded network, a newer schema, or damaged bytes.
-        ModelError: a user's own network that was not named.
+        ModelError: a user's own network that was not named, or another network than was named.
     """
     if data[:2] != MAGIC or len(data) < len(MAGIC) + 1:
         raise DataError(f"{name} is not a coded network: it does not begin with '{MAGIC.decode()}'")
@@ -344,25 +344,32 @@ def _build(name: str, spec: str, header: Header, model: str | None) -> nn.Module
     if not spec.isprintable():
         raise DataError(f"its network's name {spec!r:.60} is no model spec")
     try:
-        ours = kind_of(spec) == "zoo"
-        if ours:
-            family, argument = zoo.parse(spec)
-            family.check_size(spec, header.shape)
-            with torch.device("meta"):
-                sketch = family.build(argument, header.shape, len(header.classes))
-            count = sum(value.numel() for value in sketch.state_dict().values())
-            if count > MOST_VALUES:
-                raise DataError(f"'{spec}' has {count:,} values; at most {MOST_VALUES:,} are read")
-            return zoo.build(spec, header.shape, len(header.classes))
+        built = _known(spec, header) if kind_of(spec) == "zoo" else None
     except TersaError as error:
         raise DataError(f"its network cannot be built: {error}") from None
-    if model != spec:
+    if built is not None:
+        if model not in (None, spec):
+            raise ModelError(f"{name} holds a network of '{spec}', not '{model}'; leave out --model")
+        return built
+    if model is None or Path(model).name != Path(spec).name:
         asked = f", not '{model}'" if model else ""
         raise ModelError(
             f"{name} holds a network of '{spec}'{asked}, whose code would run or whose file would be read; "
             f"if you trust it, name it: --model {spec}"
         )
-    return load(spec, header.shape, len(header.classes)).module
+    return load(model, header.shape, len(header.classes)).module
+
+
+def _known(spec: str, header: Header) -> nn.Module:
+    """A network of the zoo, refused before it is built where it is too large."""
+    family, argument = zoo.parse(spec)
+    family.check_size(spec, header.shape)
+    with torch.device("meta"):
+        sketch = family.build(argument, header.shape, len(header.classes))
+    count = sum(value.numel() for value in sketch.state_dict().values())
+    if count > MOST_VALUES:
+        raise DataError(f"'{spec}' has {count:,} values; at most {MOST_VALUES:,} are read")
+    return zoo.build(spec, header.shape, len(header.classes))
 
 
 def _values(reader: Reader, flags: int, module: nn.Module) -> Clustered:

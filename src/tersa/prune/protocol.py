@@ -146,3 +146,21 @@ def layer_widths(model: nn.Module, groups: Groups) -> dict[str, int]:
     state = model.state_dict()
     layers = [layer for group in groups.groups for layer in group.layers if f"{layer}.weight" in state]
     return {layer: int(state[f"{layer}.weight"].shape[0]) for layer in layers}
+
+
+def tensors_of(groups: Groups, units: Tensor) -> set[str]:
+    """Names of the parameters and buffers of the layers that make some units, and of the batch norms behind.
+
+    Example:
+        >>> from torch import nn
+        >>> from tersa.prune.groups import find_groups
+        >>> net = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3), nn.Linear(3, 2))
+        >>> groups = find_groups(net, (4,))
+        >>> sorted(tensors_of(groups, groups.units[:1]))
+        ['0.bias', '0.weight', '1.bias', '1.running_mean', '1.running_var', '1.weight']
+    """
+    tied = [group.units for group in groups.groups if bool(torch.isin(group.units, units).any())]
+    whole = torch.cat(tied) if tied else units[:0]
+    return {
+        slot.name for slot in groups.slots if not slot.incoming and bool(torch.isin(slot.units, whole).any())
+    }

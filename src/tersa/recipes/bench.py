@@ -24,7 +24,15 @@ from tersa.export.check import classify, module_logits
 from tersa.export.onnx import as_pixels
 from tersa.models.load import kind_of
 from tersa.recipes.folder import RESULT, open_folder
-from tersa.recipes.subjects import Subject, accuracy_on_test, find_subject, needs_task, noise, to_artefact
+from tersa.recipes.subjects import (
+    CODED,
+    Subject,
+    accuracy_on_test,
+    find_subject,
+    needs_task,
+    noise,
+    to_artefact,
+)
 from tersa.records import SCHEMA, Comparison, Environment, Measurement, Record, write_record
 from tersa.targets.base import Session, Target
 from tersa.targets.environment import environment
@@ -91,6 +99,7 @@ class BenchRequest(Record):
     data: str | None = None
     data_dir: str | None = None
     checkpoint: str | None = None
+    network: str | None = None
     seconds: float = 1.0
     seed: int = 0
 
@@ -197,6 +206,10 @@ def make_plan(request: BenchRequest) -> Plan:
     specs = [name for name in request.models if needs_task(name)]
     if request.checkpoint and len(specs) != 1:
         raise UsageError(f"--checkpoint belongs to one model, {len(specs)} are given")
+    if request.network and not any(name.endswith(CODED) for name in request.models):
+        raise UsageError(
+            "--model names the network of a .coded file, and none is given; a model to measure has no option"
+        )
     for name in specs:
         kind_of(name)
     name = request.data or (DEFAULT_DATA if specs else None)
@@ -211,6 +224,7 @@ def make_plan(request: BenchRequest) -> Plan:
             seed=request.seed,
             foreign=True,
             data_dir=data_dir,
+            network=request.network,
         )
         for model in request.models
     ]

@@ -21,7 +21,7 @@ from tersa.prune.criteria import CRITERIA
 from tersa.prune.evidence import collect
 from tersa.prune.groups import Groups
 from tersa.prune.normalise import NORMALISATIONS, normalise
-from tersa.prune.protocol import choose, within
+from tersa.prune.protocol import choose, tensors_of, within
 from tersa.prune.surgery import after, remove_, restore_
 from tersa.recipes.job import Job
 from tersa.recipes.retraining import Follower, follower_of, retrain_
@@ -115,7 +115,7 @@ class Channels:
             retrain_(self.job, self.model, count, seed=self.job.seed + 1000 * index, only=only)
 
     def _learning(self, groups: Groups, units: Tensor) -> set[str] | None:
-        """Names of the parameters that may learn after `units` went; None for all.
+        """Names of the parameters and buffers that may learn after `units` went; None for all.
 
         After a step of a schedule that removes nothing: of the layers that lost channels before.
         """
@@ -123,13 +123,7 @@ class Channels:
             return None
         if not len(units):
             groups, units = self.job.groups, self.gone()
-        layers = {
-            layer
-            for group in groups.groups
-            if bool(torch.isin(group.units, units).any())
-            for layer in group.layers
-        }
-        return {f"{layer}.{leaf}" for layer in layers for leaf in ("weight", "bias")}
+        return tensors_of(groups, units)
 
     def _regrow_(self, whole: Groups, earlier: dict[str, Tensor], units: Tensor, index: int) -> int:
         """Give the removed units another chance: those that now score better than survivors change places.

@@ -43,6 +43,7 @@ class ExportRequest:
         checkpoint: weights of a model.
         overwrite: replace a file that is there.
         at: of a run of shrink or prune: an earlier point, see `trajectory.point`.
+        network: the model behind a `.coded` file, where that is a user's own.
     """
 
     source: str
@@ -54,6 +55,7 @@ class ExportRequest:
     checkpoint: Path | None = None
     overwrite: bool = False
     at: str | None = None
+    network: str | None = None
 
 
 class ExportResult(Record):
@@ -112,7 +114,13 @@ def export_subject(request: ExportRequest) -> ExportResult:
 
 def _subject(request: ExportRequest, task: Task | None) -> Subject:
     if request.at is None:
-        return find_subject(request.source, task, checkpoint=request.checkpoint, data_dir=request.data_dir)
+        return find_subject(
+            request.source,
+            task,
+            checkpoint=request.checkpoint,
+            data_dir=request.data_dir,
+            network=request.network,
+        )
     return find_point(Path(request.source), request.at, data_dir=request.data_dir)
 
 

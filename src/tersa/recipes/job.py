@@ -87,6 +87,7 @@ class Job:
         device: for training.
         say: shows progress.
         light: what replaced the baseline's convolutions, empty for nothing.
+        zeros: weights of the baseline that are zero were pruned before, and stay zero.
         lessons: the baseline's answers to fixed views of the training images, once they are there.
         ended: why pruning stopped, once it has.
     """
@@ -103,6 +104,7 @@ class Job:
     device: str
     say: Say
     light: str = ""
+    zeros: bool = False
     lessons: Lessons | None = None
     ended: Ending | None = None
 

@@ -29,6 +29,7 @@ from tersa.recipes.goals import judged, keeps_accuracy, within_bounds
 from tersa.recipes.job import Job
 from tersa.recipes.request import ShrinkSpec, baseline_config, command_of
 from tersa.recipes.setting import Setting
+from tersa.recipes.start import zeroed_by
 from tersa.records import (
     CodedFile,
     Comparison,
@@ -345,6 +346,9 @@ def _notes(o: Outcome) -> list[str]:
             "The run was made with another seed or --validation: images of this validation split may have "
             "trained it, which flatters it."
         )
+    if o.spec.run and not o.job.zeros and (kind := zeroed_by(Path(o.spec.run))):
+        why = f"--light {o.spec.light}" if o.spec.light else "--granularity map"
+        notes.append(f"The run had zeroed by {kind}: under {why} its zeros learnt again.")
     if o.job.task.provenance.note:
         notes.append(o.job.task.provenance.note)
     if o.trained.cached and not o.spec.checkpoint:

@@ -131,7 +131,8 @@ def _run(
     began: float,
 ) -> ShrinkResult:
     trained = _baseline(spec, setting, task, begin, device)
-    way = Trajectory(folder, {"data": fingerprint(task), "baseline": weights_digest(trained.module)})
+    origin = {"data": fingerprint(task), "baseline": weights_digest(trained.module), "model": begin.model}
+    way = Trajectory(folder, origin)
     dock = Dock(task, shippable(spec.precision, spec.target), spec.target, spec.batch, spec.seed)
     dock.zeroes = protocol_of(spec, task).granularity != "map"
     _weigh_baseline(dock, trained.module, folder)
@@ -148,6 +149,7 @@ def _run(
         device=device,
         say=setting.say,
         light=spec.light or "",
+        zeros=bool(begin.zeroed) and dock.zeroes and not spec.light,
     )
     search = Search(job)
     kept = search.find(descend_(job))

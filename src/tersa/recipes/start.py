@@ -44,6 +44,7 @@ class Begin:
         trained: it comes with weights.
         network: the baseline, with its weights if it has any.
         pruned: the network that loses channels, untrained, at the baseline's sizes.
+        zeroed: what an earlier run zeroed in it (`weight`, `kernel`, `2:4`), empty for nothing.
     """
 
     model: str
@@ -51,6 +52,7 @@ class Begin:
     trained: bool
     network: Callable[[], nn.Module]
     pruned: Callable[[], nn.Module]
+    zeroed: str = ""
 
 
 def find_start(spec: ShrinkSpec, task: Task) -> Begin:
@@ -96,4 +98,10 @@ def _of_run(spec: ShrinkSpec, task: Task, folder: Path) -> Begin:
         return module
 
     suffix = f"+{spec.light}" if spec.light else ""
-    return Begin(name, name + suffix, True, build, lambda: build(suffix))
+    return Begin(name, name + suffix, True, build, lambda: build(suffix), zeroed_by(folder))
+
+
+def zeroed_by(folder: Path) -> str:
+    """What the run in a folder zeroed (`weight`, `kernel`, `2:4`), empty for nothing."""
+    kind = str(read_spec(folder).get("protocol", {}).get("granularity", "map"))
+    return "" if kind == "map" else kind

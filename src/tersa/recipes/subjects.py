@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -36,7 +37,8 @@ from tersa.recipes.folder import RESULT, SPEC, read_spec
 from tersa.recipes.trajectory import Trajectory, point
 
 WEIGHTS = "model.safetensors"
-FILES = (".onnx", ".coded")
+CODED = ".coded"
+FILES = (".onnx", CODED)
 """Files that bring their input shape and classes with them."""
 
 CALIBRATION_IMAGES = 512
@@ -83,6 +85,7 @@ def find_subject(
     seed: int = 0,
     foreign: bool = False,
     data_dir: Path | None = None,
+    network: str | None = None,
 ) -> Subject:
     """The network that a user named.
 
@@ -93,6 +96,7 @@ def find_subject(
         seed: of the weights of a model that is not trained.
         foreign: take ONNX files of other programs too, untrained.
         data_dir: where to look first for the data of a run that has no ONNX file.
+        network: the model behind a `.coded` file, where that is a user's own (`net.py:build`).
 
     Raises:
         UsageError: no such file or run, an unknown model, or a model without data.
@@ -106,7 +110,7 @@ def find_subject(
         return Subject(text, Header.of(task), loaded.module, trained=loaded.trained)
     if checkpoint is not None:
         raise UsageError(f"{text} has its own weights; leave out --checkpoint {checkpoint}")
-    found = _from_run(path, task, data_dir) if path.is_dir() else _from_file(path, foreign)
+    found = _from_run(path, task, data_dir) if path.is_dir() else _from_file(path, foreign, network)
     if task is None or found.foreign:
         return found
     if found.header.shape != task.shape:
@@ -118,9 +122,9 @@ def find_subject(
     return found
 
 
-def _from_file(path: Path, foreign: bool) -> Subject:
-    if path.suffix == ".coded":
-        module, header = read_coded(path)
+def _from_file(path: Path, foreign: bool, network: str | None) -> Subject:
+    if path.suffix == CODED:
+        module, header = read_coded(path, network)
         return Subject(str(path), header, module)
     if not foreign or is_ours(path):
         file = read_artefact(path)
@@ -171,8 +175,7 @@ def find_point(folder: Path, at: str, *, data_dir: Path | None = None) -> Subjec
     task = load_data(
         str(spec["data"]), data_dir=data_dir, seed=int(spec.get("seed", 0)), validation=spec.get("validation")
     )
-    made = Path(str(spec["run"])) if spec.get("run") else None
-    base = model_of(made) if made else str(spec.get("model") or default_spec(task.shape, len(task.classes)))
+    base = way.origin.get("model") or _base(spec, task)
     light = f"+{spec['light']}" if spec.get("light") and (table, row.index) != ("steps", 0) else ""
     module = load(base + light, task.shape, len(task.classes)).module
     resize_(module, way.weights(table, row.index))
@@ -180,6 +183,19 @@ def find_point(folder: Path, at: str, *, data_dir: Path | None = None) -> Subjec
     note = f"{tuned}step {row.index}: {row.parameters:,} parameters"
     note += f", {row.validation_accuracy:.2f} % on validation"
     return Subject(f"{folder} at {at}", Header.of(task), module.eval(), note=note)
+
+
+def _base(spec: Mapping[str, Any], task: Task) -> str:
+    """The model that a run began with, where its steps do not say so: a run of an older tersa."""
+    if not spec.get("run"):
+        return str(spec.get("model") or default_spec(task.shape, len(task.classes)))
+    earlier = Path(str(spec["run"]))
+    if not earlier.is_dir():
+        raise UsageError(
+            f"the run began with the network of {earlier}, which is gone; only that folder names the model: "
+            "bring it back, or prune again"
+        )
+    return model_of(earlier)
 
 
 def model_of(folder: Path) -> str:

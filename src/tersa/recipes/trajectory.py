@@ -2,7 +2,8 @@
 
 Each step is a row in `history.db` (table `steps`, or `tuned` for a step that was fine-tuned at length) and
 a weights file `steps/NNN.safetensors` or `tuned/NNN.safetensors`. The row is written after the weights: what
-has no row did not happen, and a leftover file is overwritten. `origin` says what the steps belong to.
+has no row did not happen, and a leftover file is overwritten. `origin` says what the steps belong to, so that
+any of them can be built again from this folder alone.
 
 Example:
     >>> import tempfile
@@ -38,8 +39,8 @@ class Trajectory:
 
     Args:
         folder: of the run.
-        origin: what the steps belong to (digests of data and baseline); another one is refused. None to
-            read only.
+        origin: what the steps belong to (digests of data and baseline, the baseline's model); another one is
+            refused. None to read only.
 
     Raises:
         UsageError: the folder holds steps of another origin, or none to read.
@@ -49,9 +50,12 @@ class Trajectory:
     def __init__(self, folder: Path, origin: Mapping[str, str] | None = None) -> None:
         self.folder = folder
         self.earlier_seconds = 0.0
+        self.origin = dict(origin or {})
         if origin is None:
             if not (folder / DATABASE).is_file():
                 raise UsageError(f"{folder} has no steps yet: it has no {DATABASE}")
+            with closing(self._connect()) as connection:
+                self.origin = dict(connection.execute("SELECT name, value FROM origin"))
             return
         with closing(self._connect()) as connection, connection:
             for table in ("steps", "tuned"):

@@ -1,7 +1,8 @@
 """Zeroing kernels, single weights or N of M: the tensors keep their sizes, masks keep the zeros.
 
 The network gets smaller to store (`prune.sparse`, `export.coded`) and not faster to run: its MACs are those
-of the dense one, and are stated so. Masks have no file of their own, they are the zeros of stored weights.
+of the dense one, and are stated so. Masks have no file of their own, they are the zeros of stored weights: a
+run that begins with a network of zeros goes on with them.
 
 Example:
     >>> [len(_units(torch.ones(2, 3, 5, 5), unit)) for unit in ("kernel", "weight")]
@@ -24,7 +25,7 @@ from tersa.prune.criteria import weight_scores
 from tersa.prune.holding import apply_, full_masks, held, maskable, masks_of
 from tersa.prune.masks import Granularity, Masks, choose_masks, regrow
 from tersa.prune.normalise import NORMALISATIONS
-from tersa.prune.protocol import fits
+from tersa.prune.protocol import fits, tensors_of
 from tersa.recipes.job import Job
 from tersa.recipes.pruning import Protocol, listed
 from tersa.recipes.retraining import Follower, follower_of, retrain_
@@ -61,6 +62,7 @@ class Zeroed:
         model: the network as it is now.
         kind: what goes at once.
         masks: which weights are alive.
+        whole: which were when the run began.
         follower: the training that goes on, where one does.
         first: scores of the baseline, where they are taken once.
     """
@@ -69,6 +71,7 @@ class Zeroed:
     model: nn.Module
     kind: Granularity
     masks: Masks
+    whole: Masks
     follower: Follower | None = None
     first: dict[str, Tensor] | None = None
 
@@ -77,8 +80,10 @@ class Zeroed:
         """Go on from a stored step."""
         model = job.network("steps", index)
         names = masked(job.protocol, model)
-        masks = masks_of(model, names) if index > bool(job.light) else full_masks(model, names)
-        return Zeroed(job, model, kind, masks, follower_of(job, model, index))
+        begun = job.network("steps", int(bool(job.light)))
+        whole = masks_of(begun, names) if job.zeros else full_masks(begun, names)
+        masks = masks_of(model, names) if index > bool(job.light) else whole
+        return Zeroed(job, model, kind, masks, whole, follower_of(job, model, index))
 
     @property
     def unit(self) -> str:
@@ -87,19 +92,22 @@ class Zeroed:
 
     @property
     def start(self) -> int:
-        """Kernels or weights in scope at the start."""
-        return sum(len(_units(mask, self.unit)) for mask in self.masks.values())
+        """Kernels or weights in scope that were alive at the start."""
+        return self._alive(self.whole)
 
     @property
     def left(self) -> int:
         """Of those, still alive."""
-        return sum(int(_units(mask, self.unit).any(dim=1).sum()) for mask in self.masks.values())
+        return self._alive(self.masks)
 
     @property
     def least(self) -> int:
         """Of those, never removed; with N:M all that is left once the pattern holds."""
-        pattern = isinstance(self.kind, NM) and any(not bool(mask.all()) for mask in self.masks.values())
+        pattern = isinstance(self.kind, NM) and self.left < self.start
         return self.left if pattern else len(self.masks)
+
+    def _alive(self, masks: Masks) -> int:
+        return sum(int(_units(mask, self.unit).any(dim=1).sum()) for mask in masks.values())
 
     def gone(self) -> Tensor:
         """No channels."""
@@ -142,13 +150,20 @@ class Zeroed:
         touched = {name for name in self.masks if not torch.equal(self.masks[name], old[name])}
         if not touched:  # a step of a schedule that removes nothing
             touched = {name for name, mask in self.masks.items() if not bool(mask.all())}
-        only = None if protocol.retrain_scope == "all" else touched | {_bias(name) for name in touched}
+        only = None if protocol.retrain_scope == "all" else self._tensors(touched)
         with held(self.model, self.masks):
             if self.follower:
                 self.follower.learn_(protocol.retrain, only)
             else:
                 seed = self.job.seed + 1000 * index
                 retrain_(self.job, self.model, protocol.retrain, seed=seed, only=only)
+
+    def _tensors(self, weights: set[str]) -> set[str]:
+        """Names of weights with what belongs to their layers: biases, and batch norms behind them."""
+        groups = self.job.groups
+        made = [slot.units for slot in groups.slots if slot.name in weights and not slot.incoming]
+        norms = tensors_of(groups, torch.cat([self.gone(), *made]))
+        return weights | {_bias(name) for name in weights} | norms
 
     def _scores(self, index: int) -> dict[str, Tensor]:
         if self.job.protocol.recompute == "every":

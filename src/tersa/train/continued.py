@@ -41,6 +41,8 @@ from tersa.train.optimisers import build, set_rate_
 from tersa.train.schedules import factor
 from tersa.train.step import Batch, autocast, update_
 
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
 ENDLESS = 10**9
 """Updates that the stream is laid out for: the images are kept in the form that is read fastest."""
 
@@ -104,7 +106,7 @@ def learn_(run: Continued, iterations: int, only: Collection[str] | None = None)
     Args:
         run: what goes on.
         iterations: how many; 0 changes nothing.
-        only: names of the parameters that may change, or None for all.
+        only: names of the parameters and batch norm buffers that may change, or None for all.
 
     Raises:
         Diverged: the loss became NaN or infinite.
@@ -131,7 +133,12 @@ def learn_(run: Continued, iterations: int, only: Collection[str] | None = None)
 def learning(model: nn.Module, only: Collection[str] | None) -> Generator[None]:
     """Only the named parameters take gradients for a block; None: all that do.
 
-    The others have no gradient at all, so that an optimiser over them leaves them alone, decay included.
+    The others have no gradient at all, so that an optimiser over them leaves them alone, decay included. A
+    batch norm of which no tensor is named is read in eval mode: its running statistics stay too.
+
+    Args:
+        model: what learns, in training mode or soon to be.
+        only: names of parameters and buffers.
     """
     frozen = [
         parameter
@@ -140,11 +147,27 @@ def learning(model: nn.Module, only: Collection[str] | None) -> Generator[None]:
     ]
     for parameter in frozen:
         parameter.requires_grad_(False).grad = None
+    still = [
+        module.register_forward_pre_hook(_still)
+        for name, module in model.named_modules()
+        if only is not None and isinstance(module, BATCH_NORMS) and not _names(name, module) & set(only)
+    ]
     try:
         yield
     finally:
+        for handle in still:
+            handle.remove()
         for parameter in frozen:
             parameter.requires_grad_(True)
+
+
+def _names(name: str, module: nn.Module) -> set[str]:
+    return {f"{name}.{leaf}" for leaf in module.state_dict()}
+
+
+def _still(module: nn.Module, _: object) -> None:
+    """Before each forward pass, since `train()` of the whole network turns training mode on again."""
+    module.eval()
 
 
 def _update_(run: Continued, per_epoch: int) -> Tensor:
