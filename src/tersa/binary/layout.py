@@ -1,0 +1,175 @@
+"""Weights and thresholds in the order in which the kernels read them.
+
+    words     (group, plane, kh, kw * words(C), parts, 32) uint64    32 output channels side by side
+    shorts    (group, kh, pairs of (kw C), 32, 2) int16
+    bounds    (class, group, level, 32) int32
+
+A padded place holds zero bits, which count as the lowest level -n and not as 0, so that too much has been
+subtracted there: n times the weights that lie outside. It depends on the output channel and on which rows and
+columns of the kernel lie outside, hence *classes* of output places, 9 of them for a 3x3 kernel, each with
+bounds of its own; nothing is paid for it while running. With sums S = 2 A + offset, A what a tile adds up,
+
+    S >= t  <=>  A >= ceil((t - offset) / 2)
+
+Example:
+    >>> sides(4, kernel=3, stride=1, padding=1)
+    ([(1, 3), (0, 3), (0, 2)], [0, 1, 1, 2])
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from tersa.binary.bitpack import codes, largest, pack, words_for
+from tersa.binary.program import Weights
+from tersa.binary.thresholds import ALWAYS, NEVER
+
+GROUP = 32
+"""Output channels of one tile."""
+ALIGNMENT = 64
+"""Bytes: a cache line, and the widest vector register."""
+
+Array = npt.NDArray[np.generic]
+
+
+def aligned(shape: tuple[int, ...], dtype: npt.DTypeLike, slack: int = ALIGNMENT) -> Array:
+    """Zeros whose first byte is aligned, with some bytes to spare behind the last."""
+    kind = np.dtype(dtype)
+    size = int(np.prod(shape)) * kind.itemsize
+    raw = np.zeros(size + slack + ALIGNMENT, np.uint8)
+    start = -raw.ctypes.data % ALIGNMENT
+    return raw[start : start + size].view(kind).reshape(shape)
+
+
+def groups_for(channels: int) -> int:
+    """Groups of 32 output channels."""
+    return -(-channels // GROUP)
+
+
+def by_lanes(rows: Array) -> Array:
+    """(O, ...) as (group, ..., 32), with zeros for missing channels."""
+    groups = groups_for(len(rows))
+    full = np.zeros((groups * GROUP, *rows.shape[1:]), rows.dtype)
+    full[: len(rows)] = rows
+    return np.moveaxis(full.reshape(groups, GROUP, *rows.shape[1:]), 1, -1)
+
+
+@dataclass(frozen=True, eq=False)
+class Laid:
+    """Weights for a kernel.
+
+    Attributes:
+        array: see the head of this file.
+        run: steps along one row of the kernel.
+        plane_bytes: from one plane to the next.
+        planes: of the weights; 1 for ternary, whose sign and mask lie side by side.
+    """
+
+    array: Array
+    run: int
+    plane_bytes: int
+    planes: int
+
+    @property
+    def group_bytes(self) -> int:
+        """From one group of channels to the next."""
+        return self.array.nbytes // len(self.array)
+
+
+def words_layout(weights: Weights) -> Laid:
+    """For `BITS` and `TERNARY`."""
+    integers = weights.integers()
+    o, kh, kw, c = integers.shape
+    run = kw * words_for(c)
+    if weights.bits:
+        planes = pack(codes(integers, weights.bits), weights.bits)[:, None]  # (planes, 1, O, kh, kw, words)
+    else:
+        planes = np.stack(
+            [pack((integers > 0).astype(np.uint8), 1), pack((integers != 0).astype(np.uint8), 1)], axis=1
+        )  # (1, 2, O, kh, kw, words)
+    count, parts = planes.shape[:2]
+    rows = np.moveaxis(
+        planes.reshape(count, parts, o, kh, run), (2, 1), (0, -1)
+    )  # (O, planes, kh, run, parts)
+    lanes = by_lanes(rows)  # (groups, planes, kh, run, parts, 32)
+    array = aligned(lanes.shape, np.uint64)
+    array[...] = lanes
+    return Laid(array, run, kh * run * parts * GROUP * 8, count)
+
+
+def shorts_layout(weights: Weights) -> Laid:
+    """For `SHORTS`."""
+    integers = weights.integers()
+    o, kh, kw, c = integers.shape
+    run = -(-kw * c // 2)
+    taps = np.zeros((o, kh, 2 * run), np.int16)
+    taps[:, :, : kw * c] = integers.reshape(o, kh, kw * c)
+    lanes = np.moveaxis(by_lanes(taps.reshape(o, kh, run, 2)), -1, -2)  # (groups, kh, run, 32, 2)
+    array = aligned(lanes.shape, np.int16)
+    array[...] = lanes
+    return Laid(array, run, 0, 1)
+
+
+def sides(
+    outputs: int, kernel: int, stride: int, padding: int, inputs: int | None = None
+) -> tuple[list[tuple[int, int]], list[int]]:
+    """Which taps lie inside the map along one side: the different ranges, and each output's range.
+
+    Args:
+        outputs: places along the side of the output.
+        kernel: taps.
+        stride: of the kernel.
+        padding: places before the map.
+        inputs: places along the side of the input; by default as many as outputs.
+    """
+    length = outputs if inputs is None else inputs
+    ranges: list[tuple[int, int]] = []
+    index: list[int] = []
+    for place in range(outputs):
+        start = place * stride - padding
+        inside = (max(0, -start), min(kernel, length - start))
+        if inside not in ranges:
+            ranges.append(inside)
+        index.append(ranges.index(inside))
+    return ranges, index
+
+
+def offsets(
+    weights: Weights, bits: int, rows: list[tuple[int, int]], columns: list[tuple[int, int]]
+) -> npt.NDArray[np.int64]:
+    """What makes a sum of a tile's A: S = 2 A + offset, (classes, O), for codes of so many bits in words."""
+    integers = weights.integers().astype(np.int64)
+    top = largest(bits)
+    if weights.bits:
+        whole = np.full(len(integers), top * largest(weights.bits) * integers[0].size)
+    else:
+        whole = top * np.abs(integers).sum((1, 2, 3))
+    per_tap = integers.sum(3)  # (O, kh, kw)
+    total = per_tap.sum((1, 2))
+    inside = [per_tap[:, a:b, c:d].sum((1, 2)) for a, b in rows for c, d in columns]
+    return np.stack([whole + top * (total - part) for part in inside])
+
+
+def bounds(table: npt.NDArray[np.int32], offset: npt.NDArray[np.int64], factor: int) -> Array:
+    """Thresholds (O, levels) of S = factor A + offset as bounds of A, (classes, groups, levels, 32)."""
+    wanted = table.astype(np.int64)[None]  # (1, O, levels)
+    exact = -((offset[:, :, None] - wanted) // factor)  # the smallest A with factor A + offset >= t
+    found = np.clip(exact, ALWAYS + 1, NEVER - 1)
+    found = np.where(wanted == NEVER, NEVER, np.where(wanted == ALWAYS, ALWAYS, found)).astype(np.int32)
+    groups = groups_for(table.shape[0])
+    array = aligned((len(offset), groups, table.shape[1], GROUP), np.int32)
+    array[...] = NEVER
+    flat = np.full((len(offset), groups * GROUP, table.shape[1]), NEVER, np.int32)
+    flat[:, : table.shape[0]] = found
+    array[...] = np.moveaxis(flat.reshape(len(offset), groups, GROUP, -1), 2, 3)
+    return array
+
+
+def lanes_of(values: npt.NDArray[np.int64]) -> Array:
+    """Offsets (classes, O) as (classes, groups, 1, 32) int32."""
+    array = aligned((len(values), groups_for(values.shape[1]), 1, GROUP), np.int32)
+    array[:, :, 0] = np.stack([by_lanes(row) for row in values])
+    return array

@@ -1,0 +1,106 @@
+"""Running a packed program: `Runner(program)(images)` gives logits.
+
+Images are bytes 0..255 (N, C, H, W), or floats in 0..1, which are taken to the nearest byte. One thread never
+touches numba's threads, so that it may be used in forked processes; more threads are of numba's pool, which
+`NUMBA_NUM_THREADS` bounds. A runner keeps buffers for the batch sizes that it has seen, and serves one caller
+at a time; others wait.
+
+Example:
+    >>> from tersa.binary.program import Affine, Convolution, Pixels, Program, Weights
+    >>> w = Weights.of(np.array([[1, -1]]).reshape(1, 1, 1, 2), bits=1)
+    >>> head = Affine(1, np.float32([0.5]), np.float32([1]))
+    >>> program = Program(("a",), (2, 1, 1), (Pixels(8, (2, 1, 1)), Convolution(0, w), head))
+    >>> Runner(program)(np.array([[[[255]], [[0]]]], np.uint8)).tolist()
+    [[256.0]]
+"""
+
+from __future__ import annotations
+
+import threading
+
+import numba
+import numpy as np
+import numpy.typing as npt
+
+from tersa.binary import kernels
+from tersa.binary.lowering import Lowered, Table
+from tersa.binary.program import Floats, Program
+from tersa.errors import ModelError, UsageError
+
+LARGEST_BATCH = 64
+"""More images at once would leave the caches and gain nothing."""
+KEPT = 4
+"""Batch sizes whose buffers are kept."""
+
+Images = npt.NDArray[np.uint8 | np.float32]
+
+
+class Runner:
+    """A program with its kernels' weights and buffers.
+
+    Args:
+        program: what to run.
+        threads: that share each step.
+
+    Raises:
+        UsageError: more threads than numba has.
+    """
+
+    def __init__(self, program: Program, threads: int = 1) -> None:
+        most = int(getattr(numba.config, "NUMBA_NUM_THREADS"))  # noqa: B009 - set at run time
+        if not 1 <= threads <= most:
+            raise UsageError(f"threads are 1 to {most} here, not {threads}")
+        self.program, self.threads = program, threads
+        self._lowered = Lowered(program)
+        self._tables: dict[int, Table] = {}
+        self._lock = threading.Lock()
+
+    def __call__(self, images: Images) -> Floats:
+        """Logits (N, K).
+
+        Raises:
+            ModelError: images of another shape or type.
+        """
+        if images.ndim != 4 or images.shape[1:] != self.program.shape:
+            raise ModelError(f"the program takes images {self.program.shape}, got {images.shape[1:]}")
+        if str(images.dtype) not in ("uint8", "float32"):
+            raise ModelError(f"images are bytes, or float32 in 0..1, not {images.dtype}")
+        with self._lock:
+            if len(images) <= LARGEST_BATCH:
+                return self._batch(images)
+            parts = [self._batch(images[i : i + LARGEST_BATCH]) for i in range(0, len(images), LARGEST_BATCH)]
+            return np.concatenate(parts)
+
+    def table(self, images: int) -> Table:
+        """Buffers and steps for a batch size."""
+        found = self._tables.pop(images, None) or self._lowered.table(images, self.threads)
+        self._tables[images] = found
+        while len(self._tables) > KEPT:
+            self._tables.pop(next(iter(self._tables)))
+        return found
+
+    def _batch(self, images: Images) -> Floats:
+        if not len(images):
+            return np.zeros((0, len(self.program.classes)), np.float32)
+        table = self.table(len(images))
+        if images.dtype == np.uint8:
+            table.pixels[...] = images
+        else:
+            kernels.to_bytes(np.ascontiguousarray(images).reshape(-1), table.pixels.reshape(-1))
+        execute(table.rows, self.threads)
+        return table.logits.copy()
+
+
+def execute(rows: npt.NDArray[np.int64], threads: int) -> None:
+    """Run steps of a table."""
+    if threads == 1:
+        kernels.alone(rows)
+        return
+    before = numba.get_num_threads()
+    if before != threads:
+        numba.set_num_threads(threads)
+    try:
+        kernels.together(rows)
+    finally:
+        if before != threads:
+            numba.set_num_threads(before)
