@@ -18,6 +18,7 @@ Example:
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,11 +27,15 @@ import numpy.typing as npt
 from tersa.binary.bitpack import codes, largest, pack, words_for
 from tersa.binary.program import Weights
 from tersa.binary.thresholds import ALWAYS, NEVER
+from tersa.errors import ModelError
 
 GROUP = 32
 """Output channels of one tile."""
 ALIGNMENT = 64
 """Bytes: a cache line, and the widest vector register."""
+
+MOST_BYTES = 1 << 28
+"""Of one layer's weights or bounds as the kernels read them."""
 
 Array = npt.NDArray[np.generic]
 
@@ -38,10 +43,20 @@ Array = npt.NDArray[np.generic]
 def aligned(shape: tuple[int, ...], dtype: npt.DTypeLike, slack: int = ALIGNMENT) -> Array:
     """Zeros whose first byte is aligned, with some bytes to spare behind the last."""
     kind = np.dtype(dtype)
-    size = int(np.prod(shape)) * kind.itemsize
+    size = math.prod(shape) * kind.itemsize
     raw = np.zeros(size + slack + ALIGNMENT, np.uint8)
     start = -raw.ctypes.data % ALIGNMENT
     return raw[start : start + size].view(kind).reshape(shape)
+
+
+def _bounded(what: str, *factors: int) -> None:
+    """Refuse what would take too much memory, before it does.
+
+    Raises:
+        ModelError: too large.
+    """
+    if math.prod(factors) > MOST_BYTES:
+        raise ModelError(f"{what} would take {math.prod(factors):,} bytes unpacked; at most {MOST_BYTES:,}")
 
 
 def groups_for(channels: int) -> int:
@@ -81,9 +96,10 @@ class Laid:
 
 def words_layout(weights: Weights) -> Laid:
     """For `BITS` and `TERNARY`."""
-    integers = weights.integers()
-    o, kh, kw, c = integers.shape
+    o, kh, kw, c = weights.shape
     run = kw * words_for(c)
+    _bounded(f"weights {weights.shape}", groups_for(o), GROUP, weights.bits or 2, kh, run, 8)
+    integers = weights.integers()
     if weights.bits:
         planes = pack(codes(integers, weights.bits), weights.bits)[:, None]  # (planes, 1, O, kh, kw, words)
     else:
@@ -102,9 +118,10 @@ def words_layout(weights: Weights) -> Laid:
 
 def shorts_layout(weights: Weights) -> Laid:
     """For `SHORTS`."""
-    integers = weights.integers()
-    o, kh, kw, c = integers.shape
+    o, kh, kw, c = weights.shape
     run = -(-kw * c // 2)
+    _bounded(f"weights {weights.shape}", groups_for(o), GROUP, kh, run, 4)
+    integers = weights.integers()
     taps = np.zeros((o, kh, 2 * run), np.int16)
     taps[:, :, : kw * c] = integers.reshape(o, kh, kw * c)
     lanes = np.moveaxis(by_lanes(taps.reshape(o, kh, run, 2)), -1, -2)  # (groups, kh, run, 32, 2)
@@ -155,6 +172,7 @@ def offsets(
 
 def bounds(table: npt.NDArray[np.int32], offset: npt.NDArray[np.int64], factor: int) -> Array:
     """Thresholds (O, levels) of S = factor A + offset as bounds of A, (classes, groups, levels, 32)."""
+    _bounded(f"thresholds {table.shape}", len(offset), groups_for(len(table)), GROUP, table.shape[1], 8)
     wanted = table.astype(np.int64)[None]  # (1, O, levels)
     exact = -((offset[:, :, None] - wanted) // factor)  # the smallest A with factor A + offset >= t
     found = np.clip(exact, ALWAYS + 1, NEVER - 1)

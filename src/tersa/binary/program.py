@@ -54,8 +54,10 @@ MOST_SUM = 1 << 30
 """Sums stay below this, so that 32 bits hold them and their corrections."""
 MOST_SHORT = (1 << 15) - 1
 """Integers that a convolution reads."""
-MOST_VALUES = 1 << 28
-"""Of one value of one image, and of one layer's weights."""
+MOST_VALUES = 1 << 24
+"""Of one value of one image."""
+MOST_WEIGHTS = 1 << 27
+"""Of one layer."""
 MOST_SIDE = 1 << 16
 """Rows, columns and strides."""
 
@@ -95,7 +97,7 @@ class Weights:
     def __post_init__(self) -> None:
         size = math.prod(self.shape)
         planes = self.bits or 2
-        if min(self.shape) < 1 or size > MOST_VALUES or not 0 <= self.bits <= MOST_BITS:
+        if min(self.shape) < 1 or size > MOST_WEIGHTS or not 0 <= self.bits <= MOST_BITS:
             raise ModelError(f"weights of shape {self.shape} with {self.bits} bits cannot be")
         if self.planes.shape != (planes, -(-size // 8)) or self.planes.dtype != np.uint8:
             raise ModelError(f"weights of shape {self.shape} need {planes} planes of {-(-size // 8):,} bytes")

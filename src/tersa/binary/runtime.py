@@ -16,6 +16,7 @@ Example:
 
 from __future__ import annotations
 
+import math
 import threading
 
 import numba
@@ -29,6 +30,8 @@ from tersa.errors import ModelError, UsageError
 
 LARGEST_BATCH = 64
 """More images at once would leave the caches and gain nothing."""
+MOST_VALUES = 1 << 25
+"""Of the largest value of a batch; larger images go through in smaller batches."""
 KEPT = 4
 """Batch sizes whose buffers are kept."""
 
@@ -54,6 +57,8 @@ class Runner:
         self._lowered = Lowered(program)
         self._tables: dict[int, Table] = {}
         self._lock = threading.Lock()
+        largest = max(math.prod(value.shape) for value in program.values)
+        self._most = max(1, min(LARGEST_BATCH, MOST_VALUES // largest))
 
     def __call__(self, images: Images) -> Floats:
         """Logits (N, K).
@@ -66,9 +71,9 @@ class Runner:
         if str(images.dtype) not in ("uint8", "float32"):
             raise ModelError(f"images are bytes, or float32 in 0..1, not {images.dtype}")
         with self._lock:
-            if len(images) <= LARGEST_BATCH:
+            if len(images) <= self._most:
                 return self._batch(images)
-            parts = [self._batch(images[i : i + LARGEST_BATCH]) for i in range(0, len(images), LARGEST_BATCH)]
+            parts = [self._batch(images[i : i + self._most]) for i in range(0, len(images), self._most)]
             return np.concatenate(parts)
 
     def table(self, images: int) -> Table:
