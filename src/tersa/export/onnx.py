@@ -2,6 +2,7 @@
 
 The file takes (N, C, H, W) float32 pixels in 0..1 for any N, with the normalisation folded into the first
 layer (`tersa.export.normalise`) and batch normalisation into the convolution before it (by torch's exporter).
+A low-bit network is frozen first (`tersa.export.frozen`): its levels are stored, not its latent weights.
 Equal weights give equal bytes. It is written whole or not at all.
 
 Example:
@@ -35,6 +36,7 @@ from torch import Tensor, nn
 from tersa.data.task import Task
 from tersa.errors import ModelError, UsageError
 from tersa.export.artefact import INPUT, OUTPUT, PRECISIONS, Artefact, Header
+from tersa.export.frozen import freeze, is_low_bit, reads_pixels
 from tersa.export.int8 import Calibration, quantise
 from tersa.export.lean import lean_
 from tersa.export.normalise import normalise_
@@ -133,6 +135,11 @@ def build_model(module: nn.Module, header: Header) -> onnx.ModelProto:
         raise ModelError(
             f"the network must give {(2, len(header.classes))} logits for 2 images, it gives {found}"
         )
+    outside = header
+    if is_low_bit(module):
+        module = frozen = freeze(module)
+        if reads_pixels(frozen):
+            outside = replace(header, mean=(0.0,) * len(header.mean), std=(1.0,) * len(header.std))
     with _quiet():
         try:
             program = torch.onnx.export(
@@ -152,7 +159,7 @@ def build_model(module: nn.Module, header: Header) -> onnx.ModelProto:
     assert program is not None
     model = onnx.ModelProto.FromString(program.model_proto.SerializeToString())
     model.ir_version = IR_VERSION
-    normalise_(model, header)
+    normalise_(model, outside)
     lean_(model, header.properties())
     onnx.checker.check_model(model)
     return model
