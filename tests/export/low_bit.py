@@ -45,6 +45,17 @@ def plain(bits: LowBits) -> nn.Module:
     )
 
 
+def unpadded(bits: LowBits) -> nn.Module:
+    """Convolutions without padding, as in CNV, a pooling and the logits."""
+    layers = Builder(bits, SHAPE[0])
+    return nn.Sequential(
+        *(layers.pixels(), *layers.conv(3, 7), layers.activation()),
+        *(*layers.conv(7, 5, kernel=2), layers.activation(), nn.MaxPool2d(2)),
+        *(*layers.conv(5, 9, stride=2), layers.activation(before_last=True), nn.Flatten()),
+        *layers.logits(9, len(CLASSES)),
+    )
+
+
 def residual(bits: LowBits) -> nn.Module:
     """Two blocks with real-valued shortcuts, the second with a stride and twice the channels."""
     layers = Builder(bits, SHAPE[0])
