@@ -117,6 +117,7 @@ class Step(Record):
         macs: for one image.
         size_bytes: of its exported file (fp32 for pruning steps), None where it was not exported.
         latency_ms: median at the goal's target where it was measured, else None.
+        estimate_ms: what a latency table said of it, where there is one.
         within: one file of it is within every bound asked; None where none was asked.
         widths: units left in each prunable layer, by layer name.
         seconds: wall time of this step.
@@ -133,6 +134,7 @@ class Step(Record):
     macs: int
     size_bytes: int | None = None
     latency_ms: float | None = None
+    estimate_ms: float | None = None
     within: bool | None = None
     widths: dict[str, int]
     seconds: float
@@ -243,7 +245,13 @@ class Sample(Record):
 
 
 class Environment(Record):
-    """The machine and the versions a number belongs to."""
+    """The machine and the versions a number belongs to.
+
+    Attributes:
+        governor: of the processor's frequency (`performance`), empty where the system does not tell.
+        load: processes that wanted to run, mean of the minute before, or None where the system does not tell.
+        container: limits of a control group (`2 cpus, 4.29 GB`), empty where there are none.
+    """
 
     machine: str
     processor: str
@@ -255,6 +263,9 @@ class Environment(Record):
     threads: int
     date: str
     commit: str = ""
+    governor: str = ""
+    load: float | None = None
+    container: str = ""
 
 
 class Twin(Record):
@@ -322,8 +333,122 @@ class CodedFile(Record):
     parts: dict[str, int]
 
 
+class Candidate(Record):
+    """One way to go at a step of NetAdapt.
+
+    Attributes:
+        step: that it was a candidate for.
+        group: layers that would be narrower.
+        before: width of the group.
+        width: that it would have.
+        estimate_ms: of its network, from the table (corrected); None where latency was not asked.
+        cost: share of the limit, 1 being the budget.
+        score: what it was ranked by: a training-free score, or percent of validation accuracy.
+        scored_by: name of the score, or `finetune`.
+        chosen: it became the step.
+        tries: estimates that the search for its width took.
+        cut_seconds: of that search.
+        score_seconds: of the score, or of the short fine-tune.
+        evaluate_seconds: of the accuracy after it.
+    """
+
+    step: int
+    group: str
+    before: int
+    width: int
+    estimate_ms: float | None
+    cost: float
+    score: float
+    scored_by: str
+    chosen: bool
+    tries: int
+    cut_seconds: float
+    score_seconds: float
+    evaluate_seconds: float
+
+
+class Checked(Record):
+    """An estimate from the table held against a measurement of the whole network.
+
+    Attributes:
+        step: of the trajectory, 0 for the baseline.
+        estimate_ms: with the factor that was in use.
+        first_ms: with the factor of the baseline alone.
+        measured_ms: interleaved with the baseline: its latency over the speed-up.
+        low: lower end of the 95 % interval, ms.
+        high: upper end of it, ms.
+        factor: in use from here on.
+        interpolated: layers whose cost lies between measured ones.
+        layers: in all.
+    """
+
+    step: int
+    estimate_ms: float
+    first_ms: float
+    measured_ms: float
+    low: float
+    high: float
+    factor: float
+    interpolated: int
+    layers: int
+
+
+class FrontPoint(Record):
+    """One network of a Pareto front; its weights are those of its step.
+
+    Attributes:
+        step: of the trajectory.
+        cost: share of the limits asked, 1 being on them.
+        estimate_ms: from the table.
+        macs: of one image.
+        parameters: trainable values.
+        validation_accuracy: percent, after a short fine-tune.
+        dominated: another point is at least as good in everything.
+    """
+
+    step: int
+    cost: float
+    estimate_ms: float | None
+    macs: int
+    parameters: int
+    validation_accuracy: float
+    dominated: bool = False
+
+
+class Adaptation(Record):
+    """How a network was fitted to its target.
+
+    Attributes:
+        search: `netadapt` or `budget`.
+        budget_ms: the latency asked for, None where none was.
+        machine: whose latencies the table holds.
+        foreign: another machine's.
+        points: layers of the table that this network uses.
+        measured: of those, measured in this run.
+        call_ms: the empty call.
+        unknown: operations that the table has no family for.
+        checked: estimates against measurements, along the trajectory.
+        candidates: of every step of NetAdapt.
+        front: networks of a Pareto front.
+        seconds: by stage: `table`, `cut`, `score`, `finetune`, `evaluate`, `measure`, `solve`.
+    """
+
+    search: Literal["netadapt", "budget"]
+    budget_ms: float | None
+    machine: str
+    foreign: bool
+    points: int
+    measured: int
+    call_ms: float
+    unknown: list[str] = []
+    checked: list[Checked] = []
+    candidates: list[Candidate] = []
+    front: list[FrontPoint] = []
+    seconds: dict[str, float] = {}
+
+
 class ShrinkResult(Record):
-    """Everything that `tersa shrink` or `tersa prune` found: `result.json`, and all that its report shows.
+    """Everything that `tersa shrink`, `prune` or `adapt` found: `result.json`, and all that its report shows.
 
     Attributes:
         compression: parameters of the baseline over the result's (document 002's word).
@@ -336,11 +461,12 @@ class ShrinkResult(Record):
         scratch: the same sizes trained from scratch, where that was asked.
         sparse: bytes without the zeros, where weights were zeroed.
         coded: the entropy-coded file, where that was asked.
+        adaptation: how the network was fitted to its target, where `tersa adapt` did it.
         artefacts: file names in the run's folder, the one to ship first.
     """
 
     schema_version: int = SCHEMA
-    verb: Literal["shrink", "prune"] = "shrink"
+    verb: Literal["shrink", "prune", "adapt"] = "shrink"
     name: str
     command: str
     task: str
@@ -377,6 +503,7 @@ class ShrinkResult(Record):
     scratch: Twin | None = None
     sparse: SparseSize | None = None
     coded: CodedFile | None = None
+    adaptation: Adaptation | None = None
     notes: list[str] = []
     artefacts: list[str]
     report: str

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from tersa.cli import (
+    adapt,
     bench,
     compare,
     data,
@@ -47,6 +48,7 @@ app = typer.Typer(
 for verb in (
     shrink.shrink,
     prune.prune,
+    adapt.adapt,
     train.train,
     bench.bench,
     export.export,

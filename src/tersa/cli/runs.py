@@ -55,7 +55,7 @@ def show(run: Name, root: Root = Path("runs"), json: Json = False) -> None:
     folder = find_run(run, root)
     summary = read_run(folder)
     terminal = Terminal(json=json)
-    if summary.verb in ("shrink", "prune") and summary.status not in ("incomplete", "damaged"):
+    if summary.verb in ("shrink", "prune", "adapt") and summary.status not in ("incomplete", "damaged"):
         result = read_shrink(folder)
         tell(terminal, result, folder)
         terminal.result(result.absolute(folder))

@@ -31,6 +31,7 @@ from tersa.recipes.request import ShrinkSpec, baseline_config, command_of
 from tersa.recipes.setting import Setting
 from tersa.recipes.start import zeroed_by
 from tersa.records import (
+    Adaptation,
     CodedFile,
     Comparison,
     Figures,
@@ -70,6 +71,7 @@ class Outcome:
     note: str
     folder: Path
     began: float
+    adaptation: Adaptation | None = None
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ class _Tested:
 def finish(o: Outcome) -> ShrinkResult:
     o.setting.say("test and measure", 0.0, "")
     artefacts = _ship(o)
-    before, after = (_test(path, o.job.task) for path in (o.job.dock.reference.path, artefacts[0]))  # type: ignore[union-attr] - set by _weigh_baseline
+    before, after = (_test(path, o.job.task) for path in (o.job.dock.reference.path, artefacts[0]))  # type: ignore[union-attr] - set by weigh_baseline
     comparisons = _measure(o, artefacts)
     result = _compose(o, artefacts, before, after, comparisons, _beside(o, before))
     write_report(result, o.folder / "report.html")
@@ -237,6 +239,7 @@ def _compose(
         scratch=beside.scratch,
         sparse=beside.sparse,
         coded=beside.coded,
+        adaptation=o.adaptation,
         protocol={**o.job.protocol.model_dump(exclude_none=True), "baseline_key": o.trained.key},
         environment=environment(torch.get_num_threads()),
         notes=_notes(o),

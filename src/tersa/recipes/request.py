@@ -95,7 +95,7 @@ class ShrinkSpec(Record):
     validation: int | float | None = None
     training: dict[str, str] = Field(default_factory=dict[str, str])
     protocol: dict[str, int | float | str] = Field(default_factory=dict[str, int | float | str])
-    verb: Literal["shrink", "prune"] = "shrink"
+    verb: Literal["shrink", "prune", "adapt"] = "shrink"
     run: str | None = None
     light: str | None = None
     scratch: bool = False

@@ -156,9 +156,9 @@ def read_shrink(folder: Path) -> ShrinkResult:
     if not (folder / RESULT).is_file():
         raise UsageError(f"{folder} is not finished: it has no {RESULT}; run its command again with --resume")
     summary = read_run(folder)
-    if summary.verb not in ("shrink", "prune", ""):
+    if summary.verb not in ("shrink", "prune", "adapt", ""):
         raise UsageError(
-            f"{folder} was made by 'tersa {summary.verb}'; only shrink and prune runs have this report"
+            f"{folder} was made by 'tersa {summary.verb}'; only shrink, prune and adapt runs have this report"
         )
     return read_record(folder / RESULT, ShrinkResult)
 

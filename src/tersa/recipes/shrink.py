@@ -107,12 +107,12 @@ def shrink(
         start = find_start(spec, task)
         if start.trained and spec.epochs is not None:
             raise UsageError(f"--epochs trains a baseline, but {spec.model} brings its weights; leave it out")
-        groups = _prunable(start.pruned(), task, protocol_of(spec, task))
+        groups = prunable(start.pruned(), task, protocol_of(spec, task))
         folder = open_folder(Path(out), spec.verb, spec, resume=resume, overwrite=overwrite)
-        return _finished(folder) or _run(spec, setting, task, start, groups, folder, device, began)
+        return finished(folder) or _run(spec, setting, task, start, groups, folder, device, began)
 
 
-def _finished(folder: Path) -> ShrinkResult | None:
+def finished(folder: Path) -> ShrinkResult | None:
     """The result that is there, if all of its files are."""
     if not (folder / RESULT).is_file():
         return None
@@ -130,12 +130,12 @@ def _run(
     device: str,
     began: float,
 ) -> ShrinkResult:
-    trained = _baseline(spec, setting, task, begin, device)
+    trained = trained_baseline(spec, setting, task, begin, device)
     origin = {"data": fingerprint(task), "baseline": weights_digest(trained.module), "model": begin.model}
     way = Trajectory(folder, origin)
     dock = Dock(task, shippable(spec.precision, spec.target), spec.target, spec.batch, spec.seed)
     dock.zeroes = protocol_of(spec, task).granularity != "map"
-    _weigh_baseline(dock, trained.module, folder)
+    weigh_baseline(dock, trained.module, folder)
     job = Job(
         task=task,
         baseline=trained.module,
@@ -166,7 +166,7 @@ def _run(
     )
 
 
-def _baseline(spec: ShrinkSpec, setting: Setting, task: Task, begin: Begin, device: str) -> Baseline:
+def trained_baseline(spec: ShrinkSpec, setting: Setting, task: Task, begin: Begin, device: str) -> Baseline:
     """The trained network to start from."""
     if spec.run:
         module = begin.network().eval()
@@ -193,7 +193,7 @@ def _baseline(spec: ShrinkSpec, setting: Setting, task: Task, begin: Begin, devi
     return trained
 
 
-def _prunable(model: nn.Module, task: Task, protocol: Protocol) -> Groups:
+def prunable(model: nn.Module, task: Task, protocol: Protocol) -> Groups:
     """The channel groups, after removing a unit of each has given the masked network's outputs."""
     keep = listed(protocol.keep)
     groups = find_groups(model, task.shape, keep)
@@ -241,7 +241,7 @@ def _check_scope(groups: Groups, protocol: Protocol) -> None:
         )
 
 
-def _weigh_baseline(dock: Dock, model: nn.Module, folder: Path) -> None:
+def weigh_baseline(dock: Dock, model: nn.Module, folder: Path) -> None:
     """Export the baseline as fp32, and fill in what all candidates are compared with."""
     plain = Dock(dock.task, ("fp32",), dock.target, dock.batch, dock.seed)
     option = export_options(plain, model, folder, "baseline", latency=False)[0]

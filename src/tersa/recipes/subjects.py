@@ -155,7 +155,7 @@ def _from_run(folder: Path, task: Task | None, data_dir: Path | None) -> Subject
 
 
 def find_point(folder: Path, at: str, *, data_dir: Path | None = None) -> Subject:
-    """A network that a run of shrink or prune passed on its way.
+    """A network that a run of shrink, prune or adapt passed on its way.
 
     Args:
         folder: of the run; it need not be finished.
@@ -166,9 +166,9 @@ def find_point(folder: Path, at: str, *, data_dir: Path | None = None) -> Subjec
         UsageError: not such a run, or no such point; the points there are, are named.
     """
     spec = read_spec(folder)
-    if spec.get("verb") not in ("shrink", "prune"):
+    if spec.get("verb") not in ("shrink", "prune", "adapt"):
         raise UsageError(
-            f"{folder} was made by tersa {spec.get('verb')}; --at needs a run of shrink or prune"
+            f"{folder} was made by tersa {spec.get('verb')}; --at needs a run of shrink, prune or adapt"
         )
     way = Trajectory(folder)
     table, row = point(way, at)

@@ -23,8 +23,8 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from tersa.records import ShrinkResult, write_atomic
-from tersa.report import axes, confusion, curve, layers, numbers, tables, words
+from tersa.records import Adaptation, ShrinkResult, write_atomic
+from tersa.report import adapt_section, axes, confusion, curve, layers, numbers, tables, words
 from tersa.report.beside import beside
 from tersa.report.latency import latency_axis, latency_lines
 from tersa.report.plain import cleaned
@@ -40,7 +40,8 @@ def render(result: ShrinkResult) -> str:
     A result whose `verdict` or `detail` is empty gets them from `verdict.headline`.
     """
     shown = cleaned(result)
-    return page("template.html", ("style.css",), _values(shown))
+    styles = ("style.css", "adapt.css") if shown.adaptation else ("style.css",)
+    return page("template.html", styles, _values(shown))
 
 
 def page(template: str, styles: tuple[str, ...], values: dict[str, Any]) -> str:
@@ -84,6 +85,7 @@ def _values(result: ShrinkResult) -> dict[str, Any]:
         "options_differ": len({line.row.options for line in latency}) > 1,
         "latency_axis": latency_axis(result),
         "layers": layers.layer_lines(result),
+        "fitted": _fitted(result.adaptation),
         "matrix": confusion.matrix(result),
         "matrix_reach": round(confusion.reach(result), 1),
         "cells": confusion.cell_values(result),
@@ -95,6 +97,11 @@ def _values(result: ShrinkResult) -> dict[str, Any]:
         ],
         "words": words,
     }
+
+
+def _fitted(found: Adaptation | None) -> Markup:
+    """The part of an adaptation, escaped by its own template; empty for other results."""
+    return Markup(_template("adapt.html").render(adapt_section.values(found)) if found else "")
 
 
 def _sizes(result: ShrinkResult, axis: axes.Axis) -> list[Markup]:

@@ -1,0 +1,234 @@
+"""Filling a latency table: the layers of a network, each alone, in one process, interleaved.
+
+Points are shuffled (the same way each time) and measured in blocks: the sessions of a block are called in
+turn, round by round, so that whatever else the machine does falls on wide and narrow layers alike. Of the
+rounds the fastest counts: other work only ever adds, and nine rounds are too few for a median on a busy
+machine. A block is stored when it is done. Layers that the table knows already are not measured again.
+
+Example:
+    >>> from tersa.adapt.signature import Anatomy, Channels, Family, Layer
+    >>> net = Anatomy((Layer("fc", Family("linear"), Channels(0, ((0, 4),)), Channels(2)),), ("g",), (3,))
+    >>> [(each.inputs, each.outputs) for each in wanted(net)]
+    [(4, 2), (8, 2), (12, 2)]
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from tersa.adapt.grid import axis
+from tersa.adapt.signature import Anatomy, Channels, Family, Layer
+from tersa.adapt.single import EMPTY, lone_layer
+from tersa.adapt.table import Machine, Point, TableFile, choose_machine, machine_of
+from tersa.errors import TersaError, UsageError
+from tersa.targets.base import Pixels, Session, Target
+from tersa.targets.measure import Clock, Effort, time_rounds
+
+BLOCK = 12
+"""Sessions that are called in turn."""
+
+BLOCK_BYTES = 256 * 2**20
+"""Weights of one block, at most; a layer above it makes a block alone."""
+
+EFFORT = Effort(seconds=0.02, rounds=9, round_ms=0.5, warmup_seconds=0.01)
+"""For one layer: short, because there are many, and what errs in one evens out in their sum."""
+
+EMPTY_EFFORT = Effort(seconds=0.3, rounds=60, round_ms=0.5, warmup_seconds=0.1)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """One layer to be measured."""
+
+    family: Family
+    inputs: int
+    outputs: int
+
+    @property
+    def weight_bytes(self) -> int:
+        """Of its weights in memory, about."""
+        if self.family.square:
+            return 0
+        return 4 * self.inputs * self.outputs * math.prod(self.family.kernel)
+
+
+@dataclass(frozen=True)
+class Filled:
+    """What filling a table came to.
+
+    Attributes:
+        machine: whose points are used.
+        measured: points measured now.
+        known: points that were there.
+        seconds: of measuring.
+        foreign: the points are another machine's.
+    """
+
+    machine: Machine
+    measured: int
+    known: int
+    seconds: float
+    foreign: bool = False
+
+
+def wanted(anatomy: Anatomy) -> list[Wanted]:
+    """The grid points of every family of a network, each once, up to its present widths."""
+    found: dict[Wanted, None] = {}
+    for layer in anatomy.layers:
+        for inputs, outputs in _grid(layer, anatomy.widths):
+            found[Wanted(layer.family, inputs, outputs)] = None
+    return list(found)
+
+
+def _grid(layer: Layer, widths: Sequence[int]) -> list[tuple[int, int]]:
+    ins = _along(layer.inputs, widths)
+    if layer.family.square:
+        return [(each, each) for each in ins]
+    outs = _along(layer.outputs, widths)
+    return [
+        (i, o) for i in ins for o in outs if i % layer.family.groups == 0 and o % layer.family.groups == 0
+    ]
+
+
+def _along(channels: Channels, widths: Sequence[int]) -> list[int]:
+    """Measured numbers of channels: in the steps of the one group behind them, or of their sum."""
+    if len(channels.times) == 1:
+        ((group, each),) = channels.times
+        return [channels.fixed + each * width for width in axis(widths[group])]
+    return axis(channels.at(widths)) if channels.times else [channels.fixed]
+
+
+def fill(
+    file: TableFile,
+    anatomy: Anatomy,
+    target: Target,
+    *,
+    allow_foreign: bool = False,
+    fresh: bool = False,
+    progress: Callable[[int, int], None] = lambda done, of: None,
+    clock: Clock = time.perf_counter_ns,
+) -> Filled:
+    """Measure what a network needs and the table lacks.
+
+    Args:
+        file: the table.
+        anatomy: of the network at its full widths.
+        target: where its latency counts.
+        allow_foreign: use another machine's points where the file has none of this one.
+        fresh: measure everything again.
+        progress: told how many points are done, of how many.
+        clock: nanoseconds; a test passes its own.
+
+    Raises:
+        UsageError: a foreign table that is not allowed, or one that lacks points of this network.
+        TargetError, ModelError: the runtime cannot run a layer; points measured so far are kept.
+    """
+    began = time.perf_counter()
+    with tempfile.TemporaryDirectory(prefix="tersa.") as folder:
+        place = Path(folder)
+        empty = lone_layer(EMPTY, 1, 1, place / "empty.onnx")
+        session = target.prepare(empty.artefact, "empty call")
+        own = machine_of(session)
+        machine = choose_machine(file, own, allow_foreign=allow_foreign)
+        if fresh and machine == own:
+            file.forget(own.key)
+        known = file.points(machine.key)
+        asked = wanted(anatomy)
+        missing = [
+            each for each in asked if (each.inputs, each.outputs) not in known.get(each.family.key(), {})
+        ]
+        there = len(asked) - len(missing)
+        if machine != own:
+            session.close()
+            _complete(file, machine, missing)
+            return Filled(machine, 0, there, time.perf_counter() - began, foreign=True)
+        call = file.call(own.key)
+        if call is None:
+            (timing,) = time_rounds([session], [empty.pixels], EMPTY_EFFORT, clock)
+            call = float(timing.times_ms.min())
+            file.set_call(own, call)
+        session.close()
+        random.Random(0).shuffle(missing)
+        done = 0
+        for block in _blocks(missing):
+            progress(done, len(missing))
+            file.add(own, _measure(block, target, place, call, clock))
+            done += len(block)
+        progress(done, len(missing))
+    return Filled(own, len(missing), there, time.perf_counter() - began)
+
+
+def count_missing(path: Path, anatomy: Anatomy, target: Target) -> tuple[int, int]:
+    """How many of a network's layers a table has for a target on this machine, and how many it lacks.
+
+    Args:
+        path: of the table; it need not exist, and is not made.
+        anatomy: of the network.
+        target: where its latency counts.
+    """
+    asked = wanted(anatomy)
+    if not path.is_file():
+        return 0, len(asked)
+    with tempfile.TemporaryDirectory(prefix="tersa.") as folder, TableFile(path) as file:
+        session = target.prepare(lone_layer(EMPTY, 1, 1, Path(folder) / "empty.onnx").artefact, "empty call")
+        known = file.points(machine_of(session).key)
+        session.close()
+    there = sum((each.inputs, each.outputs) in known.get(each.family.key(), {}) for each in asked)
+    return there, len(asked) - there
+
+
+def _complete(file: TableFile, machine: Machine, missing: Sequence[Wanted]) -> None:
+    if missing:
+        first = missing[0]
+        raise UsageError(
+            f"{file.path} was measured elsewhere ({machine.text}) and lacks {len(missing)} layers of this "
+            f"network, such as '{first.family.text()}' at {first.inputs} to {first.outputs} channels; "
+            "measure them there, or here into another --table"
+        )
+
+
+def _blocks(points: Sequence[Wanted]) -> list[list[Wanted]]:
+    """Points that are measured together."""
+    found: list[list[Wanted]] = []
+    held = 0
+    for each in points:
+        if not found or len(found[-1]) == BLOCK or held + each.weight_bytes > BLOCK_BYTES:
+            found.append([])
+            held = 0
+        found[-1].append(each)
+        held += each.weight_bytes
+    return found
+
+
+def _measure(block: Sequence[Wanted], target: Target, folder: Path, call: float, clock: Clock) -> list[Point]:
+    """Interleaved rounds of a few layers."""
+    sessions: list[Session] = []
+    inputs: list[Pixels] = []
+    with ExitStack() as held:
+        for number, each in enumerate(block):
+            lone = lone_layer(each.family, each.inputs, each.outputs, folder / f"{number}.onnx")
+            try:
+                sessions.append(target.prepare(lone.artefact, each.family.text()))
+            except TersaError as error:
+                what = f"'{each.family.text()}' at {each.inputs} to {each.outputs} channels"
+                raise type(error)(f"{target.describe()} cannot run {what}: {error}") from error
+            held.callback(sessions[-1].close)
+            inputs.append(lone.pixels)
+        timings = time_rounds(sessions, inputs, EFFORT, clock)
+    return [
+        Point(
+            each.family.key(),
+            each.inputs,
+            each.outputs,
+            max(0.0, float(timing.times_ms.min()) - call),
+            len(timing.times_ms),
+        )
+        for each, timing in zip(block, timings, strict=True)
+    ]

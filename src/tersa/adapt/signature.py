@@ -1,0 +1,403 @@
+"""What a network does, layer by layer, as signatures whose cost can be looked up for any widths.
+
+One forward pass without storage shows every operation with its shapes. What runtimes fold is folded here too:
+batch norm into the convolution before it, an activation into the layer before it. What is left is a list of
+layers, each a *family* (operation, kernel, stride, image size, ...) with input and output channels that
+depend on the widths of the network's channel groups:
+
+    channels(w) = fixed + sum_g times_g w_g
+
+The coefficients are found by taking one unit away from each group in turn and looking again, so that flatten,
+concatenation and residual additions need no rules of their own. A group whose units bring unequal numbers of
+channels is described by its first unit.
+
+What this does not do: say what a layer costs (`table.py`, `resource.py`).
+
+Example:
+    >>> from torch import nn
+    >>> from tersa.prune.groups import find_groups
+    >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 2))
+    >>> found = layers_of(net, (1, 8, 8), find_groups(net, (1, 8, 8)))
+    >>> [(layer.family.text(), layer.inputs.at([2]), layer.outputs.at([2])) for layer in found.layers]
+    [('conv 3x3 on 8x8, relu', 1, 2), ('linear', 72, 2)]
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from tersa.errors import ModelError
+from tersa.models.summary import evaluating, first_line
+from tersa.prune.groups import Groups
+from tersa.prune.surgery import remove_
+
+Pair = tuple[int, int]
+ONE: Pair = (1, 1)
+NONE: Pair = (0, 0)
+
+ACTIVATIONS = (
+    "relu", "relu_", "hardtanh", "hardtanh_", "clamp", "clamp_", "clamp_min", "clamp_min_", "silu", "silu_",
+    "sigmoid", "sigmoid_", "tanh", "tanh_", "gelu", "elu", "elu_", "leaky_relu", "leaky_relu_", "hardswish",
+    "hardswish_", "hardsigmoid", "hardsigmoid_",
+)  # fmt: skip
+NORMS = ("native_batch_norm", "_native_batch_norm_legit_no_training", "cudnn_batch_norm")
+FREE = (
+    "view", "_unsafe_view", "reshape", "t", "transpose", "permute", "detach", "alias", "unsqueeze", "squeeze",
+    "expand", "select", "slice", "clone", "_to_copy", "dropout", "contiguous", "lift_fresh", "empty", "full",
+)  # fmt: skip
+"""Operations that move no data to speak of, or that runtimes remove."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """A layer without its channels.
+
+    Attributes:
+        operation: `conv`, `depthwise`, `linear`, `max-pool`, `average-pool`, `mean`, `add`, `multiply`,
+            `concatenate`, `norm` or `activation`.
+        kernel: height and width of the kernel.
+        stride: of it.
+        padding: at each side.
+        dilation: of the kernel.
+        groups: of a grouped convolution; 1 for a dense or depthwise one.
+        size: height and width of the input, 1x1 for vectors.
+        bias: values are added at the end (a folded batch norm adds some).
+        norm: a batch norm follows, which most runtimes fold.
+        after: activation that follows and is folded, or empty.
+        bits: of weights and activations, 32 for float.
+        batch: images per call.
+    """
+
+    operation: str
+    kernel: Pair = ONE
+    stride: Pair = ONE
+    padding: Pair = NONE
+    dilation: Pair = ONE
+    groups: int = 1
+    size: Pair = ONE
+    bias: bool = True
+    norm: bool = False
+    after: str = ""
+    bits: int = 32
+    batch: int = 1
+
+    def text(self) -> str:
+        """In words, for tables: what is not usual is named."""
+        words = [self.operation]
+        if self.kernel != ONE or self.operation in ("conv", "depthwise"):
+            words.append(_times(self.kernel))
+        words += [f"stride {self.stride[0]}"] if self.stride != ONE else []
+        words += [f"{self.groups} groups"] if self.groups > 1 else []
+        words += [f"on {_times(self.size)}"] if self.size != ONE else []
+        return " ".join(words) + (f", {self.after}" if self.after else "")
+
+    def key(self) -> str:
+        """Every field, the same for equal families: what a table is searched by.
+
+        >>> Family("linear", after="relu").key()
+        'linear k1x1 s1x1 p0x0 d1x1 g1 on1x1 bias relu 32bit batch1'
+        """
+        sizes = (("k", self.kernel), ("s", self.stride), ("p", self.padding), ("d", self.dilation))
+        words = [self.operation, *(name + _times(value) for name, value in sizes)]
+        words += [f"g{self.groups}", f"on{_times(self.size)}", "bias" if self.bias else "plain"]
+        words += ["norm"] if self.norm else []
+        words += [self.after] if self.after else []
+        return " ".join([*words, f"{self.bits}bit", f"batch{self.batch}"])
+
+    @property
+    def square(self) -> bool:
+        """Output channels are the input's: one number says both."""
+        return self.operation not in ("conv", "linear")
+
+    def out_size(self) -> Pair:
+        """Height and width of the output."""
+        if self.operation in ("linear", "mean"):
+            return ONE
+        found = [
+            (self.size[i] + 2 * self.padding[i] - self.dilation[i] * (self.kernel[i] - 1) - 1)
+            // self.stride[i]
+            + 1
+            for i in (0, 1)
+        ]
+        return found[0], found[1]
+
+
+def _times(pair: Pair) -> str:
+    return f"{pair[0]}x{pair[1]}"
+
+
+@dataclass(frozen=True)
+class Channels:
+    """A number of channels that follows from the widths of groups: `fixed + sum times w`.
+
+    Attributes:
+        fixed: channels that are there at any widths.
+        times: (group, channels for each of its units).
+    """
+
+    fixed: int
+    times: tuple[tuple[int, int], ...] = ()
+
+    def at(self, widths: Sequence[int]) -> int:
+        """Channels at the widths of all groups."""
+        return self.fixed + sum(each * widths[group] for group, each in self.times)
+
+    @property
+    def groups(self) -> frozenset[int]:
+        """The groups that it depends on."""
+        return frozenset(group for group, _ in self.times)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer of a network.
+
+    Attributes:
+        name: of the module that it was called in, for tables.
+        family: what it does.
+        inputs: its input channels.
+        outputs: its output channels.
+    """
+
+    name: str
+    family: Family
+    inputs: Channels
+    outputs: Channels
+
+    @property
+    def groups(self) -> frozenset[int]:
+        """Channel groups whose widths decide its cost."""
+        return self.inputs.groups | self.outputs.groups
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """All layers of a network.
+
+    Attributes:
+        layers: in order of the forward pass.
+        groups: names of the channel groups; widths are in this order.
+        widths: of the network as it is.
+        unknown: operations that no family stands for, by name; no table knows their cost.
+    """
+
+    layers: tuple[Layer, ...]
+    groups: tuple[str, ...]
+    widths: tuple[int, ...]
+    unknown: tuple[str, ...] = ()
+
+    def channels(self, widths: Sequence[int] | None = None) -> list[tuple[Family, int, int]]:
+        """Family, input and output channels of every layer."""
+        at = self.widths if widths is None else widths
+        return [(each.family, each.inputs.at(at), each.outputs.at(at)) for each in self.layers]
+
+
+@dataclass
+class _Row:
+    """One operation as it was seen."""
+
+    name: str
+    family: Family
+    inputs: int
+    outputs: int
+
+
+@dataclass
+class _Seen:
+    """What a pass has shown so far.
+
+    Attributes:
+        rows: the operations that cost something.
+        made: which row made a tensor, by the tensor's id.
+        held: every tensor of the pass, so that no id is used twice.
+        unknown: names of operations without a family.
+    """
+
+    rows: list[_Row] = field(default_factory=list[_Row])
+    made: dict[int, int] = field(default_factory=dict[int, int])
+    held: list[object] = field(default_factory=list[object])
+    unknown: list[str] = field(default_factory=list[str])
+
+
+def layers_of(
+    model: nn.Module, shape: Sequence[int], groups: Groups, *, batch: int = 1, bits: int = 32
+) -> Anatomy:
+    """The layers of a network, with channels as functions of its groups' widths.
+
+    Args:
+        model: the network that `groups` belongs to; it stays as it is.
+        shape: (C, H, W) of one image.
+        groups: its channel groups.
+        batch: images per call.
+        bits: of weights and activations when it is deployed.
+
+    Raises:
+        ModelError: the network does not take such an image, or does other things when a channel is gone.
+    """
+    bare = copy.deepcopy(model).to("meta")
+    whole = _watch(bare, shape, batch)
+    shifts: list[list[tuple[int, int]]] = []
+    for group in groups.groups:
+        if len(group.units) < 2:
+            shifts.append([(0, 0)] * len(whole.rows))
+            continue
+        less = copy.deepcopy(bare)
+        remove_(less, groups, group.units[-1:])
+        rows = _watch(less, shape, batch).rows
+        if [row.family for row in rows] != [row.family for row in whole.rows]:
+            raise ModelError(f"the network runs other operations when a channel of {group.name} is gone")
+        pairs = zip(whole.rows, rows, strict=True)
+        shifts.append([(a.inputs - b.inputs, a.outputs - b.outputs) for a, b in pairs])
+    widths = tuple(len(group.units) for group in groups.groups)
+    found = tuple(
+        Layer(
+            row.name,
+            replace(row.family, batch=batch, bits=bits),
+            _affine(row.inputs, [shift[place][0] for shift in shifts], widths),
+            _affine(row.outputs, [shift[place][1] for shift in shifts], widths),
+        )
+        for place, row in enumerate(whole.rows)
+    )
+    unknown = tuple(dict.fromkeys(whole.unknown))
+    return Anatomy(found, tuple(group.name for group in groups.groups), widths, unknown)
+
+
+def _affine(count: int, each: Sequence[int], widths: Sequence[int]) -> Channels:
+    times = tuple((group, step) for group, step in enumerate(each) if step)
+    return Channels(count - sum(step * widths[group] for group, step in times), times)
+
+
+class _Watcher(TorchDispatchMode):
+    """Notes every operation of a pass."""
+
+    def __init__(self, seen: _Seen, where: Callable[[], str]) -> None:
+        super().__init__()
+        self.seen, self.where = seen, where
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        _note(self.seen, func.overloadpacket.__name__, self.where(), args, out)
+        return out
+
+
+def _watch(model: nn.Module, shape: Sequence[int], batch: int) -> _Seen:
+    """One pass on tensors without storage."""
+    seen, stack = _Seen(), list[str]()
+    with ExitStack() as block:
+        block.enter_context(evaluating(model))
+        block.enter_context(torch.no_grad())
+        for name, module in model.named_modules():
+            handles = (
+                module.register_forward_pre_hook(lambda *_, name=name: stack.append(name)),
+                module.register_forward_hook(lambda *_: _pop(stack)),
+            )
+            for handle in handles:
+                block.callback(handle.remove)
+        block.enter_context(_Watcher(seen, lambda: stack[-1] if stack else ""))
+        try:
+            model(torch.zeros((batch, *shape), device="meta"))
+        except Exception as error:  # a user's forward may raise anything
+            raise ModelError(
+                f"the layers of the network cannot be listed: {type(error).__name__}: {first_line(error)}"
+            ) from error
+    return seen
+
+
+def _pop(stack: list[str]) -> None:
+    stack.pop()
+
+
+def _note(seen: _Seen, name: str, where: str, args: Sequence[Any], out: Any) -> None:
+    """Make a row of an operation, fold it into the row before, or pass its input's row on."""
+    first = out[0] if isinstance(out, (tuple, list)) else out
+    if not isinstance(first, Tensor):
+        return
+    seen.held += [out, args]
+    inputs = [each for each in args if isinstance(each, Tensor)]
+    source = seen.made.get(id(inputs[0])) if inputs else None
+    before = seen.rows[source] if source is not None else None
+    layer = before is not None and before.family.operation in ("conv", "depthwise", "linear")
+    if name in FREE or not inputs:
+        pass
+    elif name in NORMS and layer and before is not None and not before.family.after:
+        before.family = replace(before.family, norm=True, bias=True)
+    elif name in ACTIVATIONS and layer and before is not None and not before.family.after:
+        before.family = replace(before.family, after=name.rstrip("_"))
+    else:
+        row = _row(name, where, args, inputs, first)
+        if row is None:
+            seen.unknown.append(name)
+        else:
+            seen.rows.append(row)
+            source = len(seen.rows) - 1
+    if source is not None:
+        seen.made[id(first)] = source
+
+
+def _row(name: str, where: str, args: Sequence[Any], inputs: list[Tensor], out: Tensor) -> _Row | None:
+    x = inputs[0]
+    if name == "convolution":
+        return _convolution(where, args)
+    if name in ("addmm", "mm"):
+        left, right = (args[1], args[2]) if name == "addmm" else (args[0], args[1])
+        family = Family("linear", bias=name == "addmm")
+        return _Row(where, family, int(left.shape[-1]), int(right.shape[-1]))
+    channels = int(out.shape[1]) if out.dim() > 1 else 1
+    size = _size(x)
+    if name == "max_pool2d_with_indices":
+        pads = _pair(args[4]) if len(args) > 4 else NONE
+        stride = _pair(args[2]) if len(args) > 2 and args[2] else _pair(args[1])
+        family = Family("max-pool", _pair(args[1]), stride, pads, size=size, bias=False)
+    elif name == "avg_pool2d":
+        stride = _pair(args[2]) if len(args) > 2 and args[2] else _pair(args[1])
+        family = Family("average-pool", _pair(args[1]), stride, size=size, bias=False)
+    elif name in ("mean", "_adaptive_avg_pool2d", "adaptive_avg_pool2d"):
+        family = Family("mean", size=size, bias=False)
+    elif name in ("add", "add_", "mul", "mul_") and len(inputs) > 1:
+        kind = "add" if name.startswith("add") else "multiply"
+        family = Family(kind, size=_size(out), bias=False)
+    elif name == "cat":
+        family = Family("concatenate", size=_size(out), bias=False)
+    elif name in NORMS:
+        family = Family("norm", size=size, bias=False)
+    elif name in ACTIVATIONS:
+        family = Family("activation", size=size, bias=False, after=name.rstrip("_"))
+    else:
+        return None
+    return _Row(where, family, channels, channels)
+
+
+def _convolution(where: str, args: Sequence[Any]) -> _Row | None:
+    x, weight, bias, stride, padding, dilation, transposed, _, groups = args[:9]
+    if transposed or weight.dim() != 4:
+        return None
+    ins, outs = int(x.shape[1]), int(weight.shape[0])
+    deep = groups == ins and groups == outs and groups > 1
+    family = Family(
+        "depthwise" if deep else "conv",
+        (int(weight.shape[2]), int(weight.shape[3])),
+        _pair(stride),
+        _pair(padding),
+        _pair(dilation),
+        1 if deep else int(groups),
+        _size(x),
+        bias is not None,
+    )
+    return _Row(where, family, ins, outs)
+
+
+def _pair(value: Any) -> Pair:
+    values = [int(each) for each in (value if isinstance(value, (list, tuple)) else (value,))]
+    return values[0], values[-1]
+
+
+def _size(x: Tensor) -> Pair:
+    return (int(x.shape[2]), int(x.shape[3])) if x.dim() == 4 else ONE

@@ -1,0 +1,221 @@
+"""Latency tables: what single layers take on one machine, measured once, kept in SQLite, shared by networks.
+
+    latency.db (user cache, or `--table FILE`)
+      machines(machine, text)                                  fingerprint of machine, runtime and options
+      points(machine, family, inputs, outputs, ms, rounds)     one row per measured layer
+      calls(machine, ms)                                       the empty call
+
+A row is written as soon as its block is measured, so a killed run loses at most a block. Rows belong to a
+machine: the processor, its cores, the runtime with version and options, and its threads. Rows of another one
+are not used (`choose_machine`) unless the user allows it, and then never mixed with own ones.
+
+Layers are measured with the call around them, of which the empty call is taken off; what a chain of layers
+saves or adds is left to one factor per network (`resource.py`).
+
+Example:
+    >>> import tempfile
+    >>> place = Path(tempfile.mkdtemp()) / "latency.db"
+    >>> with TableFile(place) as file:
+    ...     file.add(Machine("m1", "one"), [Point("linear", 4, 2, 0.5, 7)])
+    ...     file.points("m1")["linear"]
+    {(4, 2): 0.5}
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import sqlite3
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple
+
+from tersa.data.cache import cache_dir
+from tersa.errors import DataError, UsageError
+from tersa.export.processor import cpuinfo, processor_name
+from tersa.targets.base import Session
+from tersa.targets.environment import cores
+
+SCHEMA = 1
+NAME = "latency.db"
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What measured costs belong to.
+
+    Attributes:
+        key: short digest.
+        text: everything that it is made of, for messages.
+    """
+
+    key: str
+    text: str
+
+
+class Point(NamedTuple):
+    """One measured layer.
+
+    Attributes:
+        family: `Family.key()`.
+        inputs: channels.
+        outputs: channels.
+        ms: of one call, the empty call taken off.
+        rounds: of which it is the fastest.
+    """
+
+    family: str
+    inputs: int
+    outputs: int
+    ms: float
+    rounds: int
+
+
+def machine_of(session: Session) -> Machine:
+    """The fingerprint of the machine and runtime that a session runs on."""
+    parts = {
+        "processor": processor_name(cpuinfo()),
+        "cores": str(cores()),
+        "target": session.target,
+        "runtime": session.runtime,
+        "device": session.device,
+    }
+    text = ", ".join(f"{name} {value}" for name, value in parts.items())
+    return Machine(hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16], text)
+
+
+def default_path() -> Path:
+    """The table in the user cache."""
+    return cache_dir() / NAME
+
+
+class TableFile:
+    """An open table.
+
+    Args:
+        path: of the SQLite file; it is made where it is missing.
+
+    Raises:
+        DataError: the file is no such table, damaged, or of a newer version.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._open = sqlite3.connect(path, timeout=30)
+        try:
+            self._open.execute("PRAGMA journal_mode=WAL")
+            version = int(self._open.execute("PRAGMA user_version").fetchone()[0])
+            if version > SCHEMA:
+                raise DataError(
+                    f"{path} has schema {version}, this tersa reads up to {SCHEMA}; install a newer tersa"
+                )
+            with self._open:
+                self._open.execute(
+                    "CREATE TABLE IF NOT EXISTS machines (machine TEXT PRIMARY KEY, text TEXT NOT NULL)"
+                )
+                self._open.execute(
+                    "CREATE TABLE IF NOT EXISTS points (machine TEXT, family TEXT, inputs INTEGER, "
+                    "outputs INTEGER, ms REAL, rounds INTEGER, "
+                    "PRIMARY KEY (machine, family, inputs, outputs))"
+                )
+                self._open.execute(
+                    "CREATE TABLE IF NOT EXISTS calls (machine TEXT PRIMARY KEY, ms REAL NOT NULL)"
+                )
+                self._open.execute(f"PRAGMA user_version={SCHEMA}")
+        except sqlite3.DatabaseError as error:
+            self._open.close()
+            raise DataError(f"{path} is not a latency table ({error}); give another --table") from None
+
+    def __enter__(self) -> TableFile:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._open.close()
+
+    def machines(self) -> list[tuple[Machine, int]]:
+        """Every machine with the number of its points, the fullest first."""
+        found = self._open.execute(
+            "SELECT m.machine, m.text, COUNT(p.machine) FROM machines m LEFT JOIN points p USING (machine) "
+            "GROUP BY m.machine ORDER BY 3 DESC, m.machine"
+        )
+        return [(Machine(key, text), count) for key, text, count in found]
+
+    def points(self, machine: str) -> dict[str, dict[tuple[int, int], float]]:
+        """Everything measured on a machine: family -> (inputs, outputs) -> ms.
+
+        Raises:
+            DataError: a value that is no number.
+        """
+        found: dict[str, dict[tuple[int, int], float]] = {}
+        rows = self._open.execute(
+            "SELECT family, inputs, outputs, ms FROM points WHERE machine = ?", (machine,)
+        )
+        for family, inputs, outputs, ms in rows:
+            if not isinstance(ms, float) or not math.isfinite(ms) or ms < 0:
+                raise DataError(
+                    f"{self.path} holds {ms} ms for '{family}' at {inputs} to {outputs} channels, which is "
+                    "no time; measure again with --fresh-table"
+                )
+            found.setdefault(family, {})[inputs, outputs] = ms
+        return found
+
+    def add(self, machine: Machine, points: Iterable[Point]) -> None:
+        """Store measured points, all or none of them."""
+        with self._open:
+            self._open.execute("INSERT OR REPLACE INTO machines VALUES (?, ?)", (machine.key, machine.text))
+            self._open.executemany(
+                "INSERT OR REPLACE INTO points VALUES (?, ?, ?, ?, ?, ?)",
+                ((machine.key, *point) for point in points),
+            )
+
+    def call(self, machine: str) -> float | None:
+        """Milliseconds of the empty call, None where it was not measured."""
+        row = self._open.execute("SELECT ms FROM calls WHERE machine = ?", (machine,)).fetchone()
+        return None if row is None else float(row[0])
+
+    def set_call(self, machine: Machine, ms: float) -> None:
+        """Store the empty call."""
+        with self._open:
+            self._open.execute("INSERT OR REPLACE INTO machines VALUES (?, ?)", (machine.key, machine.text))
+            self._open.execute("INSERT OR REPLACE INTO calls VALUES (?, ?)", (machine.key, ms))
+
+    def forget(self, machine: str) -> None:
+        """Remove a machine's points and its empty call."""
+        with self._open:
+            self._open.execute("DELETE FROM points WHERE machine = ?", (machine,))
+            self._open.execute("DELETE FROM calls WHERE machine = ?", (machine,))
+
+
+def choose_machine(file: TableFile, own: Machine, *, allow_foreign: bool) -> Machine:
+    """Whose points a run reads, and measures what is missing of.
+
+    Args:
+        file: the table.
+        own: this machine with its runtime.
+        allow_foreign: take another machine's points where there are none of this one.
+
+    Raises:
+        UsageError: the file holds only another machine's points, and that is not allowed.
+    """
+    there = [(machine, count) for machine, count in file.machines() if count]
+    if not there or any(machine.key == own.key for machine, _ in there):
+        return own
+    if file.path == default_path() and not allow_foreign:  # the user's own table grows with every machine
+        return own
+    other, count = there[0]
+    if allow_foreign:
+        return other
+    raise UsageError(
+        f"{file.path} was measured elsewhere ({count} layers on {other.text}; here: {own.text}); give "
+        "--allow-foreign to use it, or another --table"
+    )

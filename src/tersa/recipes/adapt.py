@@ -1,0 +1,237 @@
+"""Fitting a network to a target: latency table, search for widths, fine-tune, a checked and measured file.
+
+    task -> baseline -> table (`adapt.measuring`) -> widths (`adapt_search`) -> fine-tune with distillation
+         (`search`) -> ONNX (`deploy`) -> test set, clock and report (`outcome`)
+
+Everything but the search for widths is shrink's. Choices are made on the validation split and by the table;
+the budget counts as met when the whole network, measured beside the baseline, is within it.
+
+Example:
+    >>> from tersa.recipes.adapt_request import AdaptSpec
+    >>> from tersa.recipes.goals import Goals, parse_bound
+    >>> import tempfile
+    >>> place, goals = Path(tempfile.mkdtemp()), Goals(macs=parse_bound("0.5x", "macs"))
+    >>> quick = {"tune": 4, "criterion_samples": 50}
+    >>> spec = AdaptSpec(model="mlp:16x16", epochs=1, protocol=quick, goals=goals, table=str(place / "t.db"))
+    >>> result = adapt(spec, place / "demo", setting=Setting(seconds=0.05, cache=place / "cache"))
+    >>> result.goals[0].met, result.result.macs <= 0.5 * result.baseline.macs
+    (True, True)
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from tersa.adapt.measuring import fill, wanted
+from tersa.adapt.resource import Table
+from tersa.adapt.signature import Anatomy, layers_of
+from tersa.adapt.table import TableFile, default_path
+from tersa.data.sources import load as load_task
+from tersa.data.task import Task, fingerprint
+from tersa.errors import UsageError
+from tersa.models.zoo import default_spec
+from tersa.prune.groups import Groups
+from tersa.prune.surgery import after
+from tersa.recipes.adapt_fit import Fit
+from tersa.recipes.adapt_request import AdaptSpec, adapt_command, checked
+from tersa.recipes.adapt_search import by_budget, by_netadapt
+from tersa.recipes.adapt_store import AdaptStore
+from tersa.recipes.deploy import Dock, export_options, pick, shippable
+from tersa.recipes.folder import open_folder
+from tersa.recipes.job import Job
+from tersa.recipes.outcome import Outcome, finish
+from tersa.recipes.request import protocol_of
+from tersa.recipes.search import Search
+from tersa.recipes.setting import Setting, threads_of
+from tersa.recipes.shrink import finished, prunable, trained_baseline, weigh_baseline
+from tersa.recipes.start import Begin, find_start
+from tersa.recipes.trajectory import Trajectory
+from tersa.records import Adaptation, FrontPoint, ShrinkResult, Step
+from tersa.targets.registry import parse
+from tersa.train.checkpoint import weights_digest
+from tersa.train.device import choose as choose_device
+
+
+def adapt(
+    spec: AdaptSpec,
+    out: Path | str,
+    *,
+    setting: Setting | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    fresh_table: bool = False,
+) -> ShrinkResult:
+    """Fit a network to a target.
+
+    Args:
+        spec: what is asked.
+        out: folder for everything that is made.
+        setting: how it is carried out.
+        resume: go on with the run in `out`; a finished one is returned as it is.
+        overwrite: start again.
+        fresh_table: measure the network's layers again, whatever the table knows.
+
+    Returns:
+        The result; goals that were missed are in `goals`, nothing is raised for them.
+
+    Raises:
+        UsageError: the request cannot be carried out as it stands, or no widths meet the budget.
+        DataError, ModelError, TargetError: data, table, network or runtime do not fit.
+        Diverged: the baseline's training ended in NaN.
+    """
+    began = time.perf_counter()
+    setting, spec = setting or Setting(), checked(spec)
+    device = choose_device(setting.device)
+    task = load_task(spec.data, data_dir=setting.data_dir, seed=spec.seed, validation=spec.validation)
+    if not spec.run:
+        spec = spec.model_copy(update={"model": spec.model or default_spec(task.shape, len(task.classes))})
+    if spec.run and Path(spec.run).resolve() == Path(out).resolve():
+        raise UsageError(f"--out {out} is the run whose network is adapted; give another folder")
+    if not setting.command:
+        setting = replace(setting, command=adapt_command(spec))
+    with threads_of(setting):
+        start = find_start(spec, task)
+        if start.trained and spec.epochs is not None:
+            raise UsageError(f"--epochs trains a baseline, but {spec.model} brings its weights; leave it out")
+        groups = prunable(start.pruned(), task, protocol_of(spec, task))
+        anatomy = layers_of(start.pruned(), task.shape, groups, batch=spec.batch)
+        folder = open_folder(Path(out), "adapt", spec, resume=resume, overwrite=overwrite)
+        done = finished(folder)
+        return done or _run(spec, setting, task, start, groups, anatomy, folder, device, began, fresh_table)
+
+
+def _run(
+    spec: AdaptSpec,
+    setting: Setting,
+    task: Task,
+    begin: Begin,
+    groups: Groups,
+    anatomy: Anatomy,
+    folder: Path,
+    device: str,
+    began: float,
+    fresh_table: bool,
+) -> ShrinkResult:
+    trained = trained_baseline(spec, setting, task, begin, device)
+    way = Trajectory(folder, {"data": fingerprint(task), "baseline": weights_digest(trained.module)})
+    store = AdaptStore(folder)
+    table, about = _table(spec, setting, anatomy, store, fresh_table)
+    dock = Dock(task, shippable(spec.precision, spec.target), spec.target, spec.batch, spec.seed)
+    weigh_baseline(dock, trained.module, folder)
+    job = Job(
+        task=task,
+        baseline=trained.module,
+        groups=groups,
+        fresh=begin.pruned,
+        goals=spec.goals,
+        protocol=protocol_of(spec, task),
+        dock=dock,
+        way=way,
+        seed=spec.seed,
+        device=device,
+        say=setting.say,
+    )
+    fit = Fit(job, spec, anatomy, table, store)
+    kept = by_budget(fit) if spec.search == "budget" else by_netadapt(fit)
+    with store.timed("tune"):
+        tuned = Search(job).of(kept) if kept else None
+    if tuned:
+        row, options, network = tuned.row, tuned.options, job.network("tuned", kept)
+    else:
+        kept = 0
+        row, network = way.rows("steps")[0], trained.module
+        options = export_options(dock, network, folder / "tuned", "000", latency=bool(spec.goals.latency))
+    chosen, note = pick(options, spec.goals, dock, precision=spec.precision)
+    limit = fit.limits().get("latency")
+    adaptation = about.model_copy(
+        update={
+            "budget_ms": limit,
+            "checked": store.checks(),
+            "candidates": store.candidates(),
+            "front": _front(fit, way.rows("steps")) if spec.front else [],
+            "seconds": store.seconds(),
+        }
+    )
+    return finish(
+        Outcome(
+            *(spec, begin.model, setting, job, trained, kept, row, network, options, chosen, note, folder),
+            began,
+            adaptation,
+        )
+    )
+
+
+def _table(
+    spec: AdaptSpec, setting: Setting, anatomy: Anatomy, store: AdaptStore, fresh: bool
+) -> tuple[Table, Adaptation]:
+    """The latencies of the network's layers, measured where they are missing."""
+
+    def show(done: int, of: int) -> None:
+        if of:
+            setting.say("latency table", done / of, f"{done} of {of} layers on {spec.target}")
+
+    path = Path(spec.table) if spec.table else default_path()
+    with TableFile(path) as file, store.timed("table"):
+        found = fill(
+            file, anatomy, parse(spec.target), allow_foreign=spec.allow_foreign, fresh=fresh, progress=show
+        )
+        call = file.call(found.machine.key) or 0.0
+        asked = wanted(anatomy)
+        known = file.points(found.machine.key)
+        points = {each.family.key(): known[each.family.key()] for each in asked}
+    table = Table(points, start=call)
+    about = Adaptation(
+        search=spec.search,
+        budget_ms=None,
+        machine=found.machine.text,
+        foreign=found.foreign,
+        points=len(asked),
+        measured=found.measured,
+        call_ms=call,
+        unknown=list(anatomy.unknown),
+    )
+    return table, about
+
+
+def _front(fit: Fit, rows: list[Step]) -> list[FrontPoint]:
+    """Every solved network, and whether another one is at least as good in everything."""
+    points = [
+        FrontPoint(
+            step=row.index,
+            cost=fit.cost().at(_widths(fit, row)),
+            estimate_ms=row.estimate_ms,
+            macs=row.macs,
+            parameters=row.parameters,
+            validation_accuracy=row.validation_accuracy,
+        )
+        for row in rows
+    ]
+    return [point.model_copy(update={"dominated": _dominated(point, points)}) for point in points]
+
+
+def _widths(fit: Fit, row: Step) -> tuple[int, ...]:
+    return fit.widths(_left(fit, row.index))
+
+
+def _left(fit: Fit, index: int) -> Groups:
+    return after(fit.job.groups, fit.job.way.gone(index))
+
+
+def _dominated(point: FrontPoint, points: list[FrontPoint]) -> bool:
+    mine = _merits(point)
+    return any(
+        all(b >= a for a, b in zip(mine, _merits(other), strict=True)) and _merits(other) != mine
+        for other in points
+        if other.step != point.step
+    )
+
+
+def _merits(point: FrontPoint) -> tuple[float, ...]:
+    return (
+        point.validation_accuracy,
+        -(point.estimate_ms or 0.0),
+        -float(point.macs),
+        -float(point.parameters),
+    )

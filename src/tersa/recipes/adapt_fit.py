@@ -1,0 +1,245 @@
+"""One run of adapt at work: the network's layers with their costs, and how far estimates can be trusted.
+
+Costs are shares of the limits asked (`adapt.cost`). Latency comes from the table times a factor that makes
+the estimate of the last network that was measured whole equal to its measurement; the limit is aimed at a
+little below (`aim`), because a network counts as within it only when the upper end of its interval is.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from tersa.adapt.cost import Cost, Limit
+from tersa.adapt.resource import Counter, Macs, Parameters, Table, byte_size, estimate, factor_of
+from tersa.adapt.signature import Anatomy
+from tersa.errors import TargetError
+from tersa.export.onnx import export_onnx
+from tersa.models.summary import macs, parameters
+from tersa.numerics import paired_loss
+from tersa.prune.criteria import CRITERIA
+from tersa.prune.evidence import collect
+from tersa.prune.groups import Groups
+from tersa.prune.normalise import NORMALISATIONS, normalise
+from tersa.prune.protocol import layer_widths
+from tersa.recipes.adapt_request import AdaptSpec
+from tersa.recipes.adapt_store import AdaptStore
+from tersa.recipes.deploy import QUICK_SECONDS, race
+from tersa.recipes.job import Job
+from tersa.records import Checked, Comparison, Step
+from tersa.train.evaluation import evaluate
+
+log = logging.getLogger(__name__)
+
+AIM = 0.97
+"""Share of the latency limit that widths are chosen for: intervals are at least 2 % wide."""
+
+STEADY, REPEATS = 0.1, 3
+"""A measurement whose interval is wider than this share of it is made again, on a busy machine so many times;
+the one with the narrowest interval counts."""
+
+Widths = tuple[int, ...]
+
+
+@dataclass
+class Fit:
+    """One run at work.
+
+    Attributes:
+        job: the run, as shrink has it.
+        spec: what is asked.
+        anatomy: layers of the baseline, channels as functions of widths.
+        table: latencies of single layers, with the factor in use.
+        store: candidates and measurements on disk.
+        aim: share of the latency limit that is aimed at; less after a network whose interval was above it.
+    """
+
+    job: Job
+    spec: AdaptSpec
+    anatomy: Anatomy
+    table: Table
+    store: AdaptStore
+    aim: float = AIM
+    resources: dict[str, Counter] = field(default_factory=dict[str, Counter])
+
+    def __post_init__(self) -> None:
+        start, whole = self.job.dock.start, self.anatomy
+        assert start is not None
+        few, size = Parameters(), byte_size()
+        file = start.size_bytes - estimate(whole, size).value
+        norms = start.parameters - estimate(whole, few).value
+        self.resources = {
+            "latency": Counter(whole, self.table),
+            "macs": Counter(whole, Macs()),
+            "size": Counter(whole, Parameters("bytes", "bytes", start=file, each=4)),
+            "parameters": Counter(whole, Parameters(start=norms)),
+        }
+
+    def limits(self) -> dict[str, float]:
+        """Every limit that was asked, in its unit."""
+        start, goals = self.job.dock.start, self.job.goals
+        assert start is not None
+        asked = (
+            ("latency", goals.latency, start.latency_ms),
+            ("macs", goals.macs, float(start.macs)),
+            ("size", goals.size, float(start.size_bytes)),
+            ("parameters", goals.parameters, float(start.parameters)),
+        )
+        return {name: bound.limit(reference) for name, bound, reference in asked if bound is not None}
+
+    def cost(self, share: float = 0.0, *, latency: bool = True) -> Cost:
+        """What the search goes by.
+
+        Args:
+            latency: count it, where it is limited.
+            share: of the way back from the limits to the baseline, for the points of a front: limits are
+                limit^(1 - share) baseline^share.
+        """
+        rows: list[Limit] = []
+        for name, most in self.limits().items():
+            if name == "latency" and not latency:
+                continue
+            counter = self.resources[name]
+            aimed = most * (self.aim if name == "latency" else 1.0)
+            whole = counter.total(self.anatomy.widths)
+            rows.append(Limit(counter, max(aimed, 1e-12) ** (1.0 - share) * whole**share))
+        return Cost(rows)
+
+    def estimate_ms(self, widths: Sequence[int]) -> float:
+        """Latency by the table, corrected."""
+        return self.resources["latency"].total(widths)
+
+    def widths(self, groups: Groups) -> Widths:
+        """Of all groups, in the anatomy's order."""
+        return tuple(len(group.units) for group in groups.groups)
+
+    def importances(self, model: nn.Module, groups: Groups, index: int) -> list[Tensor]:
+        """Of the units of each group, normalised."""
+        job, protocol = self.job, self.job.protocol
+        generator = torch.Generator().manual_seed(job.seed + index)
+        chosen = torch.randperm(len(job.task.train), generator=generator)[: protocol.criterion_samples]
+        images = job.task.train.take(chosen)
+        model.to(job.device)
+        scores = collect(model, groups, job.task, images, CRITERIA[protocol.criterion], generator=generator)
+        model.cpu()
+        scores = normalise(scores, groups, NORMALISATIONS[protocol.normalisation])
+        return list(torch.split(scores, [len(group.units) for group in groups.groups]))
+
+    def check(self, model: nn.Module, widths: Sequence[int], step: int) -> Checked:
+        """Measure a network beside the baseline, and correct the factor by it.
+
+        Raises:
+            TargetError: the runtime has gone.
+        """
+        dock, start = self.job.dock, self.job.dock.start
+        assert start is not None
+        assert dock.reference is not None
+        with self.store.timed("measure"):
+            path = self.job.way.folder / "steps" / "candidate.onnx"
+            artefact = export_onnx(model, self.job.task, path)
+            rows: list[Checked] = []
+            for _ in range(REPEATS):
+                timed = race(dock, dock.reference, artefact, seconds=QUICK_SECONDS)
+                rows.append(self._checked(timed, widths, step))
+                if rows[-1].high - rows[-1].low <= STEADY * rows[-1].measured_ms:
+                    break
+        row = min(rows, key=lambda each: (each.high - each.low) / each.measured_ms)
+        self.store.add_check(row)
+        self._learn(row)
+        return row
+
+    def within(self, row: Checked) -> bool:
+        """The upper end of a measurement's interval is within the limit on latency, where there is one."""
+        return row.high <= self.limits().get("latency", math.inf)
+
+    def _learn(self, row: Checked) -> None:
+        """Estimates follow a measurement; where its interval alone was above the limit, the aim goes down."""
+        self.table.factor = row.factor
+        limit = self.limits().get("latency", math.inf)
+        if row.step and row.measured_ms <= limit < row.high:
+            self.aim = min(self.aim, 0.995 * row.measured_ms / row.high)
+
+    def _checked(self, timed: Comparison, widths: Sequence[int], step: int) -> Checked:
+        start = self.job.dock.start
+        assert start is not None
+        if timed.speedup is None or timed.low is None or timed.high is None:
+            raise TargetError(
+                f"{self.job.dock.target} cannot be measured any more: {timed.reason}; --resume goes on"
+            )
+        measured = start.latency_ms / timed.speedup
+        here = self.estimate_ms(widths)
+        known = estimate(self.anatomy, self.table, widths)
+        plain = (here - self.table.start) / self.table.factor if self.table.factor else 0.0
+        earlier = self.store.checks()
+        first = earlier[0].factor if earlier else self.table.factor
+        return Checked(
+            step=step,
+            estimate_ms=here,
+            first_ms=self.table.start + first * plain,
+            measured_ms=measured,
+            low=start.latency_ms / timed.high,
+            high=start.latency_ms / timed.low,
+            factor=factor_of(measured, plain, self.table.start),
+            interpolated=known.interpolated,
+            layers=known.exact + known.interpolated,
+        )
+
+    def calibrate(self) -> None:
+        """The factor of the baseline, or the last one that a run that goes on had found."""
+        start, rows = self.job.dock.start, self.store.checks()
+        assert start is not None
+        if not rows:
+            self.table.factor = 1.0
+            plain = estimate(self.anatomy, self.table)
+            factor = factor_of(start.latency_ms, plain.value - self.table.start, self.table.start)
+            count = plain.exact + plain.interpolated
+            row = Checked(
+                step=0,
+                estimate_ms=plain.value,
+                first_ms=plain.value,
+                measured_ms=start.latency_ms,
+                low=start.latency_ms,
+                high=start.latency_ms,
+                factor=factor,
+                interpolated=plain.interpolated,
+                layers=count,
+            )
+            self.store.add_check(row)
+            rows = [row]
+        for row in rows:
+            self._learn(row)
+
+    def weigh(self, model: nn.Module, groups: Groups, index: int, what: str, seconds: float) -> Step:
+        """The row of a step."""
+        job = self.job
+        with self.store.timed("evaluate"):
+            found = evaluate(model, job.task.validation, job.task, device=job.device)
+            model.cpu()
+        loss = paired_loss(job.dock.correct, found.correct.numpy())
+        return Step(
+            index=index,
+            stage="prune" if index else "baseline",
+            what=what,
+            validation_accuracy=found.accuracy,
+            loss_points=loss.points,
+            standard_error=loss.standard_error,
+            parameters=parameters(model),
+            macs=macs(model, job.task.shape),
+            estimate_ms=self.estimate_ms(self.widths(groups)),
+            widths=layer_widths(model, job.groups),
+            seconds=seconds,
+        )
+
+
+def lowest(groups: Groups, importances: Sequence[Tensor], widths: Sequence[int]) -> Tensor:
+    """The least important units of every group beyond the widths asked, (U,), ascending."""
+    gone = [
+        group.units[torch.argsort(scores, stable=True)[: len(group.units) - width]]
+        for group, scores, width in zip(groups.groups, importances, widths, strict=True)
+    ]
+    return torch.cat(gone).sort().values if gone else torch.empty(0, dtype=torch.long)

@@ -1,0 +1,108 @@
+"""What `tersa adapt` would do and about how long it would take, without doing it.
+
+The speed of training is measured on a few batches of the untrained baseline; the rest is counted. How long a
+layer takes to measure is assumed (`LAYER_SECONDS`), and so is what a narrowed network costs against the
+baseline (`NARROWED_COST`). A rough estimate, and only of an otherwise idle machine.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+from tersa.adapt.measuring import count_missing
+from tersa.adapt.signature import layers_of
+from tersa.adapt.table import default_path
+from tersa.data.sources import load as load_task
+from tersa.models.zoo import default_spec
+from tersa.recipes.adapt_request import AdaptSpec, checked
+from tersa.recipes.plan import PlannedStep
+from tersa.recipes.request import baseline_config, protocol_of
+from tersa.recipes.setting import Setting, threads_of
+from tersa.recipes.shrink import prunable
+from tersa.recipes.start import find_start
+from tersa.records import Record
+from tersa.targets.registry import parse
+from tersa.train.config import extent
+from tersa.train.device import choose
+from tersa.train.estimate import in_words, iteration_seconds
+
+LAYER_SECONDS = 0.04
+"""Assumed: writing, loading and timing one layer of the table."""
+
+NARROWED_COST = 0.6
+"""Assumed mean cost of an iteration of narrowed networks against one of the baseline."""
+
+
+class AdaptPlan(Record):
+    """The parts of the work with the whole time.
+
+    Attributes:
+        model: as it was asked for, or the data's default.
+        layers: of the latency table that are there.
+        missing: that would be measured.
+        steps: in order.
+        seconds: estimated, in all.
+        time: the same in words.
+    """
+
+    model: str
+    layers: int
+    missing: int
+    steps: list[PlannedStep]
+    seconds: float
+    time: str
+
+
+def plan(spec: AdaptSpec, setting: Setting) -> AdaptPlan:
+    """Estimate the work of `adapt(spec)`; the latency table is read and nothing is written.
+
+    Raises:
+        UsageError, DataError, ModelError: what `adapt` would raise before its work.
+    """
+    spec = checked(spec)
+    task = load_task(spec.data, data_dir=setting.data_dir, seed=spec.seed, validation=spec.validation)
+    if not spec.run:
+        spec = spec.model_copy(update={"model": spec.model or default_spec(task.shape, len(task.classes))})
+    begin = find_start(spec, task)
+    model, protocol = begin.network(), protocol_of(spec, task)
+    groups = prunable(begin.pruned(), task, protocol)
+    anatomy = layers_of(begin.pruned(), task.shape, groups, batch=spec.batch)
+    path = Path(spec.table) if spec.table else default_path()
+    there, missing = count_missing(path, anatomy, parse(spec.target))
+    config = baseline_config(spec, task, begin.model)
+    with threads_of(setting):
+        each = iteration_seconds(model, task, config, device=choose(setting.device))
+    length = extent(config, len(task.train))
+    narrowed = each * protocol.batch / max(config.batch, 1) * NARROWED_COST
+    trains = 0.0 if begin.trained else each * length.iterations
+    trained = f"weights from {spec.checkpoint or spec.run}" if begin.trained else f"{length.epochs} epochs"
+    parts = [
+        ("baseline", f"{trained}, unless the cache has it" if trains else trained, trains),
+        ("latency table", f"{missing} layers to measure, {there} there already", missing * LAYER_SECONDS),
+        _search(spec, len(groups.groups), narrowed),
+        ("tune", f"{protocol.tune} iterations, distilling from the baseline", protocol.tune * narrowed),
+        ("test and measure", f"{len(task.test)} test images, every installed runtime", 30.0),
+    ]
+    steps = [PlannedStep(name=n, what=w, seconds=s, time=in_words(s)) for n, w, s in parts]
+    total = sum(step.seconds for step in steps)
+    return AdaptPlan(
+        model=begin.model, layers=there, missing=missing, steps=steps, seconds=total, time=in_words(total)
+    )
+
+
+def _search(spec: AdaptSpec, groups: int, each: float) -> tuple[str, str, float]:
+    """The part of the search for widths."""
+    if spec.search == "budget":
+        tuned = spec.front * spec.finetune_steps * each
+        what = (
+            f"{spec.front} networks, each fine-tuned {spec.finetune_steps} iterations" if spec.front else ""
+        )
+        return "solve", what or "all widths at once, then up to 6 measurements", 15.0 + tuned
+    bound = spec.goals.latency or spec.goals.macs or spec.goals.size or spec.goals.parameters
+    share = bound.value if bound and bound.relative else 0.5
+    count = max(1, math.ceil((1.0 - share) / spec.delta))
+    trained = count if spec.score == "finetune" else math.ceil(count * spec.hybrid)
+    what = f"about {count} steps of {groups} candidates"
+    what += f"; {trained} of them fine-tune each {spec.finetune_steps} iterations"
+    return "netadapt", what, count * (groups * 0.3 + 2.0) + trained * groups * spec.finetune_steps * each

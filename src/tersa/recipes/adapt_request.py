@@ -1,0 +1,156 @@
+"""What is asked of one run of adapt, whole and checked before any work.
+
+Example:
+    >>> from tersa.recipes.goals import parse_bound
+    >>> goals = Goals(latency=parse_bound("0.5x", "latency"))
+    >>> adapt_command(AdaptSpec(data="mnist", model="lenet", goals=goals, search="netadapt"))
+    'tersa adapt --data mnist --model lenet --latency 0.5x --search netadapt'
+"""
+
+from __future__ import annotations
+
+import shlex
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError
+
+from tersa.adapt.proxies import find as find_proxy
+from tersa.errors import UsageError, faults
+from tersa.recipes.goals import Goals, Kind
+from tersa.recipes.pruning import Protocol
+from tersa.recipes.request import ShrinkSpec
+
+BOUNDS: tuple[Kind, ...] = ("latency", "macs", "size", "parameters")
+
+PROTOCOL = (
+    "criterion",
+    "normalisation",
+    "keep",
+    "tune",
+    "learning_rate",
+    "teacher_weight",
+    "criterion_samples",
+)
+"""Settings of the pruning protocol that adapt has options for."""
+
+FLAGS = {"normalisation": "normalize"}
+
+
+class AdaptSpec(ShrinkSpec):
+    """Everything that decides the result of one run of adapt; stored as `spec.toml`.
+
+    Attributes:
+        search: `netadapt`, step by step, or `budget`, all widths at once.
+        cut: how NetAdapt finds a candidate's width.
+        score: what NetAdapt ranks candidates by: `finetune`, or a training-free score.
+        hybrid: share of NetAdapt's way, at its end, that is ranked by fine-tuned accuracy all the same.
+        delta: share of the first latency that a step of NetAdapt takes off.
+        decay: what every step's delta is multiplied by against the one before.
+        finetune_steps: iterations of a short fine-tune.
+        score_images: training images that a training-free score looks at.
+        check_every: steps of NetAdapt between two measurements of the whole network.
+        front: networks of a Pareto front between the baseline and the budget; 0 for none.
+        table: SQLite file of the latency table, or None for the user's.
+        allow_foreign: use a table that was measured on another machine.
+    """
+
+    verb: Literal["shrink", "prune", "adapt"] = "adapt"
+    precision: str = "fp32"
+    goals: Goals = Goals()
+    search: Literal["netadapt", "budget"] = "budget"
+    cut: Literal["linear", "bisect"] = "bisect"
+    score: str = "naswot"
+    hybrid: float = Field(default=0.3, ge=0, le=1)
+    delta: float = Field(default=0.025, gt=0, lt=1)
+    decay: float = Field(default=1.0, gt=0, le=1)
+    finetune_steps: int = Field(default=500, ge=0)
+    score_images: int = Field(default=64, ge=2)
+    check_every: int = Field(default=5, ge=1)
+    front: int = Field(default=0, ge=0, le=100)
+    table: str | None = None
+    allow_foreign: bool = False
+
+    def check(self) -> None:
+        """Faults that show before any work.
+
+        Raises:
+            UsageError: settings that exclude each other, or no limit to adapt to.
+        """
+        super().check()
+        if self.score != "finetune":
+            find_proxy(self.score)
+        found: list[str] = []
+        if not self.goals.bounded:
+            found.append("nothing to adapt to: give --latency (0.5x, 2ms), --macs, --size or --parameters")
+        if self.precision != "fp32":
+            found.append(
+                f"--precision {self.precision}: latency tables hold fp32 layers; adapt in fp32, then "
+                "tersa export --precision int8"
+            )
+        if self.front and self.search != "budget":
+            found.append("--front solves for many budgets; it needs --search budget")
+        if self.front == 1:
+            found.append("--front 1 is no front; give at least 2, or leave it out")
+        if self.search == "netadapt" and not self.finetune_steps and self.score == "finetune":
+            found.append("--score finetune needs --finetune-steps of at least 1")
+        if found:
+            raise faults("adapt", found)
+
+    @property
+    def retrains(self) -> dict[str, int | float | str]:
+        """The protocol's settings, with the short fine-tune."""
+        return {**self.protocol, "retrain": self.finetune_steps, "optimiser": "fresh"}
+
+
+def specified(**given: Any) -> AdaptSpec:
+    """A spec from plain values.
+
+    Raises:
+        UsageError: values outside their range, all of them together.
+    """
+    try:
+        return AdaptSpec(**given)
+    except ValidationError as error:
+        found = [
+            f"{'.'.join(map(str, each['loc']))} is {each['input']}: {each['msg'].lower()}"
+            for each in error.errors()
+        ]
+        raise faults("adapt", found) from None
+
+
+def checked(spec: AdaptSpec) -> AdaptSpec:
+    """The spec with its short fine-tune in the protocol, checked.
+
+    Raises:
+        UsageError: see `AdaptSpec.check`; protocol settings that belong to other verbs.
+    """
+    spec = spec.model_copy(update={"protocol": spec.retrains})
+    spec.check()
+    plain = Protocol(retrain=0, tune=0)
+    for name in ("granularity", "schedule", "step", "regrow"):
+        if spec.protocol.get(name, getattr(plain, name)) != getattr(plain, name):
+            raise UsageError(f"adapt chooses widths itself; leave out the protocol's {name}")
+    return spec
+
+
+def adapt_command(spec: AdaptSpec) -> str:
+    """The command line that does the same."""
+    words = ["tersa", "adapt", "--data", spec.data]
+    limits = {name: bound.text(name) for name in BOUNDS if (bound := getattr(spec.goals, name))}
+    floors = {"max-loss": spec.goals.max_loss, "min-accuracy": spec.goals.min_accuracy}
+    given: dict[str, object] = {"model": spec.model, "run": spec.run, "checkpoint": spec.checkpoint}
+    given |= {**limits, **floors}
+    for name in (
+        *("target", "batch", "seed", "epochs", "validation", "search", "cut", "score", "hybrid", "delta"),
+        *("decay", "finetune_steps", "score_images", "check_every", "front", "table"),
+    ):
+        usual = AdaptSpec.model_fields[name].get_default()
+        given[name.replace("_", "-")] = None if getattr(spec, name) == usual else getattr(spec, name)
+    given |= {FLAGS.get(name, name.replace("_", "-")): spec.protocol.get(name) for name in PROTOCOL}
+    for name, value in given.items():
+        if value is not None:
+            words += [f"--{name}", f"{value:g}" if isinstance(value, float) else str(value)]
+    words += ["--allow-foreign"] if spec.allow_foreign else []
+    for name, value in spec.training.items():
+        words += ["--set", f"{name}={value}"]
+    return shlex.join(words)

@@ -1,0 +1,96 @@
+"""What adapt remembers beside its trajectory: candidates, measurements, and where the time went.
+
+Three more tables in the run's `history.db`. Rows of a step are written before the step itself, and those of a
+step that did not come to be are dropped when the run goes on, so that a resumed run decides as one that was
+never stopped: measured times are read, not measured again.
+
+Example:
+    >>> import tempfile
+    >>> store = AdaptStore(Path(tempfile.mkdtemp()))
+    >>> store.spend("cut", 0.5); store.spend("cut", 0.25); store.seconds()
+    {'cut': 0.75}
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Generator, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+from tersa.recipes.trajectory import DATABASE
+from tersa.records import Candidate, Checked
+
+
+class AdaptStore:
+    """The tables of one run.
+
+    Args:
+        folder: of the run.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / DATABASE
+        with closing(self._connect()) as connection, connection:
+            for table in ("candidates", "checks"):
+                connection.execute(
+                    f"CREATE TABLE IF NOT EXISTS {table} (step INTEGER NOT NULL, record TEXT NOT NULL)"
+                )
+            connection.execute("CREATE TABLE IF NOT EXISTS spent (stage TEXT PRIMARY KEY, seconds REAL)")
+
+    def _connect(self) -> sqlite3.Connection:
+        return sqlite3.connect(self.path)
+
+    def forget_after(self, step: int) -> None:
+        """Drop what belongs to steps that were not finished."""
+        with closing(self._connect()) as connection, connection:
+            for table in ("candidates", "checks"):
+                connection.execute(f"DELETE FROM {table} WHERE step > ?", (step,))
+
+    def add_candidates(self, rows: Sequence[Candidate]) -> None:
+        """Store the candidates of a step."""
+        with closing(self._connect()) as connection, connection:
+            connection.executemany(
+                "INSERT INTO candidates VALUES (?, ?)", [(row.step, row.model_dump_json()) for row in rows]
+            )
+
+    def candidates(self) -> list[Candidate]:
+        """All of them, in order."""
+        return [Candidate.model_validate_json(text) for text in self._records("candidates")]
+
+    def add_check(self, row: Checked) -> None:
+        """Store a measurement."""
+        with closing(self._connect()) as connection, connection:
+            connection.execute("INSERT INTO checks VALUES (?, ?)", (row.step, row.model_dump_json()))
+
+    def checks(self) -> list[Checked]:
+        """All of them, in order."""
+        return [Checked.model_validate_json(text) for text in self._records("checks")]
+
+    def _records(self, table: str) -> list[str]:
+        with closing(self._connect()) as connection:
+            return [text for (text,) in connection.execute(f"SELECT record FROM {table} ORDER BY rowid")]
+
+    def spend(self, stage: str, seconds: float) -> None:
+        """Add time to a stage."""
+        with closing(self._connect()) as connection, connection:
+            connection.execute(
+                "INSERT INTO spent VALUES (?, ?) ON CONFLICT (stage) DO UPDATE SET "
+                "seconds = seconds + excluded.seconds",
+                (stage, seconds),
+            )
+
+    @contextmanager
+    def timed(self, stage: str) -> Generator[None]:
+        """Add the time of a block to a stage."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.spend(stage, time.perf_counter() - began)
+
+    def seconds(self) -> dict[str, float]:
+        """Time of every stage so far."""
+        with closing(self._connect()) as connection:
+            return dict(connection.execute("SELECT stage, seconds FROM spent ORDER BY rowid"))

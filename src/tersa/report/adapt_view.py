@@ -1,0 +1,114 @@
+"""What the report and the terminal say of an adaptation: estimates, front, candidates, time; no drawings.
+
+Example:
+    >>> from tersa.records import Checked
+    >>> row = Checked(step=3, estimate_ms=1.1, first_ms=1.2, measured_ms=1.0, low=0.98, high=1.02, factor=0.9,
+    ...               interpolated=2, layers=6)
+    >>> off(row.estimate_ms, row.measured_ms)
+    '+10.0 %'
+"""
+
+from __future__ import annotations
+
+from tersa.records import Adaptation, Candidate, Checked
+from tersa.report.numbers import count, duration, percent, plural, si
+
+STAGES = {
+    "table": "measuring layers for the latency table",
+    "solve": "importances and solving for widths",
+    "cut": "searching for candidates' widths",
+    "score": "scores without training",
+    "finetune": "short fine-tunes",
+    "evaluate": "validation accuracies",
+    "measure": "measuring whole networks",
+    "tune": "the closing fine-tune, exported and checked",
+}
+
+
+def off(estimate: float, measured: float) -> str:
+    """How far an estimate is from its measurement."""
+    return f"{100.0 * (estimate / measured - 1.0):+.1f} %"
+
+
+def foretold(found: Adaptation) -> list[Checked]:
+    """Measurements that an estimate went before: all but the baseline's, which sets the factor."""
+    return [row for row in found.checked if row.step]
+
+
+def check_rows(found: Adaptation) -> list[tuple[str, str, str, str, str]]:
+    """Step, estimate, measured, interval and difference; the baseline's is as the layers sum up."""
+    return [
+        (
+            str(row.step) if row.step else "baseline",
+            f"{row.estimate_ms:.4g}",
+            f"{row.measured_ms:.4g}",
+            f"{row.low:.3g} to {row.high:.3g}" if row.step else "",
+            off(row.estimate_ms, row.measured_ms),
+        )
+        for row in found.checked
+    ]
+
+
+def front_rows(found: Adaptation) -> list[tuple[str, ...]]:
+    """Step, share of the budget, estimate, MACs, parameters, accuracy, and whether it is beaten."""
+    return [
+        (
+            str(point.step),
+            f"{point.cost:.2f}",
+            "" if point.estimate_ms is None else f"{point.estimate_ms:.4g}",
+            si(point.macs),
+            si(point.parameters),
+            percent(point.validation_accuracy),
+            "beaten" if point.dominated else "",
+        )
+        for point in found.front
+    ]
+
+
+def second_rows(found: Adaptation) -> list[tuple[str, str]]:
+    """Stage and time, in the order of the work."""
+    known = [(STAGES[name], found.seconds[name]) for name in STAGES if name in found.seconds]
+    return [(name, duration(seconds)) for name, seconds in known]
+
+
+def table_words(found: Adaptation) -> str:
+    """The table and its machine, in a sentence or two."""
+    text = f"{plural(found.points, 'layer')} make up the table"
+    text += f", {count(found.measured)} of them measured in this run" if found.measured else ""
+    text += f", on {found.machine}. The empty call takes {1000.0 * found.call_ms:.1f} µs."
+    if found.foreign:
+        text += " It was measured on another machine than this one."
+    if found.unknown:
+        text += f" The table has nothing for {', '.join(found.unknown)}: their time is in the factor."
+    return text
+
+
+def check_words(found: Adaptation) -> str:
+    """How well the table foretold, in a sentence."""
+    rows = foretold(found)
+    if not rows:
+        return "No network but the baseline was measured whole: latency was not asked for."
+    worst = max(abs(row.estimate_ms / row.measured_ms - 1.0) for row in rows)
+    first = max(abs(row.first_ms / row.measured_ms - 1.0) for row in rows)
+    each = plural(len(rows), "network")
+    return (
+        f"{each} on the way were measured beside the baseline: estimates were off by at most "
+        f"{percent(100.0 * worst, 1)}, and by {percent(100.0 * first, 1)} with the baseline's factor alone."
+    )
+
+
+def groups_of(found: Adaptation) -> list[tuple[str, float, float, float, int]]:
+    """NetAdapt's time by group: name, seconds of cut, of score or fine-tune, of evaluation, times chosen."""
+    by_group: dict[str, list[Candidate]] = {}
+    for row in found.candidates:
+        by_group.setdefault(row.group, []).append(row)
+    return [
+        (
+            name,
+            sum(row.cut_seconds for row in rows),
+            sum(row.score_seconds for row in rows),
+            sum(row.evaluate_seconds for row in rows),
+            sum(row.chosen for row in rows),
+        )
+        for name, rows in by_group.items()
+    ]
