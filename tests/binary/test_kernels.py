@@ -1,0 +1,146 @@
+"""The compiled kernels against the readable reference, bit for bit, over odd shapes and every width."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.binary.programs import CLASSES, images, one_layer, residual
+
+from tersa.binary import reference
+from tersa.binary.lowering import Lowered, form_read
+from tersa.binary.program import Affine, Convolution, MaxPool, Pixels, Program, Threshold, Weights
+from tersa.binary.runtime import LARGEST_BATCH, Runner
+from tersa.errors import ModelError, UsageError
+
+
+def agree(program: Program, count: int = 2, threads: int = 1) -> None:
+    """The same bits from both, and not the same for every image."""
+    pixels = images(program.shape, count)
+    found = Runner(program, threads)(pixels)
+    assert np.array_equal(found, reference.run(program, pixels))
+    assert found.shape == (count, len(program.classes))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    channels=st.sampled_from([1, 2, 3, 5, 31, 33, 64, 65, 130]),
+    outputs=st.sampled_from([1, 3, 31, 32, 33, 64, 70]),
+    kernel=st.sampled_from([1, 3, 5]),
+    stride=st.integers(1, 2),
+    padded=st.booleans(),
+    sides=st.tuples(st.integers(5, 9), st.integers(5, 8)),
+    bits=st.tuples(st.integers(1, 4), st.integers(0, 4), st.integers(1, 3)),
+    pool=st.sampled_from([None, (2, 2), (3, 3), (2, 1), (3, 2)]),
+    count=st.sampled_from([1, 2, 7]),
+    seed=st.integers(0, 9),
+)
+def test_layers_of_every_shape(
+    channels, outputs, kernel, stride, padded, sides, bits, pool, count, seed
+) -> None:
+    padding = kernel // 2 if padded else 0
+    smallest = (min(sides) + 2 * padding - kernel) // stride + 1
+    if pool is not None and pool[0] > smallest:
+        pool = None
+    program = one_layer(
+        size=(channels, *sides), outputs=outputs, kernel=kernel, stride=stride, padding=padding,
+        pixel_bits=bits[0], weight_bits=bits[1], code_bits=bits[2], pool=pool, seed=seed,
+    )  # fmt: skip
+    agree(program, count)
+
+
+@pytest.mark.parametrize("weight_bits", [0, 1, 2, 3, 4, 8])
+@pytest.mark.parametrize("pixel_bits", [1, 2, 8])
+def test_both_forms_are_covered(weight_bits: int, pixel_bits: int) -> None:
+    """128 channels of few bits go in words, 3 channels and many bits as 16-bit integers."""
+    wide = one_layer(
+        size=(128, 5, 5), outputs=40, kernel=3, padding=1, pixel_bits=pixel_bits, weight_bits=weight_bits
+    )
+    thin = one_layer(
+        size=(3, 6, 6), outputs=40, kernel=3, padding=1, pixel_bits=pixel_bits, weight_bits=weight_bits
+    )
+    assert form_read(thin, 1) == "shorts"
+    if pixel_bits == 1 and weight_bits <= 2:
+        assert form_read(wide, 1) == "words"
+    agree(wide)
+    agree(thin)
+
+
+def test_a_pooling_of_signs_is_part_of_the_convolution() -> None:
+    fused = Lowered(one_layer(size=(64, 8, 8), outputs=64, kernel=3, padding=1, pool=(2, 2)))
+    assert [made for made, _ in fused.steps] == [0, 3, 5]
+    apart = Lowered(one_layer(size=(64, 8, 8), outputs=64, kernel=3, padding=1, pool=(2, 2), code_bits=2))
+    assert [made for made, _ in apart.steps] == [0, 2, 3, 5]
+
+
+@pytest.mark.parametrize("value", [0, 255])
+def test_images_of_one_colour_only(value: int) -> None:
+    program = one_layer(size=(65, 6, 6), outputs=33, kernel=3, padding=1, pool=(2, 2))
+    pixels = np.full((2, 65, 6, 6), value, np.uint8)
+    assert np.array_equal(Runner(program)(pixels), reference.run(program, pixels))
+
+
+def test_borders_count_zero() -> None:
+    """A 3x3 kernel of ones on a 1x1 map of ones sums to 1 per channel: eight taps lie outside."""
+    ones = Weights.of(np.ones((1, 3, 3, 70), np.int64), 1)
+    head = Affine(1, np.ones(1, np.float32), np.zeros(1, np.float32))
+    program = Program(("a",), (70, 1, 1), (Pixels(1, (70, 1, 1)), Convolution(0, ones, 1, 1), head))
+    assert form_read(program, 1) == "words"
+    assert Runner(program)(np.full((1, 70, 1, 1), 255, np.uint8)).tolist() == [[70.0]]
+    assert Runner(program)(np.full((1, 70, 1, 1), 0, np.uint8)).tolist() == [[-70.0]]
+
+
+def test_the_maximum_of_codes_goes_channel_by_channel() -> None:
+    rng = np.random.default_rng(0)
+    identity = Weights.of(np.where(np.eye(66, dtype=np.int64) > 0, 1, -1).reshape(66, 1, 1, 66), 1)
+    table = np.sort(rng.integers(-66, 66, (66, 7)), axis=1).astype(np.int32)
+    last = Weights.of(2 * rng.integers(0, 2, (5, 3, 3, 66)) - 1, 1)
+    head = Affine(4, np.ones(5, np.float32), np.zeros(5, np.float32))
+    operations = (
+        Pixels(1, (66, 7, 7)), Convolution(0, identity), Threshold(1, table), MaxPool(2, 3, 2),
+        Convolution(3, last), head,
+    )  # fmt: skip
+    agree(Program(CLASSES, (66, 7, 7), operations), 3)
+
+
+@pytest.mark.parametrize("code_bits", [1, 2, 3])
+def test_real_shortcuts_and_float_layers(code_bits: int) -> None:
+    for seed in range(3):
+        agree(residual(seed, code_bits), 3)
+
+
+def test_two_threads_give_the_bits_of_one() -> None:
+    program = one_layer(size=(3, 17, 13), outputs=70, kernel=3, padding=1, pixel_bits=8, pool=(2, 2))
+    pixels = images(program.shape, 5)
+    assert np.array_equal(Runner(program, 2)(pixels), Runner(program)(pixels))
+    mixed = residual()
+    pixels = images(mixed.shape, 5)
+    assert np.array_equal(Runner(mixed, 2)(pixels), Runner(mixed)(pixels))
+
+
+def test_large_batches_go_in_parts_and_buffers_are_used_again() -> None:
+    runner = Runner(one_layer(size=(3, 6, 6), outputs=40, kernel=3, pixel_bits=8, pool=(2, 2)))
+    pixels = images((3, 6, 6), 2 * LARGEST_BATCH + 3)
+    together = runner(pixels)
+    assert np.array_equal(together, np.concatenate([runner(pixels[i : i + 1]) for i in range(len(pixels))]))
+    assert np.array_equal(together[:5], runner(pixels[:5]))
+    assert runner(pixels[:0]).shape == (0, len(CLASSES))
+
+
+def test_floats_are_taken_to_the_nearest_byte() -> None:
+    runner = Runner(one_layer(size=(3, 6, 6), outputs=40, kernel=3, pixel_bits=8))
+    pixels = images((3, 6, 6), 4)
+    floats = (pixels / np.float32(255)).astype(np.float32)
+    assert np.array_equal(runner(floats), runner(pixels))
+    assert np.array_equal(runner(floats + np.float32(0.4 / 255)), runner(pixels))
+    outside = np.where(floats > 0.5, np.float32(7), np.float32(-7))
+    assert np.array_equal(runner(outside), runner(np.where(floats > 0.5, 255, 0).astype(np.uint8)))
+
+
+def test_wrong_images_and_threads_are_refused() -> None:
+    runner = Runner(one_layer(size=(3, 6, 6), outputs=40, kernel=3))
+    with pytest.raises(ModelError, match=r"takes images \(3, 6, 6\), got \(3, 6, 5\)"):
+        runner(np.zeros((1, 3, 6, 5), np.uint8))
+    with pytest.raises(ModelError, match="not float64"):
+        runner(np.zeros((1, 3, 6, 6)))
+    with pytest.raises(UsageError, match="threads are 1 to"):
+        Runner(runner.program, 10_000)

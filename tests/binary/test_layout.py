@@ -1,0 +1,70 @@
+"""Where bits, thresholds and classes of places lie."""
+
+import numpy as np
+import pytest
+
+from tersa.binary.layout import aligned, bounds, by_lanes, offsets, shorts_layout, sides, words_layout
+from tersa.binary.program import Weights
+from tersa.binary.thresholds import ALWAYS, NEVER
+from tersa.errors import ModelError
+
+
+@pytest.mark.parametrize("place", [(0, 0, 0, 0), (33, 1, 2, 65), (39, 2, 2, 69), (5, 0, 1, 63)])
+def test_one_weight_is_one_bit_of_one_lane(place: tuple[int, int, int, int]) -> None:
+    integers = np.full((40, 3, 3, 70), -1)
+    integers[place] = 1
+    laid = words_layout(Weights.of(integers, 1))
+    o, y, x, c = place
+    assert laid.array.shape == (2, 1, 3, 6, 1, 32)
+    assert np.bitwise_count(laid.array).sum() == 1
+    assert int(laid.array[o // 32, 0, y, 2 * x + c // 64, 0, o % 32]) == 1 << c % 64
+
+
+def test_ternary_weights_are_a_sign_and_a_mask() -> None:
+    integers = np.zeros((1, 1, 1, 3), np.int64)
+    integers[0, 0, 0] = (1, 0, -1)
+    laid = words_layout(Weights.of(integers, 0))
+    assert laid.array[0, 0, 0, 0, :, 0].tolist() == [0b001, 0b101]
+
+
+def test_short_weights_lie_in_pairs() -> None:
+    integers = 2 * np.arange(27).reshape(1, 3, 3, 3) - 27
+    integers[0, 0, 0, 0] = -255
+    laid = shorts_layout(Weights.of(integers, 8))
+    assert laid.array.shape == (1, 3, 5, 32, 2)
+    assert laid.array[0, 1, :, 0].reshape(-1).tolist() == [*integers[0, 1].reshape(-1).tolist(), 0]
+    assert not laid.array[0, :, :, 1:].any()
+
+
+def test_lanes_and_alignment() -> None:
+    assert by_lanes(np.arange(33)).tolist()[1] == [32, *[0] * 31]
+    for size in (1, 7, 64):
+        assert aligned((size,), np.int16).ctypes.data % 64 == 0
+
+
+def test_classes_of_places_with_a_stride() -> None:
+    assert sides(3, 5, 2, 2, 5) == ([(2, 5), (0, 5), (0, 3)], [0, 1, 2])
+    assert sides(2, 3, 1, 0, 4) == ([(0, 3)], [0, 0])
+
+
+def test_offsets_count_what_lies_outside() -> None:
+    """A corner of a 3x3 kernel of ones has 5 of 9 taps outside, which hold -1 in zero bits."""
+    ones = Weights.of(np.ones((1, 3, 3, 2), np.int64), 1)
+    ranges, _ = sides(3, 3, 1, 1)
+    found = offsets(ones, 1, ranges, ranges)[:, 0].reshape(3, 3)
+    assert found.tolist() == [[28, 24, 28], [24, 18, 24], [28, 24, 28]]
+
+
+def test_bounds_round_up_and_keep_the_constant_ones() -> None:
+    table = np.array([[3], [4], [NEVER], [ALWAYS], [NEVER - 1]], np.int32)
+    found = bounds(table, np.full((1, 5), -10), 2)[0, 0, 0]
+    assert found[:5].tolist() == [7, 7, NEVER, ALWAYS, (NEVER - 1 + 10 + 1) // 2]
+    assert (found[5:] == NEVER).all()
+
+
+def test_what_would_not_fit_is_refused_before_it_is_made() -> None:
+    weights = Weights((1, 1 << 13, 1 << 13, 1), 1, np.zeros((1, 1 << 23), np.uint8))
+    with pytest.raises(ModelError, match="bytes unpacked; at most"):
+        shorts_layout(weights)
+    with pytest.raises(ModelError, match="bytes unpacked; at most"):
+        bounds(np.zeros((4096, 255), np.int32), np.zeros((961, 4096), np.int64), 2)
