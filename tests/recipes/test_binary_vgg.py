@@ -1,0 +1,145 @@
+"""Document 004's table again: rows, resume, what cannot be trained, and what the table says."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from tersa.errors import UsageError
+from tersa.models.zoo import bits_of, parse
+from tersa.recipes import binary_vgg
+from tersa.recipes.binary_vgg import (
+    METHODS,
+    BinaryVgg,
+    BinaryVggResult,
+    RowResult,
+    _verdict,
+    chosen_rows,
+    plan_binary_vgg,
+    reproduce_binary_vgg,
+    row_of,
+)
+from tersa.recipes.binary_vgg_report import view_of
+from tersa.recipes.published_binary import accuracies
+from tersa.recipes.setting import Setting
+from tersa.report.binary_vgg_page import render
+
+WANTED = BinaryVgg(data="digits", rows=("vgg16", "cnv", "bvgg16"), epochs=1, precision="fp32")
+
+
+ALL = METHODS
+"""The table itself; the trainings below put a small network in B-VGG16's place."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        small = tuple(replace(each, model="tfc") if each.name == "bvgg16" else each for each in ALL)
+        patch.setattr(binary_vgg, "METHODS", small)
+        yield
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory, small: None) -> tuple[Path, BinaryVggResult]:
+    folder = tmp_path_factory.mktemp("binary") / "study"
+    return folder, reproduce_binary_vgg(WANTED, folder)
+
+
+def test_every_published_row_is_there() -> None:
+    assert {method.network for method in ALL if method.network} == {row.network for row in accuracies()}
+    assert row_of("bvgg16").published == 88.21
+    assert row_of("bvgg16-8bit").published is None
+    for method in ALL:
+        with torch.device("meta"):
+            parse(method.model)[0].build(parse(method.model)[1], (3, 32, 32), 10)
+        assert (bits_of(method.model) is None) == (method.name == "vgg16")
+
+
+def test_rows_are_trained_and_others_say_why_not(made: tuple[Path, BinaryVggResult]) -> None:
+    folder, result = made
+    by_name = {row.name: row for row in result.rows}
+    own = by_name["bvgg16"]
+    assert own.test_accuracy is not None
+    assert own.bits == "1/1 (W/A), input 8, first 1/8, last 1/1"
+    assert own.packed_bytes * 8 == own.parameters
+    assert own.float_macs == 0
+    assert own.integer_macs == 64 * 64  # the first layer reads pixels
+    assert (folder / own.folder / "report.html").is_file()
+    for name in ("vgg16", "cnv"):  # digits are too small for them
+        assert by_name[name].test_accuracy is None
+        assert "takes images from 32x32" in by_name[name].note
+    assert by_name["dsq"].note.endswith("not run")
+    assert result.verdict == f"B-VGG16 reaches {own.test_accuracy:.2f} % on digits after 1 epoch"
+    with (folder / "table.csv").open(encoding="utf-8") as file:
+        assert [row["name"] for row in csv.DictReader(file)] == [method.name for method in ALL]
+
+
+def test_rows_are_added_on_resume_and_ended_ones_stay(
+    made: tuple[Path, BinaryVggResult], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, first = made
+    stamp = (folder / "rows/bvgg16/result.json").stat().st_mtime_ns
+    with pytest.raises(UsageError, match="exists"):
+        reproduce_binary_vgg(WANTED, folder)
+    with pytest.raises(UsageError, match="epochs was 1, is now 2"):
+        reproduce_binary_vgg(WANTED.model_copy(update={"epochs": 2}), folder, resume=True)
+    plan = plan_binary_vgg(WANTED, folder)
+    assert (plan.rows, plan.ended, sorted(plan.skipped)) == ([], ["bvgg16"], ["cnv", "vgg16"])
+    again = reproduce_binary_vgg(WANTED, folder, resume=True)
+    assert again.rows == first.rows
+    assert (folder / "rows/bvgg16/result.json").stat().st_mtime_ns == stamp
+
+
+def test_the_page(made: tuple[Path, BinaryVggResult]) -> None:
+    folder, result = made
+    view = view_of(folder, result)
+    assert [panel.title for panel in view.epochs] == ["B-VGG16"]
+    text = render(view)
+    assert 'href="rows/bvgg16/report.html"' in text
+    assert "a few epochs say little" in text
+    assert "88.21" in text
+
+
+def test_a_plan_names_what_it_would_train(tmp_path: Path) -> None:
+    plan = plan_binary_vgg(WANTED, tmp_path / "none", Setting())
+    assert plan.rows == ["bvgg16"]
+    assert plan.seconds > 0
+    assert not (tmp_path / "none").exists()
+
+
+def test_wrong_rows_are_named_together() -> None:
+    with pytest.raises(UsageError, match=r"(?s)2 faults.*did you mean 'cnv'.*'lob'"):
+        chosen_rows(BinaryVgg(rows=("cmv", "lob")))
+
+
+def test_cifar_is_judged_against_the_document() -> None:
+    def row(accuracy: float) -> RowResult:
+        return RowResult(
+            name="bvgg16",
+            network="B-VGG16",
+            model="bvgg16",
+            bits="1/1",
+            published=88.21,
+            test_accuracy=accuracy,
+            validation_accuracy=accuracy,
+            epochs=3,
+            parameters=1,
+            packed_bytes=1,
+            binary_macs=1,
+            integer_macs=0,
+            float_macs=0,
+            seconds=1.0,
+            device="cpu",
+            folder="rows/bvgg16",
+            note="",
+        )
+
+    quick = BinaryVgg(epochs=3)
+    assert _verdict([row(60.0)], quick).endswith("the document's 1,000 epochs gave 88.21 %")
+    assert "2.29 points above the document" in _verdict([row(90.5)], quick)
+    assert _verdict([], quick) == "No row was trained"
