@@ -31,6 +31,12 @@ def test_everything_is_there_for_a_script(tmp_path: Path, capsys: pytest.Capture
     assert set(runtimes) == set(registry.KINDS)
     assert runtimes["onnxruntime"]["version"]
     assert runtimes["onnxruntime"]["precisions"] == ["fp32", "int8"]
+    assert runtimes["onnxruntime"]["options"] == ["threads=1|N|all", "graph=all|extended|basic|disabled"]
+    for one in runtimes.values():
+        assert one["install"], "every runtime says how to get it"
+    assert "oneDNN" in runtimes["torch"]["features"]
+    assert found["remote"]["form"].startswith("ssh://")
+    assert found["remote"]["runtimes"] == ["onnxruntime", "openvino", "litert"]
     assert {one["name"]: one["state"] for one in found["data"]}["digits"] == "bundled"
     assert found["cache_bytes"] == 5
     assert found["threads"] >= 1
@@ -47,6 +53,8 @@ def test_the_tables_tell_the_same(capsys: pytest.CaptureFixture[str]) -> None:
         "INT8",
         "Runtimes",
         "onnxruntime",
+        "Other machines",
+        "ssh://[USER@]HOST[:PORT]/RUNTIME",
         "Packages",
         "Data",
         "digits",

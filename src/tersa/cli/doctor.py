@@ -33,11 +33,22 @@ def doctor(data_dir: DataDir = None, json: Json = False) -> None:
             one.name,
             one.version or "not installed",
             ", ".join(one.precisions),
-            "" if one.version else one.install,
+            one.features if one.version else one.install,
         )
         for one in found.runtimes
     ]
-    terminal.table("Runtimes", ("target", "version", "runs", "to install"), runtimes, left=4)
+    terminal.table("Runtimes", ("target", "version", "runs", "uses, or how to get it"), runtimes, left=4)
+    options = [(one.name, *option.split("=", 1)) for one in found.runtimes for option in one.options]
+    terminal.table(
+        "Options of a target, `NAME@OPTION=VALUE,...`", ("target", "option", "values"), options, left=3
+    )
+    remote = found.remote
+    lines = [
+        ("ssh client", remote.client or f"none; {remote.install}"),
+        ("target", remote.form),
+        ("RUNTIME", f"{', '.join(remote.runtimes)}; needs numpy and the runtime over there, not tersa"),
+    ]
+    terminal.table("Other machines", ("what", "how"), lines, left=2)
     packages = [(name, version or "not installed") for name, version in found.packages.items()]
     terminal.table("Packages", ("package", "version"), packages, left=2)
     data = [(one.name, one.state, one.location or "-", one.hint) for one in found.data]

@@ -20,6 +20,7 @@ from tersa.export.processor import cpuinfo, features, processor_name
 from tersa.records import SCHEMA, Record
 from tersa.targets.environment import cores
 from tersa.targets.registry import installed, package_version
+from tersa.targets.ssh import RUNTIMES, client_version
 
 PACKAGES = (
     "torch",
@@ -29,6 +30,7 @@ PACKAGES = (
     "onnxruntime",
     "numba",
     "openvino",
+    "ai-edge-litert",
     "ray",
     "optuna",
     "qonnx",
@@ -38,7 +40,7 @@ MEANING = {
     "avx2": "8 floats at a time",
     "avx512": "16 floats at a time",
     "vnni": "INT8 is fast: four products in one instruction, and no saturation",
-    "bf16": "bfloat16 arithmetic; tersa measures fp32 as fp32",
+    "bf16": "bfloat16 arithmetic: what runs in precision bf16 is fast, fp32 stays fp32",
     "amx": "matrix tiles: INT8 and bfloat16 are fast",
     "neon": "4 floats at a time",
     "dotprod": "INT8 is fast: four products in one instruction",
@@ -51,11 +53,38 @@ NO_INT8 = (
 
 
 class Runtime(Record):
-    """One runtime; `version` is empty when it is not installed, and `install` is the line that mends it."""
+    """One runtime.
+
+    Attributes:
+        name: as on the command line.
+        version: empty when it is not installed.
+        precisions: what it can run; a processor may have fewer, and what is missing is refused.
+        install: the line that installs it.
+        options: what may stand behind `@` (`graph=all|extended`), the default first.
+        features: what it uses of this machine.
+    """
 
     name: str
     version: str
     precisions: list[str]
+    install: str
+    options: list[str] = []  # noqa: RUF012 - pydantic copies defaults
+    features: str = ""
+
+
+class RemoteForm(Record):
+    """How a target on another machine is written, and whether this machine can reach one.
+
+    Attributes:
+        client: name and version of the ssh client, or empty.
+        form: of the target's text.
+        runtimes: what can run over there.
+        install: the line that installs a client.
+    """
+
+    client: str
+    form: str
+    runtimes: list[str]
     install: str
 
 
@@ -76,6 +105,7 @@ class Diagnosis(Record):
         int8: in a sentence, whether INT8 can be faster on this processor.
         threads: that PyTorch uses when nothing is said.
         gpu: name of the CUDA device, or empty.
+        remote: targets on other machines.
     """
 
     schema_version: int = SCHEMA
@@ -92,6 +122,7 @@ class Diagnosis(Record):
     memory_free_bytes: int
     gpu: str
     runtimes: list[Runtime]
+    remote: RemoteForm
     packages: dict[str, str]
     data: list[DataFound]
     cache: str
@@ -124,9 +155,22 @@ def diagnose(data_dir: Path | None = None) -> Diagnosis:
         memory_free_bytes=memory.available,
         gpu=torch.cuda.get_device_name() if torch.cuda.is_available() else "",
         runtimes=[
-            Runtime(name=one.name, version=one.version, precisions=list(one.precisions), install=one.install)
+            Runtime(
+                name=one.name,
+                version=one.version,
+                precisions=list(one.precisions),
+                install=one.install,
+                options=[f"{key}={'|'.join(values)}" for key, values in one.options.items()],
+                features=one.features,
+            )
             for one in installed()
         ],
+        remote=RemoteForm(
+            client=client_version(),
+            form="ssh://[USER@]HOST[:PORT]/RUNTIME[@threads=N,python=PATH]",
+            runtimes=list(RUNTIMES),
+            install="apt-get install openssh-client",
+        ),
         packages={name: package_version(name) for name in PACKAGES},
         data=[
             DataFound(name=one.name, state=one.state, location=one.location, hint=one.hint)

@@ -5,6 +5,8 @@ Example:
     'onnxruntime@threads=2,graph=basic'
     >>> [target.describe() for target in parse_list("torch,onnxruntime@threads=1,graph=all,torch@threads=2")]
     ['torch@threads=1', 'onnxruntime@threads=1', 'torch@threads=2']
+    >>> parse("ssh://pi@raspberry/onnxruntime@threads=4").describe()
+    'ssh://pi@raspberry/onnxruntime@threads=4'
 """
 
 from __future__ import annotations
@@ -17,11 +19,18 @@ from importlib.metadata import PackageNotFoundError, version
 import psutil
 
 from tersa.errors import TargetError, UsageError, faults, unknown
-from tersa.targets.base import Target
-from tersa.targets.onnx_runtime import GRAPH_LEVELS, OnnxRuntime
-from tersa.targets.openvino_cpu import INSTALL as INSTALL_OPENVINO
-from tersa.targets.openvino_cpu import OpenVino
-from tersa.targets.torch_eager import TorchEager
+from tersa.targets import (
+    c_build,
+    executorch,
+    litert,
+    onnx_runtime,
+    openvino_cpu,
+    ssh,
+    tensorrt,
+    torch_compile,
+    torch_eager,
+)
+from tersa.targets.base import Target, first_line
 
 
 @dataclass(frozen=True)
@@ -29,30 +38,58 @@ class Kind:
     """What the registry knows of a runtime without loading it.
 
     Attributes:
-        package: the distribution, which is the import name too.
+        package: the distribution; its import name has `_` for `-`. Empty for what is no package.
         install: the line that installs it.
-        precisions: what it can run.
-        make: from the number of threads and the other options.
-        options: allowed values of each option beside `threads`.
+        make: the target's class; its fields are `threads` and the options.
+        options: allowed values of each option beside `threads`, the default first.
+        most_threads: that one call can use; 0 for all that the machine has.
+        found: version of what is no package, or an empty text.
+        features: what it uses of this machine; called where it is installed.
     """
 
     package: str
     install: str
-    precisions: tuple[str, ...]
-    make: Callable[[int, dict[str, str]], Target]
+    make: Callable[..., Target]
     options: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    most_threads: int = 0
+    found: Callable[[], str] | None = None
+    features: Callable[[], str] | None = None
+
+    @property
+    def precisions(self) -> tuple[str, ...]:
+        """What it can run; a processor may have fewer."""
+        return self.make().precisions
+
+    @property
+    def version(self) -> str:
+        """The installed version, or an empty text."""
+        return self.found() if self.found else package_version(self.package)
 
 
 KINDS: dict[str, Kind] = {
-    "torch": Kind("torch", "pip install torch", ("fp32",), lambda threads, _: TorchEager(threads)),
-    "onnxruntime": Kind(
-        "onnxruntime",
-        "pip install onnxruntime",
-        ("fp32", "int8"),
-        lambda threads, options: OnnxRuntime(threads, options.get("graph", "all")),
-        {"graph": tuple(GRAPH_LEVELS)},
+    "torch": Kind(
+        *("torch", "pip install torch", torch_eager.TorchEager, torch_eager.OPTIONS),
+        features=torch_eager.features,
     ),
-    "openvino": Kind("openvino", INSTALL_OPENVINO, ("fp32", "int8"), lambda threads, _: OpenVino(threads)),
+    "torch-compile": Kind(
+        *("torch", "pip install torch", torch_compile.TorchCompile, torch_compile.OPTIONS),
+        features=torch_compile.features,
+    ),
+    "onnxruntime": Kind(
+        *("onnxruntime", "pip install onnxruntime", onnx_runtime.OnnxRuntime, onnx_runtime.OPTIONS),
+        features=onnx_runtime.features,
+    ),
+    "openvino": Kind(
+        *("openvino", openvino_cpu.INSTALL, openvino_cpu.OpenVino, openvino_cpu.OPTIONS),
+        features=openvino_cpu.features,
+    ),
+    "litert": Kind(
+        *("ai-edge-litert", litert.INSTALL, litert.LiteRt, litert.OPTIONS),
+        features=litert.features,
+    ),
+    "executorch": Kind("executorch", executorch.INSTALL, executorch.ExecuTorch),
+    "tensorrt": Kind("tensorrt", tensorrt.INSTALL, tensorrt.TensorRt, tensorrt.OPTIONS, most_threads=1),
+    "c": Kind("", c_build.INSTALL, c_build.PlainC, c_build.OPTIONS, 1, c_build.installed_compiler),
 }
 
 DEFAULT = "onnxruntime@threads=1"
@@ -67,25 +104,38 @@ class Installed:
         version: of the package, or empty when it is not installed.
         install: the line that installs it.
         precisions: what it can run.
+        options: what may stand behind `@`, each with its values.
+        features: what it uses of this machine.
     """
 
     name: str
     version: str
     install: str
     precisions: tuple[str, ...]
+    options: dict[str, tuple[str, ...]]
+    features: str = ""
 
 
 def installed() -> list[Installed]:
     """Every known runtime, with its version where it is installed."""
-    return [
-        Installed(name, package_version(kind.package), kind.install, kind.precisions)
-        for name, kind in KINDS.items()
-    ]
+    return [_installed(name, kind, kind.version) for name, kind in KINDS.items()]
+
+
+def _installed(name: str, kind: Kind, found: str) -> Installed:
+    features = ""
+    if found and kind.features:
+        try:
+            features = kind.features()
+        except (ImportError, OSError, RuntimeError) as error:
+            features = f"does not load: {first_line(error)}"
+    threads = ("1",) if kind.most_threads == 1 else ("1", "N", "all")
+    options = {"threads": threads, **kind.options}
+    return Installed(name, found, kind.install, kind.precisions, options, features)
 
 
 def package_version(package: str) -> str:
     """The installed version of a distribution, or an empty string."""
-    if importlib.util.find_spec(package) is None:
+    if importlib.util.find_spec(package.replace("-", "_")) is None:
         return ""
     try:
         return version(package)
@@ -94,32 +144,38 @@ def package_version(package: str) -> str:
 
 
 def parse(text: str) -> Target:
-    """A target from its text, `NAME[@OPTION=VALUE[,OPTION=VALUE]...]`; `threads` is 1 unless given.
+    """A target from its text, `[ssh://[USER@]HOST[:PORT]/]NAME[@OPTION=VALUE[,OPTION=VALUE]...]`.
+
+    `threads` is 1 unless given. A target on another machine is not looked for before it is used.
 
     Raises:
         UsageError: unknown name, option or value, with what is allowed.
         TargetError: the runtime is not installed, with the line that installs it.
     """
-    name, _, rest = text.strip().partition("@")
+    text = text.strip()
+    if text.startswith(ssh.SCHEME):
+        return _parse_remote(text)
+    name, _, rest = text.partition("@")
     if name not in KINDS:
         raise unknown("target", name, KINDS)
     kind = KINDS[name]
-    threads, options, wrong = 1, dict[str, str](), list[str]()
-    for piece in filter(None, (part.strip() for part in rest.split(","))):
-        key, _, value = piece.partition("=")
-        if key == "threads":
-            threads = _threads(value, wrong)
-        elif key not in kind.options:
-            wrong.append(f"unknown option '{key}'; known: {', '.join(['threads', *kind.options])}")
-        elif value not in kind.options[key]:
-            wrong.append(f"{key} is one of {', '.join(kind.options[key])}, not '{value}'")
-        else:
-            options[key] = value
-    if wrong:
-        raise faults(f"target '{text}'", wrong)
-    if not package_version(kind.package):
+    threads, options = _options(text, rest, kind.options, _most_threads(kind))
+    if not kind.version:
         raise TargetError(f"{name} is not installed; {kind.install}")
-    return kind.make(threads, options)
+    return kind.make(threads=threads, **options)
+
+
+def _parse_remote(text: str) -> Target:
+    place, runtime = ssh.split(text)
+    name, _, rest = runtime.partition("@")
+    if name not in ssh.RUNTIMES:
+        raise unknown("target over ssh", name, ssh.RUNTIMES)
+    free = tuple(piece for piece in rest.split(",") if piece.strip().startswith("python="))
+    kept = ",".join(piece for piece in rest.split(",") if piece not in free)
+    known = {key: values for key, values in KINDS[name].options.items() if key in ssh.OPTIONS[name]}
+    threads, options = _options(text, kept, known, None, extra=("python",))
+    python = ssh.check_python(free[-1].partition("=")[2].strip()) if free else ssh.PYTHON
+    return ssh.Remote(place, name, threads, python, tuple(sorted(options.items())))
 
 
 def parse_list(text: str) -> list[Target]:
@@ -141,7 +197,9 @@ def split_list(text: str) -> list[str]:
     pieces: list[str] = []
     for piece in filter(None, (part.strip() for part in text.split(","))):
         if "=" in piece and "@" not in piece and pieces:
-            pieces[-1] += ("," if "@" in pieces[-1] else "@") + piece
+            pieces[-1] += (
+                "," if "@" in pieces[-1].removeprefix(ssh.SCHEME).rpartition("/")[2] else "@"
+            ) + piece
         else:
             pieces.append(piece)
     if not pieces:
@@ -152,11 +210,44 @@ def split_list(text: str) -> list[str]:
     return pieces
 
 
-def _threads(value: str, wrong: list[str]) -> int:
-    cores = psutil.cpu_count(logical=True) or 1
+def _options(
+    text: str, rest: str, known: dict[str, tuple[str, ...]], most: int | None, extra: tuple[str, ...] = ()
+) -> tuple[int, dict[str, str]]:
+    """Threads and options of a target's text; `most` threads, None for another machine's.
+
+    Raises:
+        UsageError: everything that is wrong with them.
+    """
+    threads, options, wrong = 1, dict[str, str](), list[str]()
+    for piece in filter(None, (part.strip() for part in rest.split(","))):
+        key, _, value = piece.partition("=")
+        if key == "threads":
+            threads = _threads(value, most, wrong)
+        elif key not in known:
+            wrong.append(f"unknown option '{key}'; known: {', '.join(['threads', *known, *extra])}")
+        elif value not in known[key]:
+            wrong.append(f"{key} is one of {', '.join(known[key])}, not '{value}'")
+        else:
+            options[key] = value
+    if wrong:
+        raise faults(f"target '{text}'", wrong)
+    return threads, options
+
+
+def _most_threads(kind: Kind) -> int:
+    return kind.most_threads or psutil.cpu_count(logical=True) or 1
+
+
+def _threads(value: str, most: int | None, wrong: list[str]) -> int:
+    if most is None:
+        if not value.isdecimal() or not 1 <= int(value) <= 1024:
+            wrong.append(f"threads is 1 to 1024 on another machine, not '{value}'")
+            return 1
+        return int(value)
     if value == "all":
-        return cores
-    if not value.isdecimal() or not 1 <= int(value) <= cores:
-        wrong.append(f"threads is 1 to {cores} on this machine, or all, not '{value}'")
+        return most
+    if not value.isdecimal() or not 1 <= int(value) <= most:
+        where = "for this target" if most == 1 else "on this machine"
+        wrong.append(f"threads is 1 to {most} {where}, or all, not '{value}'")
         return 1
     return int(value)

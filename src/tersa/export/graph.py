@@ -1,0 +1,210 @@
+"""An artefact's ONNX graph as plain values, for the writers of other formats (C, TFLite).
+
+Shapes are of one image: the batch dimension is left out. Constants are numpy arrays. A tensor that
+`DequantizeLinear` makes from a stored or a quantised one is known by its `Quantised` form, so that a writer
+can take the integers instead.
+
+Example:
+    >>> import tempfile, torch
+    >>> from tersa.export.artefact import Header
+    >>> from tersa.export.onnx import export_onnx
+    >>> network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 2))
+    >>> header = Header(("dark", "bright"), (1, 2, 2), (0.5,), (0.25,))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     graph = read_graph(export_onnx(network, header, Path(folder) / "tiny.onnx").path)
+    >>> [(node.kind, graph.shapes[node.output]) for node in graph.nodes]
+    [('Reshape', (4,)), ('Gemm', (2,))]
+
+What this does not do: run or change anything, control flow, or shapes that depend on values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import numpy_helper
+
+from tersa.errors import ModelError, TargetError
+
+Array = npt.NDArray[Any]
+Shape = Sequence[int]
+
+
+@dataclass(frozen=True)
+class Node:
+    """One operator with one output.
+
+    Attributes:
+        kind: the ONNX operator.
+        inputs: names of tensors; an optional one that is left out is an empty text.
+        output: name of the tensor it makes.
+        attributes: as ONNX has them (numbers, lists of numbers, texts).
+    """
+
+    kind: str
+    inputs: Sequence[str]
+    output: str
+    attributes: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Quantised:
+    """Integers behind a dequantised tensor: value = scale * (integer - zero).
+
+    Attributes:
+        name: of the integer tensor.
+        scale: one value, or one for each channel.
+        zero: one integer, or one for each channel.
+        dtype: of the integers.
+        axis: of the channels.
+    """
+
+    name: str
+    scale: npt.NDArray[np.float32]
+    zero: npt.NDArray[np.int64]
+    dtype: np.dtype[Any]
+    axis: int = 0
+
+
+@dataclass(frozen=True)
+class Graph:
+    """The operators of one network in the order in which they run.
+
+    Attributes:
+        nodes: without those that only dequantise constants.
+        constants: stored tensors by name (dequantised ones under both names).
+        shapes: of every tensor that a node makes, without the batch.
+        quantised: integer form of tensors by the name of the dequantised one.
+        input: name of the pixels.
+        output: name of the logits.
+    """
+
+    nodes: tuple[Node, ...]
+    constants: dict[str, Array]
+    shapes: dict[str, Shape]
+    quantised: dict[str, Quantised]
+    input: str
+    output: str
+
+    def constant(self, name: str) -> Array:
+        """A stored tensor.
+
+        Raises:
+            TargetError: the tensor is computed.
+        """
+        if name not in self.constants:
+            raise TargetError(f"tensor '{name}' is computed where only a stored one is supported")
+        return self.constants[name]
+
+    def readers(self, name: str) -> list[Node]:
+        """The nodes that take a tensor."""
+        return [node for node in self.nodes if name in node.inputs]
+
+
+def read_graph(path: Path) -> Graph:
+    """Read an artefact's file.
+
+    Raises:
+        ModelError: no such file, or not an ONNX file.
+        TargetError: shapes that depend on values, or a node with several outputs.
+    """
+    if not path.is_file():
+        raise ModelError(f"no file {path}")
+    try:
+        model = onnx.shape_inference.infer_shapes(onnx.load(path), data_prop=True)
+    except Exception as error:  # noqa: BLE001 - protobuf's own exception types
+        raise ModelError(f"{path} is not an ONNX file: {str(error).splitlines()[0]}") from None
+    graph = model.graph
+    if len(graph.input) != 1 or len(graph.output) != 1:
+        raise ModelError(f"{path} is not an ONNX file with one input and one output")
+    constants: dict[str, Array] = {one.name: numpy_helper.to_array(one) for one in graph.initializer}
+    quantised: dict[str, Quantised] = {}
+    nodes: list[Node] = []
+    for proto in graph.node:
+        node = _node(proto)
+        if node.kind == "Constant":
+            constants[node.output] = numpy_helper.to_array(proto.attribute[0].t)
+            continue
+        if node.kind == "DequantizeLinear":
+            quantised[node.output] = form = _quantised(node, constants)
+            if node.inputs[0] in constants:
+                constants[node.output] = dequantise(constants[node.inputs[0]], form)
+                continue
+        nodes.append(node)
+    shapes = {one.name: _shape(one) for one in (*graph.input, *graph.value_info, *graph.output)}
+    missing = [node.output for node in nodes if node.output not in shapes]
+    if missing:
+        raise TargetError(f"{path.name}: the shape of tensor '{missing[0]}' depends on values")
+    return Graph(tuple(nodes), constants, shapes, quantised, graph.input[0].name, graph.output[0].name)
+
+
+def dequantise(stored: Array, form: Quantised) -> npt.NDArray[np.float32]:
+    """Float values of stored integers."""
+    width = tuple(-1 if axis == form.axis else 1 for axis in range(stored.ndim))
+    scale = form.scale.reshape(width) if form.scale.size > 1 else form.scale.reshape(())
+    zero = form.zero.reshape(width) if form.zero.size > 1 else form.zero.reshape(())
+    return ((stored.astype(np.int64) - zero).astype(np.float32) * scale).astype(np.float32)
+
+
+def require_kinds(graph: Graph, known: Iterable[str], name: str) -> None:
+    """Refuse a graph with operators that a writer does not have.
+
+    Raises:
+        TargetError: names them, and what the writer has.
+    """
+    have = sorted(known)
+    missing = sorted({node.kind for node in graph.nodes} - set(have))
+    if missing:
+        raise TargetError(f"{name} has no operator {', '.join(missing)}; it has {', '.join(have)}")
+
+
+def windows(node: Node, weight: Array | None = None) -> tuple[list[int], list[int], list[int], list[int]]:
+    """Kernel, strides, padding (top, left, bottom, right) and dilation of a two-dimensional operator.
+
+    Raises:
+        TargetError: another number of dimensions, automatic padding, or rounding up.
+    """
+    given = node.attributes
+    kernel = list(given.get("kernel_shape", weight.shape[2:] if weight is not None else ()))
+    if (
+        len(kernel) != 2
+        or given.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID")
+        or given.get("ceil_mode")
+    ):
+        raise TargetError(
+            f"a {node.kind} must have two dimensions, explicit padding and no ceil_mode: {given}"
+        )
+    pads = list(given.get("pads", (0, 0, 0, 0)))
+    return kernel, list(given.get("strides", (1, 1))), pads, list(given.get("dilations", (1, 1)))
+
+
+def _node(proto: onnx.NodeProto) -> Node:
+    outputs = [name for name in proto.output if name]
+    if len(outputs) != 1:
+        raise TargetError(f"a {proto.op_type} with {len(outputs)} outputs is not supported")
+    attributes: dict[str, Any] = {}
+    for one in proto.attribute:
+        value = onnx.helper.get_attribute_value(one)
+        attributes[one.name] = value.decode() if isinstance(value, bytes) else value
+    return Node(proto.op_type, tuple(proto.input), outputs[0], attributes)
+
+
+def _quantised(node: Node, constants: dict[str, Array]) -> Quantised:
+    source, scale, *rest = node.inputs
+    stored = constants.get(source)
+    zero = constants[rest[0]] if rest and rest[0] else None
+    dtype = stored.dtype if stored is not None else (zero.dtype if zero is not None else np.dtype(np.uint8))
+    zeros = np.zeros(1, np.int64) if zero is None else zero.astype(np.int64).reshape(-1)
+    axis = int(node.attributes.get("axis", 1))
+    return Quantised(source, constants[scale].astype(np.float32).reshape(-1), zeros, dtype, axis)
+
+
+def _shape(value: onnx.ValueInfoProto) -> Shape:
+    sizes = value.type.tensor_type.shape.dim
+    return tuple(size.dim_value for size in list(sizes)[1:])

@@ -1,0 +1,269 @@
+"""Runs on the other machine: loads artefacts, gives logits, times interleaved rounds; one file, sent by ssh.
+
+It needs the standard library, numpy and the runtime that is asked for, and imports nothing of tersa. Messages
+on both pipes are one JSON line, followed by as many raw bytes as its `bytes` says. Nothing is written to the
+disk. When the connection ends, or a request takes longer than it may, the process ends at once.
+
+    -> {"do": "load", "runtime": "onnxruntime", "threads": 1, "options": {}, "precision": "fp32", "bytes": 9}
+    <- {"session": 0, "version": "openvino 2026.4.1", "executed": {"fp32": 4}, "load_ms": 3.1}
+    -> {"do": "run", "session": 0, "shape": [1, 3, 32, 32], "bytes": 12288}
+    <- {"shape": [1, 10], "bytes": 40}
+    -> {"do": "time", "sessions": [0, 1], "shapes": [...], "seconds": 1.0, ..., "bytes": 24576}
+    <- {"session": 0, "round": 0, "ms": 0.31}                     one line for every round of every session
+    <- {"done": [{"calls": 13, "warmup": 40}, ...]}
+    <- {"error": "package", "text": "..."}                        instead of any answer
+"""
+
+# pyright: basic
+# It must start on whatever Python is over there, and the runtimes have no types.
+
+from __future__ import annotations
+
+import gc
+import json
+import math
+import os
+import queue
+import sys
+import threading
+import time
+
+IDLE_SECONDS = 900.0
+LONGEST_SECONDS = 3600.0
+
+
+class Refused(Exception):
+    """What is told to the other side as an error of a kind."""
+
+    def __init__(self, kind, text):
+        super().__init__(text)
+        self.kind = kind
+
+
+def load_onnxruntime(content, threads, options, precision):
+    import onnxruntime
+
+    levels = {
+        "disabled": "DISABLE_ALL",
+        "basic": "ENABLE_BASIC",
+        "extended": "ENABLE_EXTENDED",
+        "all": "ENABLE_ALL",
+    }
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads = threads
+    settings.inter_op_num_threads = 1
+    settings.log_severity_level = 4
+    level = "ORT_" + levels[options.get("graph", "all")]
+    settings.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, level)
+    start = time.perf_counter()
+    session = onnxruntime.InferenceSession(content, settings, providers=["CPUExecutionProvider"])
+    spent = time.perf_counter() - start
+    name = session.get_inputs()[0].name
+    rewritten = rewritten_graph(onnxruntime, content, settings) if precision == "int8" else b""
+    version = "onnxruntime " + onnxruntime.__version__
+    return (lambda x: session.run(None, {name: x})[0]), version, rewritten, spent
+
+
+def rewritten_graph(onnxruntime, content, settings):
+    """The graph as this machine's runtime rewrites it, for the other side to look at; in memory, on Linux."""
+    if not hasattr(os, "memfd_create"):
+        return b""
+    place = os.memfd_create("graph")
+    try:
+        settings.optimized_model_filepath = f"/proc/self/fd/{place}"
+        onnxruntime.InferenceSession(content, settings, providers=["CPUExecutionProvider"])
+        with open(f"/proc/self/fd/{place}", "rb") as file:
+            return file.read()
+    finally:
+        os.close(place)
+
+
+def load_openvino(content, threads, options, precision):
+    sys.modules.setdefault("openvino_telemetry", None)  # pyright: ignore - it writes an identifier to the home folder
+    import numpy
+    import openvino
+
+    hints = {"fp32": "f32", "bf16": "bf16", "fp16": "f16", "int8": "f32"}
+    names = {"f32": "fp32", "bf16": "bf16", "f16": "fp16", "i8": "int8", "u8": "int8"}
+    layers = ("Convolution", "Deconvolution", "FullyConnected", "MatMul")
+    settings = {
+        "INFERENCE_NUM_THREADS": threads,
+        "NUM_STREAMS": 1,
+        "PERFORMANCE_HINT": options.get("hint", "latency").upper(),
+        "INFERENCE_PRECISION_HINT": hints[precision],
+    }
+    start = time.perf_counter()
+    core = openvino.Core()
+    compiled = core.compile_model(core.read_model(content), "CPU", settings)
+    spent = time.perf_counter() - start
+    found = {}
+    for one in compiled.get_runtime_model().get_ops():
+        about = one.get_rt_info()
+        if "layerType" in about and about["layerType"].astype(str) in layers:
+            kind = about["runtimePrecision"].astype(str)
+            found[names.get(kind, kind)] = found.get(names.get(kind, kind), 0) + 1
+    request = compiled.create_infer_request()
+    version = "openvino " + openvino.__version__.split("-")[0]
+    return (lambda x: numpy.array(request.infer([x], share_inputs=True)[0])), version, found, spent
+
+
+def load_litert(content, threads, options, precision):
+    import importlib.metadata
+
+    from ai_edge_litert.interpreter import Interpreter
+
+    start = time.perf_counter()
+    model = Interpreter(model_content=content, num_threads=threads)
+    model.allocate_tensors()
+    spent = time.perf_counter() - start
+    source: dict = model.get_input_details()[0]
+    target: dict = model.get_output_details()[0]
+    state = [int(source["shape"][0])]
+
+    def run(x):
+        if len(x) != state[0]:
+            state[0] = len(x)
+            model.resize_tensor_input(source["index"], x.shape)
+            model.allocate_tensors()
+        model.set_tensor(source["index"], x)
+        model.invoke()
+        return model.get_tensor(target["index"])
+
+    return run, "ai-edge-litert " + importlib.metadata.version("ai-edge-litert"), b"", spent
+
+
+LOADERS = {"onnxruntime": load_onnxruntime, "openvino": load_openvino, "litert": load_litert}
+PACKAGES = {"onnxruntime": "onnxruntime", "openvino": "openvino", "litert": "ai-edge-litert"}
+
+
+def load(message, content, sessions):
+    name = message["runtime"]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if message["threads"] > cores:
+        raise Refused("threads", str(cores))
+    try:
+        import numpy  # noqa: F401  # pyright: ignore[reportUnusedImport]
+
+        found = LOADERS[name](content, message["threads"], message["options"], message["precision"])
+    except ImportError as error:
+        missing = "numpy" if error.name == "numpy" else PACKAGES[name]
+        raise Refused("package", missing) from None
+    except Exception as error:  # noqa: BLE001 - whatever a runtime raises
+        raise Refused("model", (str(error).strip().splitlines() or [type(error).__name__])[-1]) from None
+    run, version, executed, spent = found
+    sessions.append(run)
+    told = {"session": len(sessions) - 1, "version": version, "load_ms": 1e3 * spent}
+    return (told, executed) if isinstance(executed, bytes) else (dict(told, executed=executed), b"")
+
+
+def images(shape, content):
+    import numpy
+
+    return numpy.frombuffer(content, "<f4").reshape(shape).copy()
+
+
+def per_call(run, x, count):
+    start = time.perf_counter_ns()
+    for _ in range(count):
+        run(x)
+    return (time.perf_counter_ns() - start) / count / 1e6
+
+
+def warm_up(run, x, seconds):
+    """Call until three rounds agree within 5 % or the time is over."""
+    end, recent, calls = time.perf_counter() + seconds, [], 0
+    while True:
+        count = max(1, int(1.0 / recent[-1])) if recent and recent[-1] > 0 else 1
+        recent.append(per_call(run, x, count))
+        calls += count
+        last = sorted(recent[-3:])
+        if len(recent) >= 3 and (last[2] - last[0] < 0.05 * last[1] or time.perf_counter() > end):
+            return calls, last[1]
+
+
+def time_rounds(message, content, sessions, tell):
+    """A B, B A, A B, ...: every round of every session is told as it is measured."""
+    inputs, start = [], 0
+    for shape in message["shapes"]:
+        size = 4 * math.prod(shape)
+        inputs.append(images(shape, content[start : start + size]))
+        start += size
+    runs = [sessions[index] for index in message["sessions"]]
+    warm = [warm_up(run, x, message["warmup_seconds"]) for run, x in zip(runs, inputs, strict=True)]
+    calls = [max(1, math.ceil(message["round_ms"] / each)) for _, each in warm]
+    longest = max(count * each for count, (_, each) in zip(calls, warm, strict=True))
+    rounds = max(3, min(message["rounds"], int(message["seconds"] * 1000.0 / longest)))
+    gc.collect()
+    gc.disable()
+    for turn in range(rounds):
+        order = range(len(runs)) if turn % 2 == 0 else range(len(runs) - 1, -1, -1)
+        found = []
+        for index in order:
+            if calls[index] > 1:
+                runs[index](inputs[index])
+            found.append((index, per_call(runs[index], inputs[index], calls[index])))
+        for index, ms in found:
+            tell({"session": index, "round": turn, "ms": ms})
+    gc.enable()
+    return {"done": [{"calls": count, "warmup": made} for count, (made, _) in zip(calls, warm, strict=True)]}
+
+
+def answer(message, content, sessions, tell):
+    if message["do"] == "load":
+        tell(*load(message, content, sessions))
+    elif message["do"] == "run":
+        found = sessions[message["session"]](images(message["shape"], content))
+        tell({"shape": list(found.shape)}, found.astype("<f4").tobytes())
+    elif message["do"] == "time":
+        tell(time_rounds(message, content, sessions, tell))
+
+
+def read(pipe, inbox):
+    """Messages into a queue; the end of the connection ends the process, whatever it is doing."""
+    try:
+        while True:
+            line = pipe.readline()
+            if not line:
+                break
+            message = json.loads(line)
+            size = message.get("bytes", 0)
+            content = pipe.read(size)
+            if len(content) < size:
+                break
+            inbox.put((message, content))
+    finally:
+        os._exit(0)
+
+
+def main(source, sink):
+    def tell(message, content=b""):
+        head = dict(message, bytes=len(content)) if content else message
+        sink.write(json.dumps(head).encode() + b"\n" + content)
+        sink.flush()
+
+    inbox, sessions = queue.Queue(), []
+    threading.Thread(target=read, args=(source, inbox), daemon=True).start()
+    tell({"ready": sys.version.split()[0], "pid": os.getpid()})
+    while True:
+        try:
+            message, content = inbox.get(timeout=IDLE_SECONDS)
+        except queue.Empty:
+            os._exit(0)
+        watch = threading.Timer(min(message.get("limit", LONGEST_SECONDS), LONGEST_SECONDS), os._exit, (3,))
+        watch.daemon = True
+        watch.start()
+        try:
+            answer(message, content, sessions, tell)
+        except Refused as error:
+            tell({"error": error.kind, "text": str(error)})
+        except OSError:
+            os._exit(0)
+        except Exception as error:  # noqa: BLE001 - it is told, and the runner goes on
+            tell({"error": "runner", "text": f"{type(error).__name__}: {error}"})
+        watch.cancel()
+
+
+if __name__ == "__main__":
+    output = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what a runtime prints must not come between the messages
+    main(sys.stdin.buffer, output)
