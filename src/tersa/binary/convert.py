@@ -275,10 +275,9 @@ class _Builder:
             turned = layer.weights.integers() * np.where(falls, -1, 1)[:, None, None, None]
             weights = Weights.of(turned, layer.weights.bits)
             self.operations[self.current] = Convolution(layer.source, weights, layer.stride, layer.padding)
-        elif falls.any():  # sums over the map have no weights to negate: the line stays in float32
-            self._affine(scale, shift, alpha)
-            self._levels(bits)
-            return
+        elif falls.any():
+            assert isinstance(layer, SumPool)
+            self.operations[self.current] = SumPool(layer.source, falls.astype(np.uint8))
         self.add(Threshold(self.current, ends), made)
 
     def _levels(self, bits: int) -> None:

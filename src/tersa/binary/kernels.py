@@ -263,11 +263,13 @@ def _sum_bits(table, i, image, group):
     sums = scratch()
     total = carray(as_integers(sums), (32,))
     total[:] = 0
+    flip = peek_half(table[i, W] + 4 * group)  # the complement of a code is its negated level
     at = table[i, X] + image * table[i, X_IMAGE] + 4 * group
     for plane in range(table[i, X_PLANES]):
         for y in range(table[i, INPUT_ROWS]):
             for x in range(table[i, INPUT_COLUMNS]):
                 half = peek_half(at + plane * table[i, X_PLANE] + y * table[i, X_ROW] + x * table[i, X_PIXEL])
+                half ^= flip
                 for lane in range(32):
                     total[lane] += np.int32((half >> np.uint32(lane)) & np.uint32(1)) << np.int32(plane)
     _finish(table, i, sums, image, group, 0, 0)

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tersa.binary import kernels as k
-from tersa.binary.bitpack import levels, words_for
+from tersa.binary.bitpack import levels, pack, words_for
 from tersa.binary.layout import (
     Array,
     Laid,
@@ -454,6 +454,8 @@ class Table:
         source = program.values[operation.source]
         groups = groups_for(source.shape[0])
         columns = self._reads(operation.source, "words", source.shape) | self._writes(fused.made, fused.form)
+        turned = np.zeros(source.shape[0], np.uint8) if operation.turned is None else operation.turned
+        columns["W"] = self._keep(pack(turned, 1)[0])
         columns |= {"KIND": k.SUM_BITS, "GROUPS": groups, "TASKS": groups * self.images, "POOL": 1}
         places = source.shape[1] * source.shape[2]
         return columns, np.full((1, source.shape[0]), -source.bound * places, np.int64), 2

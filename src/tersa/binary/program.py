@@ -267,11 +267,17 @@ class MaxPool:
     stride: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SumPool:
-    """Sum over the map: of codes exact, an integer."""
+    """Sum over the map: of codes exact, an integer.
+
+    Attributes:
+        source: codes or floats.
+        turned: (C,), 1 for channels of codes whose sum is negated, or None.
+    """
 
     source: int
+    turned: Bytes | None = None
 
 
 Operation = (
@@ -460,6 +466,10 @@ def _checked(operation: Operation, reads: list[Value], program: Program, name: s
         case SumPool():
             _require(reads[0].kind in ("codes", "floats"), name, "codes or floats", reads[0].kind)
             c, h, w = reads[0].shape
+            turned = operation.turned
+            if turned is not None:
+                fits = turned.dtype == np.uint8 and turned.shape == (c,) and bool((turned <= 1).all())
+                _require(fits and reads[0].kind == "codes", name, f"codes and {c} times 0 or 1", turned.shape)
             if reads[0].kind == "floats":
                 return Value("floats", (c, 1, 1))
             return Value("integers", (c, 1, 1), bound=reads[0].bound * h * w)

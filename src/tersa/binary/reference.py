@@ -100,6 +100,8 @@ def _made(operation: Operation, values: list[Array], images: Bytes) -> Array:
             return windows[:, :, :: operation.stride, :: operation.stride].max((4, 5))
         case SumPool():
             x = values[operation.source]
+            if operation.turned is not None:
+                x = np.where(operation.turned[:, None, None], -x, x)
             total = np.zeros(x.shape[:2], np.float32 if x.dtype == np.float32 else np.int64)
             for place in np.ndindex(*x.shape[2:]):
                 total = total + x[:, :, place[0], place[1]]

@@ -270,6 +270,7 @@ READERS: dict[str, Reader] = {
     "int": lambda header, raw, buffers: _whole(raw, MOST_BYTES),
     "Shape": lambda header, raw, buffers: tuple(_whole(size, MOST_BYTES) for size in _list(raw, 3)),
     "Floats": lambda header, raw, buffers: header.array(raw, "float32", buffers),
+    "Bytes": lambda header, raw, buffers: header.array(raw, "uint8", buffers),
     "npt.NDArray[np.int32]": lambda header, raw, buffers: header.array(raw, "int32", buffers),
 }
 """How a field of an operation is read, by its annotation."""
