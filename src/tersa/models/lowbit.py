@@ -10,7 +10,7 @@ and, after a colon, any of these, with commas between them:
     in=1..8             bits of a pixel; 8 are the stored bytes, 1 is a threshold at one half        [8]
     first=W/A, last=W/A bits of the first and last layer's weights and inputs, or float         [X/in, X/Y]
     by=...              gradient of the sign, an estimator of `quant.estimators`                   [ste]
-    scale=...           none, channel (XNOR-Net, BWN), lab, xnor (channel and inputs)             [none]
+    scale=...           none, channel (BWN), lab, xnor (channel, and inputs in float)             [none]
     draw=stochastic     weights drawn while training (BinaryConnect)                     [deterministic]
     shape=...           none, standardise, recu: latent weights before their sign                 [none]
 
@@ -49,6 +49,7 @@ from tersa.quant.layers import (
     PixelInput,
     QuantActivation,
     QuantConv2d,
+    QuantLayer,
     QuantLinear,
     Scale,
     Shaping,
@@ -57,6 +58,7 @@ from tersa.quant.layers import (
     WeightForm,
 )
 from tersa.quant.steps import MOST_BITS
+from tersa.quant.xnor import Xnor
 
 SUFFIX = re.compile(r"\+w([^+:@a]*)a([^+:@]*)(?::([^+]*))?$")
 """The last part of a spec that may be one."""
@@ -76,6 +78,7 @@ class LowBits:
         first: bits of the first layer's weights.
         last: bits of the last layer's weights.
         last_input: of the activations that the last layer reads.
+        xnor: inner layers put the magnitude of their inputs back, in floating point (`quant.xnor`).
         by: gradient of the sign.
         scale: of the weights.
         draw: of the weights.
@@ -92,6 +95,7 @@ class LowBits:
     scale: Scale = "none"
     draw: Draw = "deterministic"
     shaping: Shaping = "none"
+    xnor: bool = False
 
     def describe(self) -> str:
         """`1/1 (W/A), input 8, first 1/8, last 1/1`, and the training's settings where they are not plain."""
@@ -100,7 +104,8 @@ class LowBits:
             f"first {_word(self.first)}/{self.pixels}, last {_word(self.last)}/{self.last_input}"
         )
         plain = LowBits()
-        named = {"by": self.by, "scale": self.scale, "draw": self.draw, "shape": self.shaping}
+        scale = "xnor" if self.xnor else self.scale
+        named = {"by": self.by, "scale": scale, "draw": self.draw, "shape": self.shaping}
         usual = {"by": plain.by, "scale": plain.scale, "draw": plain.draw, "shape": plain.shaping}
         return ", ".join([text, *(f"{key}={value}" for key, value in named.items() if value != usual[key])])
 
@@ -189,7 +194,7 @@ class Builder:
     def __init__(self, bits: LowBits, channels: int) -> None:
         self.bits = bits
         self.channels = channels
-        self._begun = False
+        self._layers = 0
         self._incoming = bits.pixels
 
     def pixels(self) -> PixelInput:
@@ -199,18 +204,18 @@ class Builder:
     def conv(self, inputs: int, outputs: int, kernel: int = 3, **how: int) -> list[nn.Module]:
         """A convolution and its normalisation."""
         conv = QuantConv2d(inputs, outputs, kernel, form=self._form(), input_bits=self._incoming, **how)
-        return [conv, IntegerBatchNorm2d(outputs)]
+        return [self._whole(conv), IntegerBatchNorm2d(outputs)]
 
     def linear(self, inputs: int, outputs: int) -> list[nn.Module]:
         """A fully connected layer and its normalisation."""
-        return [
-            QuantLinear(inputs, outputs, form=self._form(), input_bits=self._incoming),
-            IntegerBatchNorm1d(outputs),
-        ]
+        linear = QuantLinear(inputs, outputs, form=self._form(), input_bits=self._incoming)
+        return [self._whole(linear), IntegerBatchNorm1d(outputs)]
 
-    def activation(self, *, before_last: bool = False) -> QuantActivation:
+    def activation(self, *, before_last: bool = False) -> nn.Module:
         """What the next layer reads; its bits are the last layer's where that is next."""
         self._incoming = self.bits.last_input if before_last else self.bits.activations
+        if self.bits.xnor and not before_last:
+            return nn.Identity()  # the next layer takes the sign itself
         return QuantActivation(self._incoming, self.bits.by if self._incoming == 1 else "ste")
 
     def logits(self, inputs: int, classes: int, *, places: int = 1) -> list[nn.Module]:
@@ -219,9 +224,14 @@ class Builder:
         last = QuantLinear(inputs, classes, form=form, input_bits=self._incoming, places=places)
         return [last, IntegerBatchNorm1d(classes)]
 
+    def _whole(self, layer: QuantLayer) -> nn.Module:
+        """The layer, with its inputs' sign and magnitude where XNOR-Net has them."""
+        first = self._layers == 1
+        return Xnor(layer, self.bits.by) if self.bits.xnor and not first else layer
+
     def _form(self) -> WeightForm:
-        weights = self.bits.weights if self._begun else self.bits.first
-        self._begun = True
+        weights = self.bits.weights if self._layers else self.bits.first
+        self._layers += 1
         return self.bits.form(weights)
 
 
@@ -262,6 +272,8 @@ def _parse(weights: str, activations: str, settings: str | None, spec: str) -> L
         if key in given and given[key] not in allowed:
             raise unknown(key, given[key], allowed)
     bits = LowBits(w, a, first_input, first, last, last_input)
+    if given.get("scale") == "xnor":
+        bits, given = replace(bits, xnor=True), {**given, "scale": "channel"}
     named = {"by": "by", "scale": "scale", "draw": "draw", "shape": "shaping"}
     bits = replace(bits, **{named[key]: given[key] for key in named if key in given})
     _check(bits, spec)
@@ -269,7 +281,7 @@ def _parse(weights: str, activations: str, settings: str | None, spec: str) -> L
 
 
 CHOICES: dict[str, tuple[str, ...]] = {
-    "scale": get_args(Scale),
+    "scale": (*get_args(Scale), "xnor"),
     "draw": get_args(Draw),
     "shape": get_args(Shaping),
 }
@@ -281,6 +293,8 @@ def _check(bits: LowBits, spec: str) -> None:
     inside = {bits.activations, bits.last_input}
     if bits.by != "ste" and 1 not in weights | inside:
         raise UsageError(f"model '{spec}': by={bits.by} is for 1 bit, and nothing has 1 bit; leave it out")
+    if bits.xnor and (bits.weights, bits.activations) != (1, 1):
+        raise UsageError(f"model '{spec}': scale=xnor is for w1a1; choose scale=channel or w1a1")
     if bits.draw == "stochastic" and 1 not in weights:
         raise UsageError(f"model '{spec}': draw=stochastic is for weights of 1 bit; leave it out")
     if weights == {FLOAT} and (bits.scale, bits.shaping) != ("none", "none"):

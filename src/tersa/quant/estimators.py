@@ -81,11 +81,10 @@ def approx(x: Tensor, progress: float = 0.0) -> Tensor:
 def swish(x: Tensor, progress: float = 0.0) -> Tensor:
     """b (2 - b x tanh(b x / 2)) / (1 + cosh(b x)), of 2 sigmoid(b x) (1 + b x (1 - sigmoid(b x))) - 1.
 
-    1 / (1 + cosh(z)) is written 2 s (1 - s) with s = sigmoid(z), which does not overflow.
+    1 / (1 + cosh(z)) is written 2 sigmoid(z) sigmoid(-z), which does not overflow.
     """
     z = SWISH_BETA * x
-    s = torch.sigmoid(z)
-    return SWISH_BETA * (2 - z * torch.tanh(z / 2)) * 2 * s * (1 - s)
+    return SWISH_BETA * (2 - z * torch.tanh(z / 2)) * 2 * torch.sigmoid(z) * torch.sigmoid(-z)
 
 
 def annealed_tanh(x: Tensor, progress: float = 0.0) -> Tensor:
