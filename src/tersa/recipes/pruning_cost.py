@@ -2,10 +2,13 @@
 
 Counted in multiply-accumulates, step by step, with the layers of the scope shrinking in proportion:
 
-    step = retrain x (3 x batch x macs + ADAM x parameters)        learning
+    step = retrain x (3 x batch x macs + ADAM x parameters)        learning; of one layer alone: a forward
+                                                                   pass, its own gradients, and one backward
+                                                                   pass of the layers behind it
          + 3 x 1,000 x macs for Taylor, 1 x for activation         scores, at every step or once
          + (validation images + test images / test_every) x macs  reading the accuracy
 
+the last two in float32, which takes `FLOAT32` times as long where learning is in bfloat16,
 and each in units of one iteration of training of the whole network, so that one timed iteration turns it
 into seconds. An estimate: which layer loses its channels first is not known before.
 
@@ -32,10 +35,13 @@ from tersa.models.summary import summary
 from tersa.prune.protocol import stride
 from tersa.recipes.pruning_curves import CRITERION_SAMPLES, LAYERS, Curve, document_training
 from tersa.recipes.setting import Say
+from tersa.train.config import Precision
 from tersa.train.estimate import in_words
 
 ADAM = 140
 """Multiply-accumulates that take as long as one parameter's share of an update of Adam (28 bytes moved)."""
+FLOAT32 = 1.8
+"""Time of a multiply-accumulate in float32 by one in bfloat16, all that is around them included."""
 SCORED = {"taylor": 3, "activation": 1}
 """Passes over the scored images; a backward pass counts two. Other criteria read no images."""
 
@@ -73,18 +79,24 @@ def size_of(model: nn.Module, task: Task) -> Size:
     )
 
 
-def work(curve: Curve, size: Size, test_every: int) -> list[float]:
+def work(curve: Curve, size: Size, test_every: int, precision: Precision = "fp32") -> list[float]:
     """Work of each step, in iterations of training of the whole network."""
+    slower = FLOAT32 if precision == "bf16" else 1.0
     batch = document_training(0).batch
     one = 3 * batch * sum(size.macs) + ADAM * sum(size.parameters)
     found: list[float] = []
     for place, share in enumerate(_shares(curve, size)):
-        macs, values = _left(curve, size.macs, share), _left(curve, size.parameters, share)
-        learning = curve.retrain * (3 * batch * macs + ADAM * values)
+        each, values = _left(curve, size.macs, share), _left(curve, size.parameters, share)
+        macs = sum(each)
+        if curve.retrain_scope == "all":
+            learning = curve.retrain * (3 * batch * macs + ADAM * sum(values))
+        else:
+            own = LAYERS.index(curve.scope)
+            learning = curve.retrain * (batch * (macs + sum(each[own:])) + ADAM * values[own])
         scores = SCORED.get(curve.criterion, 0) * CRITERION_SAMPLES * macs
         scores *= curve.recompute == "every" or place == 0
         reading = (size.validation + size.test / test_every) * macs
-        found.append((learning + scores + reading) / one)
+        found.append((learning + slower * (scores + reading)) / one)
     return found
 
 
@@ -151,11 +163,11 @@ def _shares(curve: Curve, size: Size) -> list[float]:
     return found
 
 
-def _left(curve: Curve, layers: Sequence[int], share: float) -> float:
-    """What is left of a sum over layers: a layer shrinks with its own channels and with those it reads."""
-    total, before = 0.0, 1.0
+def _left(curve: Curve, layers: Sequence[int], share: float) -> list[float]:
+    """What is left of each layer: it shrinks with its own channels and with those it reads."""
+    found, before = list[float](), 1.0
     for name, value in zip([*LAYERS, ""], layers, strict=True):
         own = share if name and curve.scope in ("network", name) else 1.0
-        total += value * before * own
+        found.append(value * before * own)
         before = own
-    return total
+    return found

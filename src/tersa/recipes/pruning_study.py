@@ -209,10 +209,11 @@ def plan_pruning(
         with PruningStore(stored) as store:
             ended, baselines = store.curves(), set(store.baselines())
     left = _left(job.curves, ended)
-    parts = [work(curve, size, _test_every(curve)) for curve in left]
+    how = job.deciding.precision
+    parts = [work(curve, size, _test_every(curve), how) for curve in left]
     missing = {curve.seed for curve in job.curves} - baselines
     with threads_of(Setting(threads=job.crew.threads)):
-        one = _pace(ended, size) or _timed(job, task)
+        one = _pace(ended, size, how) or _timed(job, task)
     training = len(missing) * job.deciding.baseline_iterations * one / job.crew.workers
     return PruningPlan(
         curves=len(job.curves),
@@ -221,7 +222,7 @@ def plan_pruning(
         steps=sum(map(len, parts)),
         baselines=len(missing),
         mode=wanted.mode,
-        precision=job.deciding.precision,
+        precision=how,
         workers=job.crew.workers,
         threads=job.crew.threads,
         seconds=training + one * sum(map(sum, parts)) / job.crew.workers,
@@ -350,9 +351,10 @@ def _left(curves: Sequence[Curve], ended: Sequence[Walked]) -> list[Curve]:
     return [curve for curve in curves if key_of(curve) not in known]
 
 
-def _pace(ended: Sequence[Walked], size: Size) -> float | None:
+def _pace(ended: Sequence[Walked], size: Size, precision: Precision) -> float | None:
     """Seconds of one iteration, by the curves that have ended; None before there are any."""
-    paid = sum(sum(work(walked.curve, size, _test_every(walked.curve))) for walked in ended if walked.points)
+    walks = [walked.curve for walked in ended if walked.points]
+    paid = sum(sum(work(curve, size, _test_every(curve), precision)) for curve in walks)
     return sum(walked.seconds for walked in ended) / paid if paid else None
 
 
@@ -403,10 +405,10 @@ def _trained(
 
 def _walk(job: _Work, task: Task, size: Size, store: PruningStore, say: Say) -> None:
     """Walk what is left, longest first, and store each curve when it ends."""
-    left = _left(job.curves, store.curves())
-    order = sorted(left, key=lambda curve: (curve.seed, -sum(work(curve, size, _test_every(curve)))))
+    left, how = _left(job.curves, store.curves()), job.deciding.precision
+    order = sorted(left, key=lambda curve: (curve.seed, -sum(work(curve, size, _test_every(curve), how))))
     jobs = [Job(number, curve, _test_every(curve)) for number, curve in enumerate(order)]
-    parts = [work(each.curve, size, each.test_every) for each in jobs]
+    parts = [work(each.curve, size, each.test_every, how) for each in jobs]
     clock = Clock(parts, say, f"{len(jobs)} curves")
 
     def hear(event: Event) -> None:

@@ -34,6 +34,7 @@ from tersa.recipes.pruning_store import Walked
 from tersa.study.pool import Pool, in_processes
 from tersa.train.checkpoint import remove_leftovers
 from tersa.train.config import Precision
+from tersa.train.memory import keep_freed
 
 TOLD_S = 0.5
 """Least time between two words of a worker about its progress."""
@@ -175,6 +176,7 @@ def here(jobs: Sequence[Job], shelf: Shelf, tell: Callable[[Event], None]) -> No
     """Walk curves one after the other in this process."""
     before = torch.get_num_threads()
     torch.set_num_threads(shelf.crew.threads)
+    keep_freed()
     try:
         for job in jobs:
             tell(walk(shelf, job, tell))

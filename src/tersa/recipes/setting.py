@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 
 from tersa.targets.environment import cores
+from tersa.train.memory import keep_freed
 
 Say = Callable[[str, float, str], None]
 """Shows progress: (name of the work, share done, remark)."""
@@ -45,7 +46,8 @@ class Setting:
 
 @contextmanager
 def threads_of(setting: Setting) -> Generator[None]:
-    """Let torch use the asked number of threads (None: one per core) for a block."""
+    """Let torch use the asked number of threads (None: one per core) for a block, and keep freed memory."""
+    keep_freed()
     before = torch.get_num_threads()
     torch.set_num_threads(setting.threads or cores())
     try:

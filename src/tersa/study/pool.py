@@ -28,6 +28,7 @@ from typing import Generic, TypeVar
 import torch
 
 from tersa.errors import TersaError
+from tersa.train.memory import keep_freed
 
 ATTEMPTS = 2
 """How often a job is begun whose workers die."""
@@ -182,6 +183,7 @@ def _work(channel: Connection, begin: Callable[[], Do[J, E]], threads: int) -> N
     """The life of a worker."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
+    keep_freed()
     do = begin()
     channel.send(None)
     try:

@@ -32,7 +32,7 @@ from torch.optim import Optimizer
 from tersa.data.augment import draw
 from tersa.data.task import Task
 from tersa.errors import DataError, Diverged, UsageError
-from tersa.train.batches import Resident, inputs, order, parts, settle
+from tersa.train.batches import Resident, inputs, order, part, settle
 from tersa.train.config import Extent, TrainConfig, extent
 from tersa.train.device import choose, reproducible, streams
 from tersa.train.lessons import Lessons
@@ -172,7 +172,7 @@ def _still(module: nn.Module, _: object) -> None:
 
 def _update_(run: Continued, per_epoch: int) -> Tensor:
     epoch, place = divmod(run.iteration, per_epoch)
-    index = parts(_order(run, epoch), per_epoch)[place].to(run.device)
+    index = part(_order(run, epoch), per_epoch, place).to(run.device)
     chance = torch.Generator().manual_seed(streams(run.config.seed + run.iteration)[1])
     if run.teacher is not None:
         shifts, taught = run.teacher.pick(index, chance)
