@@ -10,7 +10,14 @@ from pathlib import Path
 import pytest
 
 from tersa.targets import environment as module
-from tersa.targets.environment import commit, environment
+from tersa.targets.environment import (
+    available_memory,
+    commit,
+    container,
+    environment,
+    governor,
+    memory_limit,
+)
 
 
 def test_versions_and_machine() -> None:
@@ -47,3 +54,36 @@ def test_the_commit_of_a_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert len(clean) == 12
     (package / "__init__.py").write_text("changed = True")
     assert commit() == f"{clean}+"
+
+
+def test_limits_of_a_control_group(tmp_path: Path) -> None:
+    assert (container(tmp_path), memory_limit(tmp_path)) == ("", None)
+    (tmp_path / "cpu.max").write_text("max 100000\n")
+    (tmp_path / "memory.max").write_text("max\n")
+    assert container(tmp_path) == ""
+    (tmp_path / "cpu.max").write_text("150000 100000\n")
+    (tmp_path / "memory.max").write_text("4294967296\n")
+    assert container(tmp_path) == "1.5 cpus, 4.29 GB"
+    (tmp_path / "memory.current").write_text("4294967000\n")
+    assert available_memory(tmp_path) == 296
+
+
+def test_limits_of_a_first_version_control_group(tmp_path: Path) -> None:
+    (tmp_path / "cpu").mkdir()
+    (tmp_path / "memory").mkdir()
+    (tmp_path / "cpu" / "cpu.cfs_quota_us").write_text("-1")
+    (tmp_path / "cpu" / "cpu.cfs_period_us").write_text("100000")
+    (tmp_path / "memory" / "memory.limit_in_bytes").write_text("9223372036854771712")
+    assert container(tmp_path) == ""
+    (tmp_path / "cpu" / "cpu.cfs_quota_us").write_text("200000")
+    (tmp_path / "memory" / "memory.limit_in_bytes").write_text("1000000000")
+    assert container(tmp_path) == "2 cpus, 1 GB"
+
+
+def test_governors_are_named_once_each(tmp_path: Path) -> None:
+    assert governor(tmp_path) == ""
+    for index, word in enumerate(("performance", "powersave", "performance")):
+        folder = tmp_path / f"cpu{index}" / "cpufreq"
+        folder.mkdir(parents=True)
+        (folder / "scaling_governor").write_text(f"{word}\n")
+    assert governor(tmp_path) == "performance, powersave"

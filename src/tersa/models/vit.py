@@ -4,7 +4,7 @@
     A = concat_h softmax(Q_h K_h^T / sqrt(d)) V_h  W_o,     M(z) = W_2 gelu(W_1 z)
 
 The image is cut into square patches, as small as the limits below allow: 7x7 of 4x4 pixels for 28x28, 8x8 of
-4x4 for 32x32, 14x14 of 16x16 for 224x224. Heads are 64 wide, or one where the network is narrower; W_1 is four
+4x4 for 32x32, 14x14 of 16x16 for 224x224. Heads are 64 wide, or one in a narrower network; W_1 is four
 times as wide as the network. `tiny` is 12x192 with three heads. Layers are `patches`, `blocks.0.qkv`,
 `blocks.0.proj`, `blocks.0.fc1`, `blocks.0.fc2`, ... and `fc`.
 

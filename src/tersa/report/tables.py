@@ -289,7 +289,8 @@ def environment_rows(result: ShrinkResult) -> list[tuple[str, str]]:
         ("threads for training", str(machine.threads)),
         ("date", machine.date),
     ]
-    return rows + ([("commit", machine.commit)] if machine.commit else [])
+    told = [("container", machine.container), ("governor", machine.governor), ("commit", machine.commit)]
+    return rows + [(name, value) for name, value in told if value]
 
 
 def setting(value: str | int | float | bool) -> str:

@@ -22,7 +22,12 @@ from tersa.export.processor import cpuinfo, processor_name
 from tersa.records import Environment
 from tersa.targets.registry import package_version
 
-PACKAGES = ("torch", "onnxruntime", "onnx", "onnxscript", "numpy", "openvino")
+PACKAGES = ("torch", "onnxruntime", "onnx", "onnxscript", "numpy", "numba", "openvino", "ai-edge-litert")
+
+CPU = Path("/sys/devices/system/cpu")
+CGROUP = Path("/sys/fs/cgroup")
+UNLIMITED = 2**60
+"""Control groups of the first version write their largest number where memory has no limit."""
 
 
 def environment(threads: int) -> Environment:
@@ -43,6 +48,9 @@ def environment(threads: int) -> Environment:
         threads=threads,
         date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         commit=commit(),
+        governor=governor(),
+        load=round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
+        container=container(),
     )
 
 
@@ -51,6 +59,49 @@ def cores() -> int:
     physical = psutil.cpu_count(logical=False) or psutil.cpu_count() or 1
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else physical
     return min(physical, allowed)
+
+
+def governor(root: Path = CPU) -> str:
+    """How the frequencies of the processors are chosen, each word once; empty where that is not told."""
+    found = {_text(path) for path in root.glob("cpu[0-9]*/cpufreq/scaling_governor")}
+    return ", ".join(sorted(found - {""}))
+
+
+def container(root: Path = CGROUP) -> str:
+    """The limits of this process's control group in words; empty where there are none.
+
+    Args:
+        root: where control groups are mounted, of the second version or the first.
+    """
+    quota, _, period = _text(root / "cpu.max").partition(" ")
+    if not quota:
+        quota, period = (_text(root / "cpu" / f"cpu.cfs_{name}_us") for name in ("quota", "period"))
+    memory = memory_limit(root)
+    words = [f"{int(quota) / int(period):g} cpus"] if quota.isdecimal() and period.isdecimal() else []
+    return ", ".join([*words, *([f"{memory / 1e9:.3g} GB"] if memory else [])])
+
+
+def memory_limit(root: Path = CGROUP) -> int | None:
+    """Bytes that the control group allows, or None."""
+    text = _text(root / "memory.max") or _text(root / "memory" / "memory.limit_in_bytes")
+    return int(text) if text.isdecimal() and int(text) < UNLIMITED else None
+
+
+def available_memory(root: Path = CGROUP) -> int:
+    """Bytes that a new process may use now: what the system has free, and no more than the control group."""
+    free = psutil.virtual_memory().available
+    limit = memory_limit(root)
+    if limit is None:
+        return free
+    used = _text(root / "memory.current") or _text(root / "memory" / "memory.usage_in_bytes")
+    return max(0, min(free, limit - int(used or 0)))
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="ascii").strip()
+    except (OSError, ValueError):
+        return ""
 
 
 def commit() -> str:

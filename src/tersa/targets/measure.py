@@ -1,10 +1,15 @@
 """Time prepared networks side by side, and say which is faster, or that there is no difference.
 
-Every session is warmed up until its time is steady. Then rounds alternate A B, B A, A B, ... so that whatever
+Every side is warmed up until its time is steady. Then rounds alternate A B, B A, A B, ... so that whatever
 else the machine does falls on both sides alike; a round makes as many calls as fill a few milliseconds,
 because one call of a small network is as short as the noise. Garbage collection waits outside the rounds.
 
-What this does not do: measure a cold start, throughput of several streams, or energy.
+A *side* is whatever can warm up and time a round: a session in this process (`Here`), or one in a process of
+its own (`tersa.targets.worker`), which is how `tersa bench` measures. Sessions on another machine are timed
+over there, by that machine's clock (`Session.elsewhere`).
+
+What this does not do: measure a cold start or memory (`worker.py`), energy (`energy.py`),
+or throughput of several streams.
 """
 
 from __future__ import annotations
@@ -14,12 +19,13 @@ import math
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from tersa.errors import ModelError
+from tersa.errors import ModelError, UsageError
 from tersa.records import Comparison, Measurement
 from tersa.targets.base import Pixels, Session
 from tersa.targets.statistics import Summary, Times, compare_rounds, summarise
@@ -55,6 +61,23 @@ class Effort:
             raise ValueError(f"times must be above 0 and rounds at least 3, got {self}")
 
 
+class Named(Protocol):
+    """What a stored measurement names of a prepared network; `Session` and `worker.Facts` have it."""
+
+    @property
+    def model(self) -> str: ...
+    @property
+    def target(self) -> str: ...
+    @property
+    def precision(self) -> str: ...
+    @property
+    def threads(self) -> int: ...
+    @property
+    def runtime(self) -> str: ...
+    @property
+    def device(self) -> str: ...
+
+
 @dataclass(frozen=True)
 class Timing:
     """Timed rounds of one session.
@@ -78,6 +101,44 @@ class Timed:
     timing: Timing
 
 
+class Side(Protocol):
+    """Something that can be timed in rounds."""
+
+    def warm_up(self, effort: Effort) -> tuple[int, float]:
+        """Call until the time is steady: (calls made, milliseconds of one call)."""
+        ...
+
+    def round(self, calls: int) -> float:
+        """Mean milliseconds of one of so many calls, after one untimed call."""
+        ...
+
+
+@dataclass(frozen=True)
+class Here:
+    """A session in this process, with the batch that it is given.
+
+    Attributes:
+        session: prepared network.
+        images: (N, C, H, W) float32 in 0..1.
+        clock: nanoseconds.
+    """
+
+    session: Session
+    images: Pixels
+    clock: Clock = time.perf_counter_ns
+
+    def warm_up(self, effort: Effort) -> tuple[int, float]:
+        """Call until three rounds agree or the time is over: (calls made, milliseconds of one call)."""
+        return _warm_up(self.session, self.images, effort, self.clock)
+
+    def round(self, calls: int) -> float:
+        """Mean milliseconds of one call; the untimed one before brings the weights back into the cache."""
+        with self.session.pinned():
+            if calls > 1:
+                self.session.run(self.images)
+            return _time(self.session, self.images, calls, self.clock)
+
+
 def time_rounds(
     sessions: Sequence[Session], inputs: Sequence[Pixels], effort: Effort, clock: Clock = time.perf_counter_ns
 ) -> list[Timing]:
@@ -88,22 +149,36 @@ def time_rounds(
         inputs: the batch of each session, (N, C, H, W) float32 in 0..1.
         effort: how long to measure.
         clock: nanoseconds; a test passes its own.
+
+    Raises:
+        UsageError: sessions of this machine and of another one in the same rounds.
     """
     sides = list(zip(sessions, inputs, strict=True))
-    warm = [_warm_up(session, images, effort, clock) for session, images in sides]
+    devices = sorted({session.device for session, _ in sides if session.elsewhere is not None})
+    if not devices:
+        return time_sides([Here(session, images, clock) for session, images in sides], effort)
+    elsewhere = sessions[0].elsewhere
+    if elsewhere is None or len(devices) > 1 or any(session.elsewhere is None for session in sessions):
+        raise UsageError(
+            f"rounds are interleaved on one machine, these sessions run here and on {', '.join(devices)}; "
+            "measure each machine by itself"
+        )
+    found = elsewhere(sessions, inputs, **asdict(effort))
+    return [Timing(np.array(one.times_ms, np.float64), one.calls, one.warmup) for one in found]
+
+
+def time_sides(sides: Sequence[Side], effort: Effort) -> list[Timing]:
+    """Warm every side up, then time interleaved rounds in alternating order."""
+    warm = [side.warm_up(effort) for side in sides]
     calls = [max(1, math.ceil(effort.round_ms / per_call)) for _, per_call in warm]
     longest = max(count * per_call for count, (_, per_call) in zip(calls, warm, strict=True))
     rounds = max(3, min(effort.rounds, int(effort.seconds * 1000.0 / longest)))
     times = np.empty((len(sides), rounds))
-    with _no_garbage_collection():
+    with no_garbage_collection():
         for turn in range(rounds):
             order = range(len(sides)) if turn % 2 == 0 else reversed(range(len(sides)))
             for index in order:
-                session, images = sides[index]
-                with session.pinned():
-                    if calls[index] > 1:
-                        session.run(images)  # brings its own weights back into the cache
-                    times[index, turn] = _time(session, images, calls[index], clock)
+                times[index, turn] = sides[index].round(calls[index])
     return [Timing(times[i], calls[i], warm[i][0]) for i in range(len(sides))]
 
 
@@ -133,9 +208,11 @@ def measure_timed(
     if reference is not None:
         for session, batch, wanted in zip(sessions, inputs, reference, strict=True):
             if wanted is not None:
-                _check_output(session, batch, wanted, tolerance)
+                with session.pinned():
+                    found = session.run(batch)
+                check_output(f"{session.model} on {session.target}", found, wanted, tolerance)
     timings = time_rounds(sessions, inputs, effort or Effort(), clock)
-    return [Timed(_measurement(s, len(x), t), t) for s, x, t in zip(sessions, inputs, timings, strict=True)]
+    return [Timed(measured(s, len(x), t), t) for s, x, t in zip(sessions, inputs, timings, strict=True)]
 
 
 def measure(
@@ -212,7 +289,8 @@ def _spread(side: Measurement) -> float:
     return (side.latency_ms.p90 - side.latency_ms.p10) / side.latency_ms.median
 
 
-def _measurement(session: Session, batch: int, timing: Timing) -> Measurement:
+def measured(session: Named, batch: int, timing: Timing) -> Measurement:
+    """The row that is stored of one side's rounds."""
     found: Summary = summarise(timing.times_ms)
     return Measurement(
         model=session.model,
@@ -261,20 +339,30 @@ def _warm_up(session: Session, images: Pixels, effort: Effort, clock: Clock) -> 
                 return made, middle
 
 
-def _check_output(session: Session, images: Pixels, wanted: Logits, tolerance: float) -> None:
-    with session.pinned():
-        found = session.run(images)
+def check_output(name: str, found: Logits, wanted: Logits, tolerance: float) -> None:
+    """Refuse logits that are not the reference's.
+
+    Args:
+        name: of the session, for the error.
+        found: (N, K), what it gives.
+        wanted: (N, K), what it must give.
+        tolerance: of any logit, relative to the largest (or 1).
+
+    Raises:
+        ModelError: they differ by more, or are not numbers.
+    """
     difference = float(np.abs(found - wanted).max()) if found.shape == wanted.shape else math.inf
     allowed = tolerance * max(1.0, float(np.abs(wanted).max()))
     if not difference <= allowed:
         raise ModelError(
-            f"{session.model} on {session.target} does not give the trained network's outputs: "
+            f"{name} does not give the trained network's outputs: "
             f"logits differ by {difference:.3g} (allowed {allowed:.3g}); it is not timed"
         )
 
 
 @contextmanager
-def _no_garbage_collection() -> Generator[None]:
+def no_garbage_collection() -> Generator[None]:
+    """Collect now, and not again inside the block."""
     enabled = gc.isenabled()
     gc.collect()
     gc.disable()
