@@ -1,4 +1,4 @@
-"""`tersa reproduce quantized-training | pruning`: a document's experiments again, beside its numbers."""
+"""`tersa reproduce quantized-training | pruning | hardware`: experiments again, beside their numbers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from tersa.cli import options
+from tersa.cli import options, reproduce_binary, reproduce_hardware
 from tersa.cli.console import Terminal
 from tersa.errors import UsageError
 
@@ -202,6 +202,10 @@ def pruning(
     _show_pruning(terminal, result, folder)
     if result.failed:
         raise typer.Exit(1)
+
+
+app.command("binary-vgg", epilog=reproduce_binary.EPILOG)(reproduce_binary.binary_vgg)
+app.command("hardware", epilog=reproduce_hardware.EPILOG)(reproduce_hardware.hardware)
 
 
 def _show_pruning(terminal: Terminal, result: PruningResult, folder: Path) -> None:
