@@ -116,3 +116,55 @@ def test_an_onnx_file_of_another_program(work: Path, capsys: pytest.CaptureFixtu
     onnx.save(model, work / "other.onnx")
     assert execute(["export", "other.onnx", "--out", "x.onnx"]) == 1
     assert "was not written by tersa" in capsys.readouterr().err
+
+
+def test_a_low_bit_network_as_c(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Compiled by the command itself, and held against the network bit for bit."""
+    found = export(capsys, "--model", "tfc", "--data", "digits", "--format", "c", "--out", "my-net.c")
+    assert found["agreement"] == {
+        "images": 360,
+        "same_class": 360,
+        "largest_difference": 0.0,
+        "tolerance": 0.0,
+    }
+    assert (found["format"], found["precision"]) == ("c", "1/1 (W/A), input 8, first 1/8, last 1/1")
+    text = (work / "my-net.c").read_text()
+    assert found["size_bytes"] == len(text)
+    assert "void my_net_predict(const uint8_t *pixels, float *logits)" in text
+
+
+@pytest.mark.runtime
+def test_a_low_bit_network_as_qonnx(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("qonnx")
+    found = export(
+        capsys, "--model", "tfc+w2a2", "--data", "digits", "--format", "qonnx", "--out", "net.onnx"
+    )
+    assert found["agreement"]["largest_difference"] == 0.0
+    assert found["agreement"]["images"] == 128
+    assert execute(["export", "net.onnx", "--out", "back.onnx"]) == 1
+    assert "is not an ONNX file that onnxruntime can load" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (
+            ("--model", "mlp:8", "--format", "c", "--out", "x.c"),
+            1,
+            "needs low-bit layers and the network has none",
+        ),
+        (("--model", "tfc", "--format", "c", "--out", "x.onnx"), 2, "a file that ends in .c, not 'x.onnx'"),
+        (
+            ("--model", "tfc", "--format", "qonnx", "--precision", "int8", "--out", "x.onnx"),
+            2,
+            "leave out --precision",
+        ),
+        (("--model", "tfc", "--format", "qnnx", "--out", "x.onnx"), 2, "did you mean 'qonnx'"),
+    ],
+)
+def test_what_a_format_cannot_do(
+    arguments: tuple[str, ...], code: int, words: str, work: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert execute(["export", *arguments, "--data", "digits"]) == code
+    assert words in capsys.readouterr().err
+    assert not list(work.glob("x.*"))

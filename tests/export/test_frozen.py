@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from tests.export.low_bit import (
     BITS,
     FLOAT_ENDS,
+    HEADER,
     logits,
     normalised,
     perceptron,
@@ -24,7 +26,7 @@ from tests.export.low_bit import (
 from torch import nn
 
 from tersa.errors import ModelError
-from tersa.export.frozen import Conv2d, Levels, Linear, freeze, reads_pixels
+from tersa.export.frozen import Conv2d, Levels, Linear, freeze, reads_pixels, require_pixels
 from tersa.export.lines import codes_of, line
 from tersa.models.lowbit import LowBits
 from tersa.quant.layers import IntegerBatchNorm1d, QuantActivation, QuantLinear, WeightForm
@@ -135,3 +137,11 @@ def settled_pair(network: nn.Sequential) -> nn.Sequential:
     for _ in range(4):
         network(2.0 * torch.randint(-128, 128, (50, 200), generator=torch.Generator().manual_seed(1)) + 1)
     return network.eval()
+
+
+def test_another_normalisation_is_refused() -> None:
+    network = settled(plain(BITS["binary"]))
+    require_pixels(network, HEADER)
+    with pytest.raises(ModelError, match="train it on these data") as caught:
+        require_pixels(network, replace(HEADER, mean=(0.5, 0.5, 0.5)))
+    assert "\n" not in str(caught.value)

@@ -15,7 +15,9 @@ EPILOG = """\b
 Examples:
   tersa export --model lenet --checkpoint lenet.safetensors --data mnist --out lenet.onnx
   tersa export --run runs/x --at 0.995 --format onnx --out lenet.onnx
-  tersa export runs/x/model.coded --model net.py:build --out net.onnx"""
+  tersa export runs/x/model.coded --model net.py:build --out net.onnx
+  tersa export --run runs/cnv --format qonnx --out cnv.onnx
+  tersa export --run runs/sfc --format c --out sfc.c"""
 
 
 def export(
@@ -37,13 +39,20 @@ def export(
         typer.Option("--data", help="What a model was trained on; needed for --model and for int8."),
     ] = None,
     data_dir: DataDir = None,
-    format: Annotated[str, typer.Option("--format", help="onnx.")] = "onnx",
-    precision: Annotated[str, typer.Option("--precision", help="fp32 or int8.")] = "fp32",
+    format: Annotated[
+        str,
+        typer.Option(
+            "--format", help="onnx; of a low-bit network qonnx (for FINN and hls4ml) or c (one C99 file)."
+        ),
+    ] = "onnx",
+    precision: Annotated[
+        str | None, typer.Option("--precision", help="Of onnx: fp32 (the default) or int8.")
+    ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="The file to write.")] = None,
     overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
-    """Export a trained network to one ONNX file: pixels in, logits out, checked against the network."""
+    """Export a trained network to one file: pixels in, logits out, checked against the network."""
     from tersa.recipes.export import ExportRequest, export_subject
 
     network = model if file is not None and file.suffix == ".coded" else None
@@ -51,7 +60,7 @@ def export(
     if len(given) != 1:
         raise UsageError(f"name one of FILE.onnx, --run DIR and --model SPEC, not {len(given)}")
     if out is None:
-        raise UsageError("--out FILE.onnx says where to write")
+        raise UsageError("--out FILE.onnx says where to write (FILE.c with --format c)")
     request = ExportRequest(
         given[0], out, format, precision, data, data_dir, checkpoint, overwrite, at, network
     )

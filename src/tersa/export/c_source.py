@@ -361,7 +361,10 @@ class _Writer:
         c, h, w = read.shape
         x = self.value(operation.source)
         if read.kind == "codes":
-            self.call("sum_codes", x, c, h * w, read.bits, self.keep(place, "int32_t", c))
+            turned = "0"
+            if operation.turned is not None:
+                turned = self.constant("uint8_t", f"turned_{place}", operation.turned)
+            self.call("sum_codes", x, turned, c, h * w, read.bits, self.keep(place, "int32_t", c))
         else:
             self.call("sum_floats", x, c, h * w, self.keep(place, "float", c))
 

@@ -32,6 +32,7 @@ from torch.nn import functional as F
 from tersa.binary.program import Floats
 from tersa.binary.thresholds import ALWAYS, NEVER, half_lines
 from tersa.errors import ModelError
+from tersa.export.artefact import Header
 from tersa.export.lines import line
 from tersa.models.bresnet import BinaryBlock
 from tersa.models.lowbit import LowBitNetwork
@@ -140,6 +141,22 @@ def is_low_bit(module: nn.Module) -> bool:
 def reads_pixels(frozen: nn.Sequential) -> bool:
     """Whether it takes pixels in 0..1; else normalised ones."""
     return isinstance(frozen[0], Pixels)
+
+
+def require_pixels(module: nn.Module, header: Header) -> None:
+    """Refuse a network whose first layer was settled for another normalisation than the header's.
+
+    Raises:
+        ModelError: its mean or deviation is another.
+    """
+    for part in module.modules():
+        if isinstance(part, PixelInput) and part.bits != FLOAT:
+            own = (part.mean.tolist(), part.std.tolist())
+            if not all(np.allclose(a, b) for a, b in zip(own, (header.mean, header.std), strict=True)):
+                raise ModelError(
+                    f"the network takes pixels normalised by {own[0]}, {own[1]}, the data by "
+                    f"{list(header.mean)}, {list(header.std)}; train it on these data"
+                )
 
 
 def freeze(module: nn.Module) -> nn.Sequential:

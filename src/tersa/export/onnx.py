@@ -36,7 +36,7 @@ from torch import Tensor, nn
 from tersa.data.task import Task
 from tersa.errors import ModelError, UsageError
 from tersa.export.artefact import INPUT, OUTPUT, PRECISIONS, Artefact, Header
-from tersa.export.frozen import freeze, is_low_bit, reads_pixels
+from tersa.export.frozen import freeze, is_low_bit, reads_pixels, require_pixels
 from tersa.export.int8 import Calibration, quantise
 from tersa.export.lean import lean_
 from tersa.export.normalise import normalise_
@@ -137,6 +137,7 @@ def build_model(module: nn.Module, header: Header) -> onnx.ModelProto:
         )
     outside = header
     if is_low_bit(module):
+        require_pixels(module, header)
         module = frozen = freeze(module)
         if reads_pixels(frozen):
             outside = replace(header, mean=(0.0,) * len(header.mean), std=(1.0,) * len(header.std))

@@ -218,12 +218,13 @@ static void max_floats(const float *x, int32_t c, int32_t w, int32_t size, int32
     }
 }
 //: sum_codes get
-/* Sums of levels over the map. */
-static void sum_codes(const uint64_t *x, int32_t c, int32_t places, int bits, int32_t *y) {
+/* Sums of levels over the map, negated where a channel is turned. */
+static void sum_codes(const uint64_t *x, const uint8_t *turned, int32_t c, int32_t places, int bits, int32_t *y) {
   const int32_t words = (c + 63) / 64;
   for (int32_t k = 0; k < c; k++) {
     y[k] = 0;
     for (int32_t p = 0; p < places; p++) y[k] += get(x, places * words, p * words, k, bits);
+    if (turned && turned[k]) y[k] = -y[k];
   }
 }
 //: sum_floats

@@ -66,6 +66,7 @@ from tersa.export.frozen import (
     freeze,
     is_low_bit,
     reads_pixels,
+    require_pixels,
 )
 from tersa.export.onnx import Deployed, evaluation_copy
 from tersa.quant.layers import FLOAT, SumPool2d
@@ -115,6 +116,7 @@ def build_qonnx(module: nn.Module, header: Header, batch: int = 1) -> onnx.Model
             "QONNX is for low-bit networks (cnv+w1a1, sfc, bvgg16, ...), this one has only float layers; "
             "export it as onnx"
         )
+    require_pixels(module, header)
     frozen = freeze(module)
     writer = _Writer(header)
     if not reads_pixels(frozen):

@@ -10,23 +10,9 @@ from typing import Literal
 from tersa.data.sources import load as load_data
 from tersa.data.task import Task
 from tersa.errors import UsageError, unknown
-from tersa.export.artefact import PRECISIONS, Artefact
-from tersa.export.check import agreement, classify, module_logits
-from tersa.export.int8 import float_operations
-from tersa.recipes.subjects import (
-    Subject,
-    accuracy_on_test,
-    find_point,
-    find_subject,
-    needs_task,
-    noise,
-    to_artefact,
-)
-from tersa.records import SCHEMA, Agreement, Record, write_atomic
-
-FORMATS = ("onnx",)
-CHECKED_IMAGES = 1000
-"""Images that the file is held against its source on, at most, where there are data."""
+from tersa.recipes.formats import FORMATS, Order
+from tersa.recipes.subjects import Subject, find_point, find_subject, needs_task
+from tersa.records import SCHEMA, Agreement, Record
 
 
 @dataclass(frozen=True)
@@ -36,8 +22,8 @@ class ExportRequest:
     Attributes:
         source: an .onnx file, a run folder or a model.
         out: the file to write.
-        format: of the file; `onnx`.
-        precision: `fp32` or `int8`.
+        format: of the file, one of `formats.FORMATS`.
+        precision: one of the format's; None for its first.
         data: what a model was trained on; gives INT8 its ranges.
         data_dir: where to look for data first.
         checkpoint: weights of a model.
@@ -49,7 +35,7 @@ class ExportRequest:
     source: str
     out: Path
     format: str = "onnx"
-    precision: str = "fp32"
+    precision: str | None = None
     data: str | None = None
     data_dir: Path | None = None
     checkpoint: Path | None = None
@@ -62,6 +48,8 @@ class ExportResult(Record):
     """Everything that one `tersa export` found.
 
     Attributes:
+        format: of the file.
+        precision: `fp32`, `int8`, or the bits of a low-bit network.
         agreement: of the file with its source; for int8 only the classes are compared.
         float_operations: operators that ONNX Runtime computes in float, with their number (int8 only).
         test_accuracy: percent, by running the file, where data are given and the network is trained.
@@ -70,6 +58,7 @@ class ExportResult(Record):
     schema_version: int = SCHEMA
     verb: Literal["export"] = "export"
     source: str
+    format: str = "onnx"
     precision: str
     size_bytes: int
     agreement: Agreement
@@ -93,19 +82,21 @@ def export_subject(request: ExportRequest) -> ExportResult:
     _check(request)
     task = load_data(request.data, data_dir=request.data_dir) if request.data else None
     subject = _subject(request, task)
-    artefact = _written(subject, request, task)
+    chosen = FORMATS[request.format]
+    made = chosen.write(Order(subject, request.precision or chosen.precisions[0], request.out, task))
     notes = [subject.note] if subject.note else []
     notes += [] if subject.trained else ["the network is not trained: no --checkpoint was given"]
-    accuracy = accuracy_on_test(artefact, task) if task and subject.trained else None
-    if accuracy is not None and task is not None:
-        notes.append(f"{accuracy:.2f} % of {len(task.test)} test images")
+    notes += made.notes
+    if made.accuracy is not None and task is not None:
+        notes.append(f"{made.accuracy:.2f} % of {len(task.test)} test images")
     return ExportResult(
         source=request.source,
-        precision=request.precision,
-        size_bytes=artefact.size_bytes,
-        agreement=_agreement(subject, artefact, task),
-        float_operations=float_operations(artefact.path) if request.precision == "int8" else {},
-        test_accuracy=accuracy,
+        format=request.format,
+        precision=made.precision,
+        size_bytes=request.out.stat().st_size,
+        agreement=made.agreement,
+        float_operations=made.float_operations,
+        test_accuracy=made.accuracy,
         notes=notes,
         artefacts=[str(request.out)],
         seconds=time.perf_counter() - start,
@@ -127,10 +118,16 @@ def _subject(request: ExportRequest, task: Task | None) -> Subject:
 def _check(request: ExportRequest) -> None:
     if request.format not in FORMATS:
         raise unknown("format", request.format, FORMATS)
-    if request.precision not in PRECISIONS:
-        raise unknown("precision", request.precision, PRECISIONS)
-    if request.out.suffix != ".onnx":
-        raise UsageError(f"--out is a file that ends in .onnx, not '{request.out}'")
+    chosen = FORMATS[request.format]
+    if request.precision is not None and request.precision not in chosen.precisions:
+        if chosen.precisions == ("network",):
+            raise UsageError(
+                f"--format {request.format} writes the bits that the network has; leave out --precision "
+                f"{request.precision}, and choose bits by the model (cnv+w2a2)"
+            )
+        raise unknown("precision", request.precision, chosen.precisions)
+    if request.out.suffix != chosen.suffix:
+        raise UsageError(f"--out is a file that ends in {chosen.suffix}, not '{request.out}'")
     if request.out.exists() and not (request.overwrite and request.out.is_file()):
         raise UsageError(f"{request.out} exists; give another --out, or --overwrite")
     if request.at is not None and not Path(request.source).is_dir():
@@ -141,26 +138,3 @@ def _check(request: ExportRequest) -> None:
         )
     if request.data is None and request.precision == "int8":
         raise UsageError("--precision int8 needs --data NAME: training images give the ranges of activations")
-
-
-def _written(subject: Subject, request: ExportRequest, task: Task | None) -> Artefact:
-    artefact = to_artefact(subject, request.precision, request.out, task)
-    if artefact.path == request.out:
-        return artefact
-    write_atomic(request.out, artefact.path.read_bytes())
-    return Artefact(request.out, artefact.header, artefact.module)
-
-
-def _agreement(subject: Subject, artefact: Artefact, task: Task | None) -> Agreement:
-    images = task.test.images[:CHECKED_IMAGES] if task else noise(artefact.header, 256)
-    if artefact.module is not None:
-        wanted = module_logits(artefact.module, images)
-    else:
-        assert subject.file is not None, "an artefact without a module comes from a file"
-        wanted = classify(subject.file.path, images)
-    return agreement(artefact.path, wanted, images, tolerance=None if _is_exact(artefact) else 0.0)
-
-
-def _is_exact(artefact: Artefact) -> bool:
-    """Whether the artefact must give its source's logits, and not only its classes."""
-    return artefact.header.precision == "fp32"

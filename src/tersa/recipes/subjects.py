@@ -35,6 +35,7 @@ from tersa.models.zoo import default_spec
 from tersa.prune.surgery import resize_
 from tersa.recipes.folder import RESULT, SPEC, read_spec
 from tersa.recipes.trajectory import Trajectory, point
+from tersa.train.latents import settle_pixels_
 
 WEIGHTS = "model.safetensors"
 CODED = ".coded"
@@ -107,6 +108,8 @@ def find_subject(
         if task is None:
             raise UsageError(f"model '{text}' takes its input shape and classes from data; give --data NAME")
         loaded = load(text, task.shape, len(task.classes), seed=seed, checkpoint=checkpoint)
+        if not loaded.trained:
+            settle_pixels_(loaded.module, task)
         return Subject(text, Header.of(task), loaded.module, trained=loaded.trained)
     if checkpoint is not None:
         raise UsageError(f"{text} has its own weights; leave out --checkpoint {checkpoint}")
