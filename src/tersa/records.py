@@ -421,7 +421,7 @@ class Adaptation(Record):
     Attributes:
         search: `netadapt` or `budget`.
         budget_ms: the latency asked for, None where none was.
-        machine: whose latencies the table holds.
+        machine: whose latencies the table holds; empty without a table, which only a latency asks for.
         foreign: another machine's.
         points: layers of the table that this network uses.
         measured: of those, measured in this run.
@@ -434,12 +434,12 @@ class Adaptation(Record):
     """
 
     search: Literal["netadapt", "budget"]
-    budget_ms: float | None
-    machine: str
-    foreign: bool
-    points: int
-    measured: int
-    call_ms: float
+    budget_ms: float | None = None
+    machine: str = ""
+    foreign: bool = False
+    points: int = 0
+    measured: int = 0
+    call_ms: float = 0.0
     unknown: list[str] = []
     checked: list[Checked] = []
     candidates: list[Candidate] = []

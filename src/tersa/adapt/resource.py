@@ -17,7 +17,7 @@ Example:
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -128,6 +128,10 @@ class Table:
                 raise DataError(f"the table has no '{family.text()}'; measure it first (tersa adapt)")
             grid = self._by_family[family] = found
         return grid.at(inputs, outputs)
+
+    def plain(self, layers: Iterable[tuple[Family, int, int]]) -> float:
+        """The sum over layers, without factor and empty call."""
+        return sum(self.of(*layer).value for layer in layers)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ depend on the widths of the network's channel groups:
 
 The coefficients are found by taking one unit away from each group in turn and looking again, so that flatten,
 concatenation and residual additions need no rules of their own. A group whose units bring unequal numbers of
-channels is described by its first unit.
+channels is described by its last unit.
 
 What this does not do: say what a layer costs (`table.py`, `resource.py`).
 

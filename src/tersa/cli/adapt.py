@@ -214,8 +214,9 @@ def tell_search(terminal: Terminal, result: ShrinkResult) -> None:
     found = result.adaptation
     if found is None:
         return
-    columns = ("step", "estimate, ms", "measured, ms", "95 % interval", "estimate off by")
-    terminal.table("Does the table foretell the clock?", columns, check_rows(found), left=1)
+    if found.checked:
+        columns = ("step", "estimate, ms", "measured, ms", "95 % interval", "estimate off by")
+        terminal.table("Does the table foretell the clock?", columns, check_rows(found), left=1)
     if found.front:
         columns = ("step", "of the budget", "estimate, ms", "MACs", "parameters", "validation accuracy", "")
         terminal.table("Front", columns, front_rows(found), left=1)

@@ -165,8 +165,10 @@ def _run(
 
 def _table(
     spec: AdaptSpec, setting: Setting, anatomy: Anatomy, store: AdaptStore, fresh: bool
-) -> tuple[Table, Adaptation]:
-    """The latencies of the network's layers, measured where they are missing."""
+) -> tuple[Table | None, Adaptation]:
+    """The latencies of the network's layers, measured where they are missing; no table where none is needed."""
+    if spec.goals.latency is None:
+        return None, Adaptation(search=spec.search)
 
     def show(done: int, of: int) -> None:
         if of:

@@ -54,7 +54,7 @@ class Fit:
         job: the run, as shrink has it.
         spec: what is asked.
         anatomy: layers of the baseline, channels as functions of widths.
-        table: latencies of single layers, with the factor in use.
+        table: latencies of single layers, with the factor in use; None where latency was not asked for.
         store: candidates and measurements on disk.
         aim: share of the latency limit that is aimed at; less after a network whose interval was above it.
     """
@@ -62,7 +62,7 @@ class Fit:
     job: Job
     spec: AdaptSpec
     anatomy: Anatomy
-    table: Table
+    table: Table | None
     store: AdaptStore
     aim: float = AIM
     resources: dict[str, Counter] = field(default_factory=dict[str, Counter])
@@ -74,11 +74,12 @@ class Fit:
         file = start.size_bytes - estimate(whole, size).value
         norms = start.parameters - estimate(whole, few).value
         self.resources = {
-            "latency": Counter(whole, self.table),
             "macs": Counter(whole, Macs()),
             "size": Counter(whole, Parameters("bytes", "bytes", start=file, each=4)),
             "parameters": Counter(whole, Parameters(start=norms)),
         }
+        if self.table is not None:
+            self.resources["latency"] = Counter(whole, self.table)
 
     def limits(self) -> dict[str, float]:
         """Every limit that was asked, in its unit."""
@@ -110,9 +111,9 @@ class Fit:
             rows.append(Limit(counter, max(aimed, 1e-12) ** (1.0 - share) * whole**share))
         return Cost(rows)
 
-    def estimate_ms(self, widths: Sequence[int]) -> float:
-        """Latency by the table, corrected."""
-        return self.resources["latency"].total(widths)
+    def estimate_ms(self, widths: Sequence[int]) -> float | None:
+        """Latency by the table, corrected; None without a table."""
+        return self.resources["latency"].total(widths) if self.table is not None else None
 
     def widths(self, groups: Groups) -> Widths:
         """Of all groups, in the anatomy's order."""
@@ -159,44 +160,45 @@ class Fit:
 
     def _learn(self, row: Checked) -> None:
         """Estimates follow a measurement; where its interval alone was above the limit, the aim goes down."""
-        self.table.factor = row.factor
+        if self.table is not None:
+            self.table.factor = row.factor
         limit = self.limits().get("latency", math.inf)
         if row.step and row.measured_ms <= limit < row.high:
             self.aim = min(self.aim, 0.995 * row.measured_ms / row.high)
 
     def _checked(self, timed: Comparison, widths: Sequence[int], step: int) -> Checked:
-        start = self.job.dock.start
+        start, table = self.job.dock.start, self.table
         assert start is not None
+        assert table is not None
         if timed.speedup is None or timed.low is None or timed.high is None:
             raise TargetError(
                 f"{self.job.dock.target} cannot be measured any more: {timed.reason}; --resume goes on"
             )
         measured = start.latency_ms / timed.speedup
-        here = self.estimate_ms(widths)
-        known = estimate(self.anatomy, self.table, widths)
-        plain = (here - self.table.start) / self.table.factor if self.table.factor else 0.0
+        known = estimate(self.anatomy, table, widths)
+        plain = table.plain(self.anatomy.channels(widths))
         earlier = self.store.checks()
-        first = earlier[0].factor if earlier else self.table.factor
+        first = earlier[0].factor if earlier else table.factor
         return Checked(
             step=step,
-            estimate_ms=here,
-            first_ms=self.table.start + first * plain,
+            estimate_ms=known.value,
+            first_ms=table.start + first * plain,
             measured_ms=measured,
             low=start.latency_ms / timed.high,
             high=start.latency_ms / timed.low,
-            factor=factor_of(measured, plain, self.table.start),
+            factor=factor_of(measured, plain, table.start),
             interpolated=known.interpolated,
             layers=known.exact + known.interpolated,
         )
 
     def calibrate(self) -> None:
         """The factor of the baseline, or the last one that a run that goes on had found."""
-        start, rows = self.job.dock.start, self.store.checks()
+        start, rows, table = self.job.dock.start, self.store.checks(), self.table
         assert start is not None
-        if not rows:
-            self.table.factor = 1.0
-            plain = estimate(self.anatomy, self.table)
-            factor = factor_of(start.latency_ms, plain.value - self.table.start, self.table.start)
+        if table is not None and not rows:
+            table.factor = 1.0
+            plain = estimate(self.anatomy, table)
+            factor = factor_of(start.latency_ms, plain.value - table.start, table.start)
             count = plain.exact + plain.interpolated
             row = Checked(
                 step=0,

@@ -73,6 +73,8 @@ def second_rows(found: Adaptation) -> list[tuple[str, str]]:
 
 def table_words(found: Adaptation) -> str:
     """The table and its machine, in a sentence or two."""
+    if not found.machine:
+        return ""
     text = f"{plural(found.points, 'layer')} make up the table"
     text += f", {count(found.measured)} of them measured in this run" if found.measured else ""
     text += f", on {found.machine}. The empty call takes {1000.0 * found.call_ms:.1f} µs."

@@ -1,0 +1,99 @@
+"""Filling a table on a machine whose every call takes a known time."""
+
+from __future__ import annotations
+
+import pytest
+from tests.adapt.machine import CALL_MS, FakeClock, FakeTarget
+from torch import nn
+
+from tersa.adapt.measuring import BLOCK, count_missing, fill, wanted
+from tersa.adapt.resource import Counter, Table, estimate, factor_of
+from tersa.adapt.signature import Anatomy, layers_of
+from tersa.adapt.table import TableFile
+from tersa.errors import TargetError, UsageError
+from tersa.prune.groups import find_groups
+
+SHAPE = (1, 2, 3)
+
+
+def anatomy(hidden: int = 10) -> Anatomy:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(6, hidden), nn.ReLU(), nn.Linear(hidden, 4))
+    return layers_of(model, SHAPE, find_groups(model, SHAPE))
+
+
+@pytest.fixture
+def file(tmp_path) -> TableFile:
+    return TableFile(tmp_path / "latency.db")
+
+
+def test_layers_are_measured_without_the_call_around_them(file: TableFile) -> None:
+    clock = FakeClock()
+    found = fill(file, anatomy(), FakeTarget(clock), clock=clock)
+    assert file.call(found.machine.key) == pytest.approx(CALL_MS)
+    for values in file.points(found.machine.key).values():
+        for (inputs, outputs), ms in values.items():
+            assert ms == pytest.approx(1e-2 * inputs * outputs, rel=1e-6, abs=1e-6)
+
+
+def test_the_estimate_of_a_network_is_its_measurement(file: TableFile) -> None:
+    """All of it on the fake machine: the sum of the layers and one call, at widths between the points too."""
+    clock, net = FakeClock(), anatomy(20)
+    found = fill(file, net, FakeTarget(clock), clock=clock)
+    table = Table(file.points(found.machine.key), start=CALL_MS)
+    for width in range(1, 21):
+        said = estimate(net, table, [width])
+        assert said.value == pytest.approx(CALL_MS + 1e-2 * (6 * width + 4 * width))
+        assert said.exact + said.interpolated == 2
+    assert estimate(net, table, [20]).interpolated == 0
+    assert estimate(net, table, [7]).interpolated == 2
+    table.factor = factor_of(5.0, table.plain(net.channels()), table.start)
+    assert estimate(net, table).value == pytest.approx(5.0)
+    assert Counter(net, table).total([20]) == pytest.approx(5.0)
+
+
+def test_what_is_known_is_not_measured_again(file: TableFile) -> None:
+    """Networks that share signatures share their points."""
+    clock = FakeClock()
+    target = FakeTarget(clock)
+    first = fill(file, anatomy(10), target, clock=clock)
+    again = fill(file, anatomy(10), target, clock=clock)
+    assert (first.known, first.measured) == (0, len(wanted(anatomy(10))))
+    assert (again.known, again.measured) == (len(wanted(anatomy(10))), 0)
+    other = fill(file, anatomy(8), target, clock=clock)
+    assert other.known > 0
+    fresh = fill(file, anatomy(10), target, clock=clock, fresh=True)
+    assert fresh.measured == len(wanted(anatomy(10)))
+
+
+def test_a_machine_that_disappears_leaves_what_was_measured(file: TableFile) -> None:
+    clock, net = FakeClock(), anatomy(64)
+    assert len(wanted(net)) > BLOCK
+    with pytest.raises(TargetError, match=r"fake@threads=1 cannot run 'linear.*the machine is gone"):
+        fill(file, net, FakeTarget(clock, last=BLOCK + 3), clock=clock)
+    assert sum(map(len, file.points(file.machines()[0][0].key).values())) == BLOCK
+    rest = fill(file, net, FakeTarget(clock), clock=clock)
+    assert (rest.known, rest.measured) == (BLOCK, len(wanted(net)) - BLOCK)
+
+
+def test_another_runtime_version_is_another_machine(file: TableFile) -> None:
+    clock = FakeClock()
+    fill(file, anatomy(), FakeTarget(clock), clock=clock)
+    newer = FakeTarget(clock, version="2")
+    with pytest.raises(UsageError, match="measured elsewhere"):
+        fill(file, anatomy(), newer, clock=clock)
+    used = fill(file, anatomy(), newer, clock=clock, allow_foreign=True)
+    assert used.foreign
+    assert used.measured == 0
+    with pytest.raises(UsageError, match=r"lacks .* layers of this network"):
+        fill(file, anatomy(100), newer, clock=clock, allow_foreign=True)
+
+
+def test_progress_and_the_count_of_a_plan(file: TableFile) -> None:
+    clock, net, seen = FakeClock(), anatomy(64), list[tuple[int, int]]()
+    target = FakeTarget(clock)
+    assert count_missing(file.path.with_name("none.db"), net, target) == (0, len(wanted(net)))
+    assert not file.path.with_name("none.db").exists()
+    fill(file, net, target, clock=clock, progress=lambda done, of: seen.append((done, of)))
+    assert seen[0] == (0, len(wanted(net)))
+    assert seen[-1] == (len(wanted(net)), len(wanted(net)))
+    assert count_missing(file.path, net, target) == (len(wanted(net)), 0)

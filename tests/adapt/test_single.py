@@ -1,0 +1,75 @@
+"""A layer alone is a file that runtimes run, of the shape that its signature says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tersa.adapt.signature import Family
+from tersa.adapt.single import EMPTY, MODULES, ONNX_NAMES, lone_layer
+from tersa.errors import UsageError
+from tersa.export.artefact import open_session
+from tersa.targets.registry import parse
+
+IMAGE = {"size": (6, 8)}
+FAMILIES = [
+    (Family("conv", (3, 3), (2, 2), (1, 1), after="relu", **IMAGE), 4, 6),
+    (Family("conv", (3, 3), dilation=(2, 2), padding=(2, 2), groups=2, bias=False, **IMAGE), 4, 6),
+    (Family("conv", (1, 1), norm=True, after="hardtanh", **IMAGE), 3, 5),
+    (Family("depthwise", (3, 3), padding=(1, 1), after="hardswish", **IMAGE), 5, 5),
+    (Family("linear", after="relu"), 7, 3),
+    (Family("linear", bias=False), 7, 3),
+    (Family("max-pool", (3, 3), (2, 2), (1, 1), bias=False, **IMAGE), 4, 4),
+    (Family("average-pool", (2, 2), (2, 2), bias=False, **IMAGE), 4, 4),
+    (Family("mean", bias=False, **IMAGE), 4, 4),
+    (Family("add", bias=False, **IMAGE), 4, 4),
+    (Family("multiply", bias=False, **IMAGE), 4, 4),
+    (Family("concatenate", bias=False, **IMAGE), 4, 4),
+    (Family("norm", bias=False, **IMAGE), 4, 4),
+    (EMPTY, 1, 1),
+]
+
+
+@pytest.mark.parametrize(("family", "inputs", "outputs"), FAMILIES, ids=lambda value: str(value)[:40])
+def test_file_and_module_give_the_signatures_shape(
+    family: Family, inputs: int, outputs: int, tmp_path: Path
+) -> None:
+    lone = lone_layer(family, inputs, outputs, tmp_path / "layer.onnx")
+    session = open_session(lone.artefact.path)
+    (found,) = session.run(None, {session.get_inputs()[0].name: lone.pixels})
+    size = () if family.operation == "linear" else family.out_size()
+    assert found.shape == (1, outputs, *size)
+    assert lone.artefact.module is not None
+    with torch.inference_mode():
+        assert lone.artefact.module(torch.from_numpy(lone.pixels)).shape == found.shape
+
+
+@pytest.mark.parametrize("name", sorted(ONNX_NAMES))
+def test_every_activation_is_written_as_torch_computes_it(name: str, tmp_path: Path) -> None:
+    lone = lone_layer(Family("activation", after=name, bias=False), 64, 64, tmp_path / "layer.onnx")
+    pixels = 8 * lone.pixels - 4
+    session = open_session(lone.artefact.path)
+    (found,) = session.run(None, {"pixels": pixels})
+    with torch.inference_mode():
+        wanted = MODULES[name]()(torch.from_numpy(pixels))
+    torch.testing.assert_close(torch.from_numpy(found), wanted, atol=2e-6, rtol=2e-6)
+
+
+def test_the_same_file_every_time(tmp_path: Path) -> None:
+    family = Family("conv", (3, 3), size=(5, 5))
+    files = [lone_layer(family, 3, 4, tmp_path / f"{i}.onnx").artefact.path.read_bytes() for i in range(2)]
+    assert files[0] == files[1]
+
+
+@pytest.mark.parametrize("target", ["onnxruntime", "torch"])
+def test_targets_take_it(target: str, tmp_path: Path) -> None:
+    for number, (family, inputs, outputs) in enumerate(FAMILIES):
+        lone = lone_layer(family, inputs, outputs, tmp_path / f"{number}.onnx")
+        assert parse(target).prepare(lone.artefact, "layer").run(lone.pixels).shape[1] == outputs
+
+
+def test_other_widths_of_numbers_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="in fp32, not with 8 bits"):
+        lone_layer(Family("linear", bits=8), 2, 2, tmp_path / "layer.onnx")

@@ -1,0 +1,83 @@
+"""The table on disk: whose points it gives, what it refuses, and that nothing is lost."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from tersa.adapt import table
+from tersa.adapt.table import Machine, Point, TableFile, choose_machine
+from tersa.errors import DataError, UsageError
+
+HERE, ELSEWHERE = Machine("here", "this machine"), Machine("there", "another one")
+POINTS = [Point("linear", 4, 2, 0.5, 9), Point("linear", 8, 2, 0.9, 9)]
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> TableFile:
+    return TableFile(tmp_path / "sub" / "latency.db")
+
+
+def test_points_come_back(file: TableFile) -> None:
+    file.add(HERE, POINTS)
+    file.set_call(HERE, 0.01)
+    again = TableFile(file.path)
+    assert again.points("here") == {"linear": {(4, 2): 0.5, (8, 2): 0.9}}
+    assert again.call("here") == 0.01
+    assert again.points("there") == {}
+    assert again.call("there") is None
+
+
+def test_another_machines_table_is_refused_unless_allowed(file: TableFile) -> None:
+    file.add(ELSEWHERE, POINTS)
+    with pytest.raises(UsageError, match=r"measured elsewhere .2 layers on another one; here: this machine"):
+        choose_machine(file, HERE, allow_foreign=False)
+    assert choose_machine(file, HERE, allow_foreign=True) == ELSEWHERE
+
+
+def test_own_points_come_first(file: TableFile) -> None:
+    file.add(ELSEWHERE, [*POINTS, Point("linear", 16, 2, 1.0, 9)])
+    file.add(HERE, POINTS[:1])
+    assert choose_machine(file, HERE, allow_foreign=True) == HERE
+    assert choose_machine(file, HERE, allow_foreign=False) == HERE
+
+
+def test_the_users_own_table_takes_up_a_new_machine(file: TableFile, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After an update of the runtime the fingerprint is another one: measured again, not refused."""
+    monkeypatch.setattr(table, "default_path", lambda: file.path)
+    file.add(ELSEWHERE, POINTS)
+    assert choose_machine(file, HERE, allow_foreign=False) == HERE
+
+
+def test_a_value_that_is_no_time_is_named(file: TableFile) -> None:
+    file.add(HERE, POINTS)
+    with sqlite3.connect(file.path) as other:
+        other.execute("UPDATE points SET ms = NULL WHERE inputs = 8")
+    with pytest.raises(DataError, match="None ms for 'linear' at 8 to 2 channels"):
+        file.points("here")
+
+
+def test_a_file_that_is_no_table(tmp_path: Path) -> None:
+    path = tmp_path / "notes.txt"
+    path.write_text("not a table " * 200)
+    with pytest.raises(DataError, match=r"is not a latency table .* give another --table"):
+        TableFile(path)
+
+
+def test_a_newer_table_is_refused(file: TableFile) -> None:
+    with sqlite3.connect(file.path) as other:
+        other.execute("PRAGMA user_version=9")
+    with pytest.raises(DataError, match="schema 9"):
+        TableFile(file.path)
+
+
+def test_forgetting_leaves_other_machines(file: TableFile) -> None:
+    file.add(HERE, POINTS)
+    file.add(ELSEWHERE, POINTS)
+    file.set_call(HERE, 0.01)
+    file.forget("here")
+    assert file.points("here") == {}
+    assert file.call("here") is None
+    assert file.points("there")

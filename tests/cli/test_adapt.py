@@ -1,0 +1,99 @@
+"""`tersa adapt` as a user runs it: a newcomer's command, exit codes, one line for every fault."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tersa.cli.main import execute
+from tersa.recipes import outcome
+
+NET = ["--data", "digits", "--model", "mlp:24x16", "--epochs", "2", "--threads", "1"]
+LITTLE = ["--tune", "10", "--finetune-steps", "3", "--measure-seconds", "0.02"]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(autouse=True)
+def work(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Bundled data only, a working folder of its own, one cache, the goal's own target alone at the end."""
+    monkeypatch.setenv("TERSA_CACHE", str(home / "cache"))
+    monkeypatch.delenv("TERSA_DATA", raising=False)
+    monkeypatch.setattr(outcome, "installed", list)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_adapt_then_look_then_export_a_step(capsys: pytest.CaptureFixture[str], work: Path) -> None:
+    """The keys of the design, on one line; then other verbs understand the folder."""
+    assert execute(["adapt", *NET, *LITTLE, "--macs", "0.5x", "--front", "2", "--out", "run", "--json"]) == 0
+    captured = capsys.readouterr()
+    assert captured.out.count("\n") == 1
+    found = json.loads(captured.out)
+    assert found["verb"] == "adapt"
+    for side in ("baseline", "result"):
+        assert set(found[side]) >= {"test_accuracy", "parameters", "macs", "size_bytes", "latency_ms"}
+        assert set(found[side]["latency_ms"]) == {"median", "p10", "p90"}
+    assert {"compression", "acceleration", "size_ratio", "speedup", "goals", "seconds"} <= set(found)
+    assert [Path(name).is_file() for name in found["artefacts"]] == [True] * len(found["artefacts"])
+    assert Path(found["report"]).is_file()
+    assert [point["step"] for point in found["adaptation"]["front"]] == [0, 1, 2]
+    assert execute(["runs", "show", "run"]) == 0
+    assert execute(["export", "--run", "run", "--at", "1", "--out", "one.onnx"]) == 0
+    assert Path("one.onnx").stat().st_size > found["result"]["size_bytes"]
+    capsys.readouterr()
+    assert execute(["adapt", *NET, *LITTLE, "--macs", "0.5x", "--front", "2", "--out", "run"]) == 2
+    assert "--resume goes on with it" in capsys.readouterr().err
+
+
+def test_a_plan_does_nothing(capsys: pytest.CaptureFixture[str], work: Path, home: Path) -> None:
+    words = [*NET, "--latency", "0.5x", "--search", "netadapt", "--dry-run", "--json"]
+    assert execute(["adapt", *words]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert [step["name"] for step in plan["steps"]] == [
+        *("baseline", "latency table", "netadapt", "tune", "test and measure")
+    ]
+    assert plan["layers"] == 0
+    assert plan["missing"] > 20
+    assert list(work.iterdir()) == []
+    assert not (home / "cache" / "latency.db").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "nothing to adapt to: give --latency"),
+        (["--latency", "fast"], "--latency 'fast' is not understood"),
+        (["--latency", "0.5x", "--score", "synflo"], "did you mean 'synflow'"),
+        (["--latency", "0.5x", "--delta", "7"], "delta is 7"),
+        (["--latency", "0.5x", "--target", "tensorflow"], "unknown target 'tensorflow'"),
+        (["--latency", "0.5x", "--front", "5", "--search", "netadapt"], "needs --search budget"),
+        (["--latency", "0.5x", "--criterion", "l7"], "unknown criterion 'l7'"),
+        (["--macs", "0.5x", "--keep", "nothing*"], "unknown layer to keep"),
+    ],
+)
+def test_faults_are_one_line_and_leave_nothing(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str], work: Path
+) -> None:
+    assert execute(["adapt", *NET, *words]) == 2
+    captured = capsys.readouterr()
+    lines = [line for line in captured.err.splitlines() if line.startswith("error:")]
+    assert len(lines) == 1
+    assert said in lines[0]
+    assert captured.out == ""
+    assert list(work.iterdir()) == []
+
+
+def test_a_table_from_elsewhere_is_refused(capsys: pytest.CaptureFixture[str], work: Path) -> None:
+    from tersa.adapt.table import Machine, Point, TableFile
+
+    with TableFile(work / "other.db") as file:
+        file.add(Machine("m", "a board with one core"), [Point("linear", 1, 1, 0.1, 9)])
+    words = ["--latency", "0.5x", "--table", "other.db", "--out", "run"]
+    assert execute(["adapt", *NET, *LITTLE, *words]) == 2
+    assert "was measured elsewhere (1 layers on a board with one core" in capsys.readouterr().err

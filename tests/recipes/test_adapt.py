@@ -1,0 +1,317 @@
+"""Fitting a network, small: both searches, their steps on disk, resuming, and a clock that a test holds."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tests.adapt.machine import FakeClock, FakeTarget
+
+from tersa.errors import TargetError, UsageError
+from tersa.recipes import adapt as recipe
+from tersa.recipes import adapt_fit, deploy, outcome
+from tersa.recipes.adapt import adapt
+from tersa.recipes.adapt_request import AdaptSpec, adapt_command, specified
+from tersa.recipes.goals import Goals, parse_bound
+from tersa.recipes.setting import Setting
+from tersa.recipes.subjects import find_point
+from tersa.recipes.trajectory import Trajectory
+from tersa.records import Comparison, Measurement, Quantiles, ShrinkResult
+
+MODEL = "mlp:24x16"
+QUICK = {"tune": 12, "criterion_samples": 60}
+
+
+def spec(**changes: object) -> AdaptSpec:
+    settings = {
+        "model": MODEL,
+        "epochs": 2,
+        "protocol": QUICK,
+        "goals": Goals(macs=parse_bound("0.5x", "macs")),
+        "finetune_steps": 4,
+        "delta": 0.1,
+        "score_images": 16,
+    }
+    return AdaptSpec.model_validate({**settings, **changes})
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(autouse=True)
+def one_runtime(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The closing measurement is of the goal's own target alone."""
+    monkeypatch.setattr(outcome, "installed", list)
+
+
+@pytest.fixture
+def setting(cache: Path) -> Callable[..., Setting]:
+    return lambda **changes: Setting(**{"threads": 1, "seconds": 0.02, "cache": cache, **changes})
+
+
+def files(folder: Path) -> dict[str, str]:
+    """Digests of the weights of every step."""
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("[0-9]*.safetensors"))
+    }
+
+
+def test_all_widths_at_once(tmp_path: Path, setting: Callable[..., Setting]) -> None:
+    out = tmp_path / "run"
+    result = adapt(spec(), out, setting=setting())
+    assert result.verb == "adapt"
+    assert [goal.met for goal in result.goals if goal.name == "macs"] == [True]
+    assert result.acceleration >= 2.0
+    assert result.acceleration < 2.6, "far below the budget accuracy is given away"
+    assert result.adaptation is not None
+    assert result.adaptation.machine == "", "no latency was asked for, none was measured"
+    assert [step.stage for step in result.steps] == ["baseline", "prune", "distil"]
+    assert adapt(spec(), out, setting=setting(), resume=True) == result
+    page = (out / "report.html").read_text()
+    assert "Where did the time go?" in page
+    assert result.command.startswith("tersa adapt --data digits --model mlp:24x16 --macs 0.5x")
+
+
+@pytest.mark.slow
+def test_several_limits_hold_together(tmp_path: Path, setting: Callable[..., Setting]) -> None:
+    goals = Goals(macs=parse_bound("0.6x", "macs"), parameters=parse_bound("0.4x", "parameters"))
+    result = adapt(spec(goals=goals), tmp_path / "run", setting=setting())
+    assert {goal.name: goal.met for goal in result.goals} == {"macs": True, "parameters": True}
+
+
+@pytest.mark.slow
+def test_a_front_in_one_call(tmp_path: Path, setting: Callable[..., Setting]) -> None:
+    out = tmp_path / "run"
+    result = adapt(spec(front=4), out, setting=setting())
+    assert result.adaptation is not None
+    points = result.adaptation.front
+    assert [point.step for point in points] == [0, 1, 2, 3, 4]
+    costs = [point.macs for point in points]
+    assert costs == sorted(costs, reverse=True)
+    assert points[-1].cost <= 1.0 < points[-2].cost
+    assert not points[0].dominated or points[1].validation_accuracy >= points[0].validation_accuracy
+    assert "What does each budget cost in accuracy?" in (out / "report.html").read_text()
+    subject = find_point(out, "2")
+    assert subject.module is not None
+    assert sum(p.numel() for p in subject.module.parameters()) == points[2].parameters
+
+
+@pytest.mark.slow
+def test_netadapt_step_by_step(tmp_path: Path, setting: Callable[..., Setting]) -> None:
+    out = tmp_path / "run"
+    result = adapt(spec(search="netadapt", hybrid=0.5), out, setting=setting())
+    assert result.goals[0].met
+    assert result.adaptation is not None
+    rows = result.adaptation.candidates
+    steps = Trajectory(out).rows("steps")
+    assert {row.step for row in rows} == {step.index for step in steps[1:]}
+    assert {row.scored_by for row in rows} == {"naswot", "finetune"}
+    kinds = [row.scored_by for row in rows]
+    assert kinds == sorted(kinds, key=["naswot", "finetune"].index), "accuracy at the end of the way"
+    for step in steps[1:]:
+        chosen = [row for row in rows if row.step == step.index and row.chosen]
+        assert len(chosen) == 1
+        assert f"narrowed {chosen[0].group} from {chosen[0].before} to {chosen[0].width}" in step.what
+    macs = [step.macs for step in steps]
+    assert macs == sorted(set(macs), reverse=True)
+    first = macs[0]
+    assert all(a - b >= 0.09 * first or b <= 0.5 * first for a, b in itertools.pairwise(macs))
+
+
+class Stop(Exception):
+    """What a killed run looks like from inside."""
+
+
+def test_a_stopped_run_goes_on_to_the_same_bytes(tmp_path: Path, setting: Callable[..., Setting]) -> None:
+    asked = spec(search="netadapt", hybrid=0.4)
+    whole = adapt(asked, tmp_path / "whole", setting=setting())
+
+    def stop(task: str, _done: float, remark: str) -> None:
+        if task == "netadapt" and remark.startswith("step 2:"):
+            raise Stop
+
+    with pytest.raises(Stop):
+        adapt(asked, tmp_path / "stopped", setting=setting(say=stop))
+    again = adapt(asked, tmp_path / "stopped", setting=setting(), resume=True)
+    assert files(tmp_path / "stopped") == files(tmp_path / "whole")
+    assert again.adaptation is not None
+    assert whole.adaptation is not None
+    assert [(row.step, row.group, row.width, row.score) for row in again.adaptation.candidates] == [
+        (row.step, row.group, row.width, row.score) for row in whole.adaptation.candidates
+    ]
+
+
+# A latency budget, on a machine that a test makes up: a call takes what the file's weights say, and the whole
+# network half as long again as its layers do.
+
+
+def timed(before: float, after: float, spread: float = 0.03) -> Comparison:
+    """A comparison whose medians are these."""
+
+    def side(name: str, ms: float) -> Measurement:
+        return Measurement(
+            model=name,
+            target="fake@threads=1",
+            precision="fp32",
+            batch=1,
+            threads=1,
+            latency_ms=Quantiles(median=ms, p10=ms, p90=ms),
+            rounds=5,
+            warmup=3,
+            calls=5,
+            low=ms,
+            high=ms,
+            outliers=0,
+            drift=1.0,
+            runtime="fake 1",
+        )
+
+    ratio = before / after
+    return Comparison(
+        target="fake@threads=1",
+        precision="fp32",
+        before=side("baseline", before),
+        after=side("result", after),
+        speedup=ratio,
+        low=ratio * (1 - spread),
+        high=ratio * (1 + spread),
+        verdict="faster",
+    )
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeTarget:
+    """A target whose clock is the size of the file, for the table and for whole networks."""
+    clock = FakeClock()
+    target = FakeTarget(clock)
+    whole_fill = recipe.fill
+
+    def filled(*args: object, **kwargs: object) -> object:
+        return whole_fill(*args, **kwargs, clock=clock)
+
+    def race(_dock: object, before: object, after: object, **_: object) -> Comparison:
+        return timed(*(1.5 * target.cost(each) + 0.2 for each in (before, after)))
+
+    monkeypatch.setattr(recipe, "fill", filled)
+    monkeypatch.setattr(recipe, "parse", lambda _: target)
+    for module in (adapt_fit, deploy, outcome, __import__("tersa.recipes.shrink", fromlist=["race"])):
+        monkeypatch.setattr(module, "race", race)
+    return target
+
+
+LATENCY = Goals(latency=parse_bound("0.5x", "latency"))
+
+
+@pytest.mark.parametrize("search", ["budget", "netadapt"])
+def test_the_budget_counts_as_met_when_a_measurement_says_so(
+    search: str, tmp_path: Path, setting: Callable[..., Setting], fake: FakeTarget
+) -> None:
+    asked = spec(search=search, goals=LATENCY, table=str(tmp_path / "t.db"), check_every=2, hybrid=0.0)
+    result = adapt(asked, tmp_path / "run", setting=setting())
+    assert result.goals[0].met
+    found = result.adaptation
+    assert found is not None
+    assert found.budget_ms is not None
+    last = found.checked[-1]
+    assert last.high <= found.budget_ms
+    assert last.measured_ms >= 0.7 * found.budget_ms, "not much narrower than asked: widths go in fours"
+    assert last.estimate_ms == pytest.approx(last.measured_ms, rel=0.1)
+    assert found.checked[0].step == 0
+    assert found.points > 20
+    assert found.measured == found.points
+    assert found.machine
+    assert "Does the table foretell the clock?" in (tmp_path / "run" / "report.html").read_text()
+
+
+@pytest.mark.slow
+def test_a_budget_that_no_width_meets_keeps_the_table(
+    tmp_path: Path, setting: Callable[..., Setting], fake: FakeTarget
+) -> None:
+    asked = spec(goals=Goals(latency=parse_bound("0.01x", "latency")), table=str(tmp_path / "t.db"))
+    with pytest.raises(UsageError, match="no widths meet the budget"):
+        adapt(asked, tmp_path / "run", setting=setting())
+    prepared = len(fake.prepared)
+    adapt(spec(goals=LATENCY, table=str(tmp_path / "t.db")), tmp_path / "other", setting=setting())
+    assert len(fake.prepared) == prepared + 1, "the empty call alone: every layer is known"
+
+
+@pytest.mark.slow
+def test_netadapt_out_of_reach_ships_the_best_and_says_so(
+    tmp_path: Path, setting: Callable[..., Setting], fake: FakeTarget
+) -> None:
+    goals = Goals(latency=parse_bound("0.01x", "latency"))
+    asked = spec(search="netadapt", goals=goals, table=str(tmp_path / "t.db"), hybrid=0.0, delta=0.4)
+    result = adapt(asked, tmp_path / "run", setting=setting())
+    assert not result.goals[0].met
+    assert result.goals[0].reason
+    assert result.compression > 5
+
+
+@pytest.mark.slow
+def test_a_target_that_disappears_leaves_a_run_that_goes_on(
+    tmp_path: Path, setting: Callable[..., Setting], fake: FakeTarget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = spec(search="netadapt", goals=LATENCY, table=str(tmp_path / "t.db"), check_every=2, hybrid=0.0)
+    race = adapt_fit.race
+    gone = Comparison(target="fake", precision="fp32", verdict="not offered", reason="no such device")
+    monkeypatch.setattr(adapt_fit, "race", lambda *_, **__: gone)
+    with pytest.raises(TargetError, match=r"cannot be measured any more: no such device; --resume goes on"):
+        adapt(asked, tmp_path / "run", setting=setting())
+    assert len(Trajectory(tmp_path / "run").rows("steps")) == 3
+    monkeypatch.setattr(adapt_fit, "race", race)
+    result: ShrinkResult = adapt(asked, tmp_path / "run", setting=setting(), resume=True)
+    assert result.goals[0].met
+
+
+# Requests
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"goals": Goals(max_loss=1.0)}, "nothing to adapt to"),
+        ({"score": "nas-wot"}, "did you mean 'naswot'"),
+        ({"precision": "int8"}, "latency tables hold fp32 layers"),
+        ({"front": 3, "search": "netadapt"}, "needs --search budget"),
+        ({"front": 1}, "is no front"),
+        ({"search": "netadapt", "score": "finetune", "finetune_steps": 0}, "--finetune-steps of at least 1"),
+        ({"protocol": {"schedule": "cubic", "amount": 0.5}}, "leave out the protocol's schedule"),
+        ({"goals": Goals(latency=parse_bound("1.5x", "latency"))}, "asks for nothing smaller"),
+    ],
+)
+def test_faults_show_before_any_work(changes: dict[str, object], said: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=said):
+        adapt(spec(**changes), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_values_outside_their_range_are_told_together() -> None:
+    with pytest.raises(UsageError, match=r"(?s)2 faults.*delta is 2.*hybrid is 3"):
+        specified(delta=2.0, hybrid=3.0)
+
+
+@pytest.mark.slow
+def test_the_command_and_the_stored_spec_say_everything(
+    tmp_path: Path, setting: Callable[..., Setting]
+) -> None:
+    asked = spec(delta=0.07, search="netadapt", score="synflow", hybrid=0.0, seed=3)
+    command = adapt_command(asked)
+    for part in (
+        "--delta 0.07",
+        "--search netadapt",
+        "--score synflow",
+        "--hybrid 0",
+        "--seed 3",
+        "--tune 12",
+    ):
+        assert part in command
+    adapt(asked, tmp_path / "run", setting=setting())
+    stored = tomllib.loads((tmp_path / "run" / "spec.toml").read_text())
+    assert (stored["verb"], stored["delta"], stored["score"]) == ("adapt", 0.07, "synflow")
