@@ -12,13 +12,15 @@ import torch
 from torch import nn
 
 from tersa import data
-from tersa.cli.bench import short
 from tersa.cli.main import execute
 from tersa.export.artefact import Header
 from tersa.export.onnx import export_onnx
-from tersa.recipes.bench import BenchResult, parse_batches, parse_targets
+from tersa.recipes.bench import parse_batches, parse_cores, parse_targets, parse_until
+from tersa.recipes.bench_result import BenchResult
+from tersa.recipes.bench_verdict import short
 from tersa.records import read_record
 from tersa.targets import registry
+from tersa.targets.sweep import Limits
 
 QUICK = ("--seconds", "0.02")
 
@@ -121,6 +123,30 @@ def test_out_keeps_a_result_that_reads_back(
     assert execute(["bench", "mlp:4", "--out", "runs/b", "--overwrite", *QUICK]) == 0
 
 
+def test_a_run_goes_on_where_it_was(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ("mlp:4", "--batch", "1..2", "--out", "runs/m")
+    first = bench(capsys, *asked)
+    assert (work / "runs/m" / first["report"]).read_text().startswith("<!doctype html>")
+    again = bench(capsys, *asked, "--resume")
+    assert again["measurements"] == first["measurements"]
+    assert "2 of 2 cells were measured by an earlier call" in again["notes"][0]
+    assert execute(["bench", "mlp:4", "--batch", "1", "--out", "runs/m", "--resume", *QUICK]) == 2
+    assert "other settings: batch was 1..2, is now 1" in capsys.readouterr().err
+
+
+def test_memory_that_ends_is_a_row_and_no_error(capsys: pytest.CaptureFixture[str]) -> None:
+    found = bench(capsys, "lenet", "--batch", "1,200000", "--until", "700MB")
+    assert [row["batch"] for row in found["measurements"]] == [1]
+    assert [(gap["kind"], gap["batch"]) for gap in found["not_offered"]] == [("out of memory", 200000)]
+
+
+def test_models_made_for_a_target_give_the_cross_table(capsys: pytest.CaptureFixture[str]) -> None:
+    found = bench(capsys, "mlp:16", "mlp:4=onnxruntime", "--targets", "onnxruntime")
+    [row] = found["cross"]["rows"]
+    assert (row["model"], row["made_for"]) == ("mlp:4", "onnxruntime@threads=1")
+    assert row["percent"]["onnxruntime@threads=1"] > 0
+
+
 def test_a_run_folder_gives_its_file(
     digits_file: Path, work: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -146,6 +172,12 @@ def test_a_run_folder_gives_its_file(
         (["--run", "."], 2, "not a finished run"),
         (["mlp:8", "--seconds", "0"], 2, "seconds"),
         (["x.onnx", "--checkpoint", "w.pt"], 2, "--checkpoint belongs to one model"),
+        (["mlp:8", "--batch", "8..2"], 2, "the second number is the larger one"),
+        (["mlp:8", "--batch", "1..,4"], 2, "an open range stands at the end"),
+        (["mlp:8", "--until", "4 apples"], 2, "--until takes memory (4GB)"),
+        (["mlp:8", "--cores", "x"], 2, "--cores takes processor numbers"),
+        (["mlp:8", "--cores", "99999"], 2, "may not run on 99999"),
+        (["mlp:8", "--resume"], 2, "name it with --out"),
     ],
 )
 def test_what_cannot_be_done_is_one_line(
@@ -217,7 +249,10 @@ def test_files_of_other_programs_are_timed_as_they_are(
 
 
 def test_parsing() -> None:
-    assert parse_batches("8,1,8") == [8, 1]
+    assert parse_batches("8,1,8").sizes == (1, 8)
+    assert (parse_batches("3..").sizes, parse_batches("3..").open) == ((3,), True)
+    assert parse_until("2GiB,500ms") == Limits(2**31, 0.5)
+    assert parse_cores("") == ()
     assert [text for text, _ in parse_targets("torch,onnxruntime")] == [
         "torch@threads=1",
         "onnxruntime@threads=1",
@@ -237,7 +272,7 @@ def test_runs_bring_their_network_along(work: Path, capsys: pytest.CaptureFixtur
     assert found["accuracies"][0]["test_accuracy"] == pytest.approx(trained)
     np.save("zero.npy", np.zeros((8, 8), np.uint8))
     assert execute(["predict", "--run", "runs/first", "zero.npy"]) == 0
-    assert "zero.npy: " in capsys.readouterr().out
+    assert "zero.npy" in capsys.readouterr().out
     assert (
         execute(
             ["export", "--run", "runs/first", "--data", "digits", "--precision", "int8", "--out", "a.onnx"]

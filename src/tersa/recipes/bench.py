@@ -1,96 +1,68 @@
 """`tersa bench`: models, runtimes, precisions and batch sizes against one another, measured side by side.
 
-For every target and batch size all models in all precisions run in the same interleaved rounds, and each is
-compared with the first. What a runtime does not offer is listed with the reason, never left out.
+For every target and batch size all models in all precisions run in the same interleaved rounds, each in a
+process of its own (`tersa.targets.sweep`), and each is compared with the first. What a runtime does not
+offer, and where memory or time ends, is listed with the reason, never left out.
+
+    lenet, runs/demo, net.onnx         models as elsewhere; the first is the reference
+    runs/fit=openvino                  a model that was adapted for a target: gives the cross table
+
+A run of `tersa shrink` or `tersa adapt` that had a latency goal carries the target that it was adapted for.
 """
 
 from __future__ import annotations
 
+import re
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
-
-import numpy as np
-import numpy.typing as npt
 
 from tersa.data.sources import load as load_data
 from tersa.data.task import Task
-from tersa.errors import TargetError, UsageError, unknown
-from tersa.export.artefact import PRECISIONS, Artefact
-from tersa.export.check import classify, module_logits
-from tersa.export.onnx import as_pixels
+from tersa.errors import ModelError, TargetError, UsageError, unknown
 from tersa.models.load import kind_of
+from tersa.recipes.bench_cross import adapted_for, cross_table, split_adapted
+from tersa.recipes.bench_layers import layer_tables
+from tersa.recipes.bench_matrix import Batches, File, Found, Job, run_matrix, with_accuracy
+from tersa.recipes.bench_result import BenchResult
+from tersa.recipes.bench_verdict import energy_known, headline
 from tersa.recipes.folder import RESULT, open_folder
-from tersa.recipes.subjects import (
-    CODED,
-    Subject,
-    accuracy_on_test,
-    find_subject,
-    needs_task,
-    noise,
-    to_artefact,
-)
-from tersa.records import SCHEMA, Comparison, Environment, Measurement, Record, write_record
-from tersa.targets.base import Session, Target
-from tersa.targets.environment import environment
-from tersa.targets.measure import Effort, compare_measured, measure_timed
+from tersa.recipes.subjects import CODED, Subject, find_subject, needs_task, to_artefact
+from tersa.records import Record, write_record
+from tersa.report.bench_page import REPORT
+from tersa.targets.base import PRECISIONS, Target
+from tersa.targets.environment import available_memory, environment
 from tersa.targets.registry import DEFAULT, parse, split_list
+from tersa.targets.sweep import Gap, Limits
 
-Images = npt.NDArray[np.float32]
 Say = Callable[[str, float, str], None]
 
 DEFAULT_DATA = "digits"
 
 OVERHEAD = 1.6
 """Wall time over timed time: warm-up, and one untimed call per round."""
+START_SECONDS = 1.5
+"""Of a process, about."""
+MEMORY_SHARE = 0.8
+"""Of the memory that is free, what one process may hold where no limit is given."""
 
-
-class NotOffered(Record):
-    """One combination that cannot be measured, and why."""
-
-    model: str
-    target: str
-    precision: str
-    reason: str
-
-
-class Accuracy(Record):
-    """Test accuracy of one trained model in one precision, by running its file."""
-
-    model: str
-    precision: str
-    test_accuracy: float
-    images: int
-
-
-class BenchResult(Record):
-    """Everything that one `tersa bench` found.
-
-    Attributes:
-        measurements: one row per combination that was measured.
-        comparisons: of each measurement with the first model's on the same target and batch.
-        not_offered: combinations that a runtime does not have.
-        accuracies: of trained models, where data are given.
-    """
-
-    schema_version: int = SCHEMA
-    verb: Literal["bench"] = "bench"
-    measurements: list[Measurement]
-    comparisons: list[Comparison]
-    not_offered: list[NotOffered]
-    accuracies: list[Accuracy]
-    environment: Environment
-    notes: list[str]
-    artefacts: list[str]
-    report: str = ""
-    seconds: float
+FILE_OF = {"fp32": "fp32", "bf16": "fp32", "fp16": "fp32", "int8": "int8"}
+"""The precision of the file for each precision to run in: runtimes make 16 bits of FP32 as they load."""
 
 
 class BenchRequest(Record):
-    """What was asked, as on the command line; it is the `spec.toml` of a benchmark that is kept."""
+    """What was asked, as on the command line; it is the `spec.toml` of a benchmark that is kept.
+
+    Attributes:
+        until: memory of a process, seconds of a call, or both, where raising the batch ends (`4GB,2s`).
+        watts: power for estimated energy where the machine has no counter.
+        cores: processors that the processes may run on (`0,1`); empty for all.
+        test_images: of the test split that accuracy is measured on; None for all.
+        layers: also profile every model on every target, layer by layer.
+        network: of a `.coded` file that does not name its own.
+    """
 
     models: list[str]
     targets: str = DEFAULT
@@ -99,9 +71,14 @@ class BenchRequest(Record):
     data: str | None = None
     data_dir: str | None = None
     checkpoint: str | None = None
-    network: str | None = None
     seconds: float = 1.0
     seed: int = 0
+    until: str = ""
+    watts: float | None = None
+    cores: str = ""
+    test_images: int | None = None
+    layers: bool = False
+    network: str | None = None
 
 
 @dataclass(frozen=True)
@@ -115,14 +92,20 @@ class Plan:
         batches: images per call.
         seconds: of timed calls per combination.
         task: gives real images, INT8 ranges and test accuracy; None without data.
+        made_for: the target that a model was adapted for, by model.
+        limits: where raising the batch ends.
+        cores: that the processes may run on.
     """
 
     subjects: list[Subject]
     targets: list[tuple[str, Target | str]]
     precisions: list[str]
-    batches: list[int]
+    batches: Batches
     seconds: float = 1.0
     task: Task | None = None
+    made_for: dict[str, str] = field(default_factory=dict[str, str])
+    limits: Limits = field(default_factory=Limits)
+    cores: tuple[int, ...] = ()
 
     def wanted(self, subject: Subject) -> list[str]:
         """The precisions that one model is run in."""
@@ -133,7 +116,7 @@ class Plan:
         return [
             (subject.name, target, precision, str(batch))
             for target, _ in self.targets
-            for batch in self.batches
+            for batch in self.batches.sizes
             for subject in self.subjects
             for precision in self.wanted(subject)
         ]
@@ -146,7 +129,8 @@ class Plan:
     @property
     def expected_seconds(self) -> float:
         """About how long the measuring takes."""
-        return self.combinations * self.seconds * OVERHEAD
+        processes = self.combinations / len(self.batches.sizes)
+        return self.combinations * self.seconds * OVERHEAD + processes * START_SECONDS
 
 
 def parse_targets(text: str) -> list[tuple[str, Target | str]]:
@@ -178,16 +162,74 @@ def parse_precisions(text: str) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def parse_batches(text: str) -> list[int]:
-    """`1,8` as numbers.
+def parse_batches(text: str) -> Batches:
+    """`1,8` as it stands; `1..64` doubles from one to the other; `1..` doubles until memory or time ends.
 
-    >>> parse_batches("1,8")
-    [1, 8]
+    >>> parse_batches("1,8").sizes, parse_batches("1..8").sizes, parse_batches("4..").describe()
+    ((1, 8), (1, 2, 4, 8), '4, ...')
+    """
+    found: list[int] = []
+    last = ""
+    for piece in (piece.strip() for piece in text.split(",") if piece.strip()):
+        first, dots, last = piece.partition("..")
+        number = r"[1-9][0-9]{0,5}"
+        if last == "" and dots and piece != text.split(",")[-1].strip():
+            raise UsageError(f"--batch '{text}': an open range stands at the end, as in 1,3,8..")
+        if not re.fullmatch(number, first) or not re.fullmatch(f"({number})?", last):
+            raise UsageError(
+                f"--batch takes whole numbers above 0, separated by commas, 1..64 or 1.., not '{text}'"
+            )
+        if last and int(last) < int(first):
+            raise UsageError(f"--batch '{piece}': the second number is the larger one")
+        size, end = int(first), int(last or first)
+        while size <= end:
+            found.append(size)
+            size *= 2
+    if not found:
+        raise UsageError(f"--batch takes whole numbers above 0, separated by commas, not '{text}'")
+    return Batches(tuple(sorted(set(found))), open=text.strip().endswith(".."))
+
+
+def parse_until(text: str) -> Limits:
+    """`4GB`, `2s` or both.
+
+    >>> parse_until("4GB, 500ms")
+    Limits(memory=4000000000, call_s=0.5)
+    """
+    memory: int | None = None
+    seconds: float | None = None
+    units = {"s": 1.0, "ms": 1e-3, "mb": 1e6, "gb": 1e9, "mib": 2.0**20, "gib": 2.0**30}
+    for piece in filter(None, (piece.strip().lower() for piece in text.split(","))):
+        found = re.fullmatch(r"([0-9]*\.?[0-9]+)\s*(s|ms|[mg]i?b)", piece)
+        if not found or float(found[1]) <= 0:
+            raise UsageError(f"--until takes memory (4GB), time of a call (2s) or both, not '{text}'")
+        value = float(found[1]) * units[found[2]]
+        if found[2].endswith("b"):
+            memory = int(value)
+        else:
+            seconds = value
+    return Limits(memory, seconds)
+
+
+def parse_cores(text: str) -> tuple[int, ...]:
+    """`0,2` as processors.
+
+    >>> parse_cores("0,"), parse_cores("")
+    ((0,), ())
     """
     pieces = [piece.strip() for piece in text.split(",") if piece.strip()]
-    if not pieces or not all(piece.isdecimal() and int(piece) > 0 for piece in pieces):
-        raise UsageError(f"--batch takes whole numbers above 0, separated by commas, not '{text}'")
-    return list(dict.fromkeys(int(piece) for piece in pieces))
+    if not all(piece.isdecimal() for piece in pieces):
+        raise UsageError(f"--cores takes processor numbers separated by commas, not '{text}'")
+    found = tuple(int(piece) for piece in pieces)
+    allowed = allowed_cores() if found else []
+    wrong = [core for core in found if core not in allowed]
+    if found and not allowed:
+        raise UsageError("--cores: this system does not bind processes to processors; leave it out")
+    if wrong:
+        raise UsageError(
+            f"--cores: this process may not run on {wrong[0]}; it may on {', '.join(map(str, allowed))}"
+        )
+    return found
 
 
 def make_plan(request: BenchRequest) -> Plan:
@@ -200,13 +242,17 @@ def make_plan(request: BenchRequest) -> Plan:
     targets = parse_targets(request.targets)
     precisions = parse_precisions(request.precision)
     batches = parse_batches(request.batch)
-    twice = sorted({name for name in request.models if request.models.count(name) > 1})
+    limits = parse_until(request.until)
+    cores = parse_cores(request.cores)
+    pairs = [split_adapted(text) for text in request.models]
+    models = [name for name, _ in pairs]
+    twice = sorted({name for name in models if models.count(name) > 1})
     if twice:
         raise UsageError(f"model '{twice[0]}' is given twice")
-    specs = [name for name in request.models if needs_task(name)]
+    specs = [name for name in models if needs_task(name)]
     if request.checkpoint and len(specs) != 1:
         raise UsageError(f"--checkpoint belongs to one model, {len(specs)} are given")
-    if request.network and not any(name.endswith(CODED) for name in request.models):
+    if request.network and not any(name.endswith(CODED) for name in models):
         raise UsageError(
             "--model names the network of a .coded file, and none is given; a model to measure has no option"
         )
@@ -226,171 +272,147 @@ def make_plan(request: BenchRequest) -> Plan:
             data_dir=data_dir,
             network=request.network,
         )
-        for model in request.models
+        for model in models
     ]
-    return Plan(subjects, targets, precisions, batches, request.seconds, task)
+    given = {name: target for name, target in pairs if target}
+    carried = {name: target for name in models[1:] if (target := adapted_for(Path(name)))}
+    if limits.memory is None:
+        limits = Limits(int(MEMORY_SHARE * available_memory()), limits.call_s)
+    return Plan(subjects, targets, precisions, batches, request.seconds, task, carried | given, limits, cores)
 
 
 def run_bench(
-    request: BenchRequest, plan: Plan, out: Path | None, *, overwrite: bool = False, say: Say | None = None
+    request: BenchRequest,
+    plan: Plan,
+    out: Path | None,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    command: str = "",
+    say: Say | None = None,
 ) -> BenchResult:
-    """Measure, and keep the exported files and `result.json` in `out` where one is given.
+    """Measure, and keep the exported files, the cells, `result.json` and the report in `out` where one is
+    given.
 
     Raises:
         UsageError: `out` exists, or not one combination is offered.
-        ModelError: a file does not give its network's outputs.
+        DataError: finished cells in `out` are of other files.
     """
     if out is None:
         with tempfile.TemporaryDirectory(prefix="tersa.") as folder:
-            found = bench(plan, Path(folder), say)
+            found = bench(request, plan, Path(folder), say, keep=False)
         kept = [path for path in found.artefacts if Path(path).parent != Path(folder)]
-        return found.model_copy(update={"artefacts": kept})
-    open_folder(out, "bench", request, resume=False, overwrite=overwrite)
-    found = bench(plan, out, say)
+        return found.model_copy(update={"artefacts": kept, "command": command})
+    open_folder(out, "bench", request, resume=resume, overwrite=overwrite)
+    found = bench(request, plan, out, say)
     inside = [Path(path).name if Path(path).parent == out else path for path in found.artefacts]
-    found = found.model_copy(update={"artefacts": inside})
+    found = found.model_copy(update={"artefacts": inside, "command": command, "report": REPORT})
     write_record(out / RESULT, found)
     return found
 
 
-def bench(plan: Plan, folder: Path, say: Say | None = None) -> BenchResult:
+def bench(
+    request: BenchRequest, plan: Plan, folder: Path, say: Say | None = None, *, keep: bool = True
+) -> BenchResult:
     """Measure everything in the plan.
 
     Args:
-        plan: what to measure.
-        folder: where exported files go.
+        request: what was asked.
+        plan: the same, checked.
+        folder: where exported files and finished cells go.
         say: told (task, fraction, remark) as the work goes on.
+        keep: keep finished cells, and read those that are there.
 
     Raises:
         UsageError: not one combination is offered.
-        ModelError: a file does not give its network's outputs.
+        DataError: finished cells in `folder` are of other files.
     """
     start = time.perf_counter()
     tell = say or (lambda _task, _fraction, _remark: None)
-    missing: list[NotOffered] = []
+    gaps: list[Gap] = []
     notes: list[str] = []
-    files = _artefacts(plan, folder, missing, notes, tell)
-    measurements: list[Measurement] = []
-    comparisons: list[Comparison] = []
-    turns = [(target, batch) for target in plan.targets for batch in plan.batches]
-    for done, ((text, target), batch) in enumerate(turns):
-        tell("measuring", done / len(turns), f"{text}, batch {batch}")
-        rows, against = _measure_together(plan, files, text, target, batch, missing)
-        measurements += rows
-        comparisons += against
-    tell("measuring", 1.0, f"{len(measurements)} measured")
-    missing = list(dict.fromkeys(missing))
+    machine = environment(
+        max((one.threads for _, one in plan.targets if not isinstance(one, str)), default=1)
+    )
+    files = _files(plan, folder, gaps, notes, tell)
+    task = plan.task
+    tested = 0 if task is None else min(len(task.test), request.test_images or len(task.test))
+    job = Job(
+        targets=plan.targets,
+        files=files,
+        batches=plan.batches,
+        seconds=plan.seconds,
+        limits=plan.limits,
+        watts=request.watts,
+        cores=plan.cores,
+        task=task,
+        tested=tested,
+    )
+    found = run_matrix(job, folder if keep else None, tell) if files else Found([], [], 0)
+    cells = [with_accuracy(cell, found.accuracies) for cell in found.cells]
+    measurements = [row for cell in cells for row in cell.rows]
+    gaps = list(
+        {
+            gap.model_dump_json(): gap for gap in [*gaps, *(gap for cell in cells for gap in cell.gaps)]
+        }.values()
+    )
     if not measurements:
         raise UsageError(
-            "; ".join(dict.fromkeys(f"{row.model} on {row.target}: {row.reason}" for row in missing))
+            "; ".join(dict.fromkeys(f"{row.model} on {row.target}: {row.reason}" for row in gaps))
         )
-    return BenchResult(
+    if found.again:
+        notes.append(f"{found.again} of {len(cells)} cells were measured by an earlier call and read back")
+    layers = layer_tables(job, measurements, notes, tell) if request.layers else []
+    result = BenchResult(
+        data=task.name if task else "",
         measurements=measurements,
-        comparisons=comparisons,
-        not_offered=missing,
-        accuracies=_accuracies(plan, files),
-        environment=environment(max(row.threads for row in measurements)),
+        comparisons=[pair for cell in cells for pair in cell.comparisons],
+        across=[pair for cell in cells for pair in cell.across],
+        not_offered=gaps,
+        accuracies=found.accuracies,
+        layers=layers,
+        energy=energy_known(measurements),
+        environment=machine,
         notes=notes,
-        artefacts=[str(artefact.path) for _, artefact in files],
+        artefacts=list(dict.fromkeys(str(file.artefact.path) for file in files)),
         seconds=time.perf_counter() - start,
     )
+    result = result.model_copy(update={"cross": cross_table(result, plan.made_for)})
+    verdict, detail = headline(result)
+    return result.model_copy(update={"verdict": verdict, "detail": detail})
 
 
-Files = list[tuple[Subject, Artefact]]
+def allowed_cores() -> list[int]:
+    """Processors that this process may run on."""
+    import psutil
+
+    return list(psutil.Process().cpu_affinity() or []) if hasattr(psutil.Process, "cpu_affinity") else []
 
 
-def _artefacts(plan: Plan, folder: Path, missing: list[NotOffered], notes: list[str], tell: Say) -> Files:
-    found: Files = []
+def _files(plan: Plan, folder: Path, gaps: list[Gap], notes: list[str], tell: Say) -> list[File]:
+    """Every model in every precision as a file; what cannot be made becomes a gap on every target."""
+    found: list[File] = []
+    made: dict[tuple[int, str], File] = {}
     for index, subject in enumerate(plan.subjects):
         tell("preparing", index / len(plan.subjects), subject.name)
         for precision in plan.wanted(subject):
-            path = folder / f"{index}-{precision}.onnx"
+            stored = FILE_OF.get(precision, precision)
+            path = folder / f"{index}-{stored}.onnx"
             try:
-                found.append((subject, to_artefact(subject, precision, path, plan.task)))
-            except TargetError as error:
-                missing += [_not_offered(subject, text, precision, str(error)) for text, _ in plan.targets]
+                if (index, stored) not in made:
+                    artefact = to_artefact(subject, stored, path, plan.task)
+                    made[index, stored] = File(subject, stored, artefact)
+                    if path.exists() and stored == "int8" and plan.task is None:
+                        notes.append(
+                            f"{subject.name}: INT8 ranges come from noise (no --data): "
+                            "right for timing, not for use"
+                        )
+            except (TargetError, ModelError) as error:
+                gaps += [
+                    Gap(model=subject.name, target=text, precision=precision, reason=str(error))
+                    for text, _ in plan.targets
+                ]
                 continue
-            if path.exists() and precision == "int8" and plan.task is None:
-                notes.append(
-                    f"{subject.name}: INT8 ranges come from noise (no --data): right for timing, not for use"
-                )
+            found.append(File(subject, precision, made[index, stored].artefact))
     tell("preparing", 1.0, "")
     return found
-
-
-def _not_offered(subject: Subject, target: str, precision: str, reason: str) -> NotOffered:
-    return NotOffered(model=subject.name, target=target, precision=precision, reason=reason)
-
-
-def _measure_together(
-    plan: Plan, files: Files, text: str, target: Target | str, batch: int, missing: list[NotOffered]
-) -> tuple[list[Measurement], list[Comparison]]:
-    """One target and batch size: all models in the same rounds, each compared with the first."""
-    sessions: list[Session] = []
-    inputs: list[Images] = []
-    references: list[Images | None] = []
-    images = _images(plan, files, batch)
-    for subject, artefact in files:
-        precision = artefact.header.precision
-        if isinstance(target, str):
-            missing.append(_not_offered(subject, text, precision, target))
-            continue
-        if subject.batch not in (None, batch):
-            missing.append(
-                _not_offered(subject, text, precision, f"the file takes batches of {subject.batch} only")
-            )
-            continue
-        try:
-            sessions.append(target.prepare(artefact, subject.name))
-        except TargetError as error:
-            missing.append(_not_offered(subject, text, precision, str(error)))
-            continue
-        inputs.append(images[artefact.header.shape])
-        references.append(_reference(artefact, inputs[-1]))
-    if not sessions:
-        return [], []
-    timed = measure_timed(sessions, inputs, effort=Effort(seconds=plan.seconds), reference=references)
-    first = timed[0]
-    reference_runs = (sessions[0].model, sessions[0].precision) == (
-        files[0][0].name,
-        files[0][1].header.precision,
-    )
-    against = [compare_measured(first, other) for other in timed[1:]] if reference_runs else []
-    return [side.measurement for side in timed], against
-
-
-def _images(plan: Plan, files: Files, batch: int) -> dict[tuple[int, int, int], Images]:
-    """One batch for every input shape: test images where there are data, else noise."""
-    found: dict[tuple[int, int, int], Images] = {}
-    for _, artefact in files:
-        header = artefact.header
-        if plan.task is not None and plan.task.shape == header.shape:
-            index = np.arange(batch) % len(plan.task.test)
-            found[header.shape] = np.ascontiguousarray(as_pixels(plan.task.test.images[index]))
-        else:
-            found.setdefault(header.shape, noise(header, batch))
-    return found
-
-
-def _reference(artefact: Artefact, images: Images) -> Images | None:
-    """What an fp32 session must answer: the module's logits, or ONNX Runtime's for a bare file."""
-    if artefact.header.precision != "fp32":
-        return None
-    if artefact.module is not None:
-        return module_logits(artefact.module, images)
-    return classify(artefact.path, images)
-
-
-def _accuracies(plan: Plan, files: Files) -> list[Accuracy]:
-    if plan.task is None:
-        return []
-    return [
-        Accuracy(
-            model=subject.name,
-            precision=artefact.header.precision,
-            test_accuracy=accuracy_on_test(artefact, plan.task),
-            images=len(plan.task.test),
-        )
-        for subject, artefact in files
-        if subject.trained
-    ]

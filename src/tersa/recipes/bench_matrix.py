@@ -1,0 +1,369 @@
+"""Measure a plan target by target, batch by batch, and keep every cell as soon as it is measured.
+
+A cell is one target at one batch size: `cells/TARGET-bN.json`, written whole. A kill loses the cell at work;
+with `--resume` finished cells are read back, as long as the artefacts are the same bytes. Accuracies are a
+file of their own for each target.
+
+The first model in its first precision on the first target is the *anchor*: it is timed in the rounds of every
+other target too, so that targets are compared within rounds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Generator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from tersa.data.task import Task
+from tersa.errors import DataError
+from tersa.export.artefact import Artefact
+from tersa.export.check import classify, module_logits
+from tersa.export.onnx import as_pixels
+from tersa.recipes.bench_result import Accuracy, Answers, Kept
+from tersa.recipes.subjects import Subject, noise
+from tersa.records import read_record, write_record
+from tersa.targets.base import Target
+from tersa.targets.measure import Effort
+from tersa.targets.sweep import Candidate, Cell, Crew, Gap, Lane, Limits
+from tersa.targets.worker import Died
+
+Images = npt.NDArray[np.float32]
+Say = Callable[[str, float, str], None]
+
+CELLS = "cells"
+ANSWERED = 100
+"""Images of one call while accuracy is measured."""
+LARGEST_BATCH = 65_536
+"""Where an open range of batch sizes ends even without a limit."""
+
+
+@dataclass(frozen=True)
+class File:
+    """A model in one precision: what is measured."""
+
+    subject: Subject
+    precision: str
+    artefact: Artefact
+
+    @property
+    def key(self) -> str:
+        """Names it in a cell's digests."""
+        return f"{self.subject.name} {self.precision}"
+
+
+@dataclass(frozen=True)
+class Batches:
+    """Batch sizes, ascending.
+
+    Attributes:
+        sizes: those asked for.
+        open: go on doubling after the last until memory or time ends.
+    """
+
+    sizes: tuple[int, ...]
+    open: bool = False
+
+    def __iter__(self) -> Generator[int]:
+        yield from self.sizes
+        size = 2 * self.sizes[-1]
+        while self.open and size <= LARGEST_BATCH:
+            yield size
+            size *= 2
+
+    def describe(self) -> str:
+        """`1, 2, 4, ...`."""
+        return ", ".join(map(str, self.sizes)) + (", ..." if self.open else "")
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to measure and how.
+
+    Attributes:
+        targets: text, and the runtime or why it is not there.
+        files: models in precisions; the first is the anchor.
+        batches: images per call.
+        seconds: of timed calls per combination.
+        limits: where raising the batch ends.
+        watts: for estimated energy, or None.
+        cores: that the processes may run on; empty for all.
+        task: gives images, and accuracy where `tested` is above 0.
+        tested: test images that accuracy is measured on.
+    """
+
+    targets: Sequence[tuple[str, Target | str]]
+    files: Sequence[File]
+    batches: Batches
+    seconds: float = 1.0
+    limits: Limits = field(default_factory=Limits)
+    watts: float | None = None
+    cores: tuple[int, ...] = ()
+    task: Task | None = None
+    tested: int = 0
+
+
+@dataclass(frozen=True)
+class Found:
+    """All cells, accuracies, and how many cells were read back."""
+
+    cells: list[Cell]
+    accuracies: list[Accuracy]
+    again: int
+
+
+class Shelf:
+    """The finished cells of a folder, or nothing without one."""
+
+    def __init__(self, folder: Path | None, files: Sequence[File]) -> None:
+        self.folder = None if folder is None else folder / CELLS
+        self.sha256 = {
+            each.key: hashlib.sha256(each.artefact.path.read_bytes()).hexdigest() for each in files
+        }
+        self.read = 0
+
+    def cell(self, target: str, batch: int) -> Cell | None:
+        """A finished cell of the same artefacts, or None."""
+        path = self._path(f"{_slug(target)}-b{batch}.json")
+        if path is None or not path.is_file():
+            return None
+        kept = read_record(path, Kept)
+        if kept.sha256 != self.sha256:
+            raise _other(path)
+        self.read += 1
+        return kept.cell
+
+    def keep(self, cell: Cell) -> None:
+        """Write a finished cell, whole."""
+        path = self._path(f"{_slug(cell.target)}-b{cell.batch}.json")
+        if path is not None:
+            write_record(path, Kept(sha256=self.sha256, cell=cell))
+
+    def answers(self, target: str) -> list[Accuracy] | None:
+        """Finished accuracies of a target, or None."""
+        path = self._path(f"{_slug(target)}-accuracy.json")
+        if path is None or not path.is_file():
+            return None
+        kept = read_record(path, Answers)
+        if kept.sha256 != self.sha256:
+            raise _other(path)
+        return kept.accuracies
+
+    def keep_answers(self, target: str, found: list[Accuracy]) -> None:
+        """Write the accuracies of a target, whole."""
+        path = self._path(f"{_slug(target)}-accuracy.json")
+        if path is not None:
+            write_record(path, Answers(sha256=self.sha256, accuracies=found))
+
+    def _path(self, name: str) -> Path | None:
+        return None if self.folder is None else self.folder / name
+
+
+def run_matrix(job: Job, folder: Path | None, say: Say) -> Found:
+    """Measure every cell that is not there yet.
+
+    Args:
+        job: what to measure.
+        folder: of the run, where cells are kept; None keeps nothing.
+        say: told (task, fraction, remark) as the work goes on.
+
+    Raises:
+        DataError: a kept cell is of other artefacts.
+    """
+    shelf = Shelf(folder, job.files)
+    candidates = [_candidate(job, each) for each in job.files]
+    cells: list[Cell] = []
+    accuracies: list[Accuracy] = []
+    with ExitStack() as stack:
+        anchor: Lane | None = None
+        for index, (text, target) in enumerate(job.targets):
+            start, part = index / len(job.targets), 1 / len(job.targets)
+            if isinstance(target, str):
+                cells.append(_absent(text, target, job))
+                continue
+
+            def tell(fraction: float, remark: str, start: float = start, part: float = part) -> None:
+                say("measuring", start + part * fraction, remark)
+
+            one = _Line(job, shelf, text, target, candidates, tell)
+            if index and anchor is None and not one.finished and not one.remote:
+                anchor = _anchor(job, candidates, stack)
+            cells += one.run(anchor)
+            accuracies += one.accuracies
+    return Found(cells, accuracies, shelf.read)
+
+
+class _Line:
+    """One target of the matrix."""
+
+    def __init__(
+        self,
+        job: Job,
+        shelf: Shelf,
+        text: str,
+        target: Target,
+        candidates: Sequence[Candidate],
+        say: Callable[[float, str], None],
+    ) -> None:
+        self.job, self.shelf, self.text, self.target, self.say = job, shelf, text, target, say
+        self.candidates = candidates
+        self.name = target.describe()
+        self.remote = text.startswith("ssh:")
+        self.done = {batch: shelf.cell(self.name, batch) for batch in job.batches}
+        self.known = shelf.answers(self.name)
+        self.accuracies: list[Accuracy] = self.known or []
+        self.tested = [each for each in job.files if each.subject.trained] if job.tested else []
+
+    @property
+    def finished(self) -> bool:
+        """Nothing is left to measure."""
+        if self.tested and self.known is None:
+            return False
+        if not self.job.batches.open:
+            return all(self.done.values())
+        stored = [cell for cell in self.done.values() if cell is not None]
+        return (
+            bool(stored) and not stored[-1].rows and all(self.done[size] for size in self.job.batches.sizes)
+        )
+
+    def run(self, anchor: Lane | None) -> list[Cell]:
+        """Cells of all batch sizes, in their order."""
+        if self.finished:
+            return [cell for cell in self.done.values() if cell is not None]
+        cells: list[Cell] = []
+        sizes = self.job.batches.sizes
+        seconds = self.job.seconds
+        effort = Effort(seconds=seconds, warmup_seconds=min(0.5, max(0.05, seconds / 2)))
+        self.say(0.0, f"{self.name}: loading")
+        with Crew(self.text, self.target, self.candidates, self.job.limits, self.job.cores) as crew:
+            if self.tested and self.known is None:
+                self.accuracies = self._answers(crew)
+                self.shelf.keep_answers(self.name, self.accuracies)
+            for place, batch in enumerate(self.job.batches):
+                cell = self.done[batch]
+                if cell is not None:
+                    crew.leave(cell.gaps)
+                elif crew.lanes:
+                    self.say(min(place / len(sizes), 1.0), f"{self.name}, batch {batch}")
+                    found = crew.at(batch, effort, anchor, self.job.watts)
+                    first = {"gaps": [*crew.gaps, *found.gaps]} if place == 0 else {}
+                    cell = found.model_copy(update=first)
+                    self.shelf.keep(cell)
+                elif place == 0:
+                    cell = Cell(
+                        target=self.name, batch=batch, rows=[], comparisons=[], across=[], gaps=crew.gaps
+                    )
+                    self.shelf.keep(cell)
+                else:
+                    break
+                cells.append(cell)
+        return cells
+
+    def _answers(self, crew: Crew) -> list[Accuracy]:
+        """Test accuracy of every trained network that this target runs."""
+        task = self.job.task
+        assert task is not None
+        images, labels = task.test.images[: self.job.tested], task.test.labels[: self.job.tested].numpy()
+        found: list[Accuracy] = []
+        for lane in list(crew.lanes):
+            model, precision = lane.candidate.model, lane.candidate.precision
+            if not any((each.subject.name, each.precision) == (model, precision) for each in self.tested):
+                continue
+            self.say(0.0, f"{self.name}: accuracy of {model} in {precision}")
+            step = lane.candidate.batch or ANSWERED
+            whole = len(images) - len(images) % step if lane.candidate.batch else len(images)
+            right = 0
+            try:
+                for at in range(0, whole, step):
+                    logits = crew.answer(lane, as_pixels(images[at : at + step]))
+                    right += int((logits.argmax(1) == labels[at : at + step]).sum())
+            except Died as error:
+                crew.lose(lane, error)
+                continue
+            if whole:
+                found.append(
+                    Accuracy(
+                        model=model,
+                        target=self.name,
+                        precision=precision,
+                        test_accuracy=100.0 * right / whole,
+                        images=whole,
+                    )
+                )
+        return found
+
+
+def _candidate(job: Job, file: File) -> Candidate:
+    header, task = file.artefact.header, job.task
+    kept: dict[int, Images] = {}
+
+    def images(batch: int) -> Images:
+        """Test images where there are data of this shape, else noise; the batch at work is kept."""
+        if batch not in kept:
+            kept.clear()
+            if task is not None and task.shape == header.shape:
+                index = np.arange(batch) % len(task.test)
+                kept[batch] = np.ascontiguousarray(as_pixels(task.test.images[index]))
+            else:
+                kept[batch] = noise(header, batch)
+        return kept[batch]
+
+    def reference(pixels: Images) -> Images | None:
+        """The trained network's logits; for INT8, and for a file without its module, ONNX Runtime's."""
+        if file.artefact.module is not None and file.precision != "int8":
+            return module_logits(file.artefact.module, pixels)
+        return classify(file.artefact.path, pixels) if file.artefact.path.suffix == ".onnx" else None
+
+    return Candidate(
+        model=file.subject.name,
+        precision=file.precision,
+        artefact=file.artefact,
+        images=images,
+        reference=reference,
+        batch=file.subject.batch,
+    )
+
+
+def _anchor(job: Job, candidates: Sequence[Candidate], stack: ExitStack) -> Lane | None:
+    """The first network on the first target, in a process of its own; None where it does not run."""
+    text, target = job.targets[0]
+    if isinstance(target, str) or text.startswith("ssh:"):
+        return None
+    crew = stack.enter_context(Crew(text, target, candidates[:1], job.limits, job.cores))
+    return crew.lanes[0] if crew.lanes else None
+
+
+def _absent(text: str, reason: str, job: Job) -> Cell:
+    gaps = [
+        Gap(model=each.subject.name, target=text, precision=each.precision, reason=reason)
+        for each in job.files
+    ]
+    return Cell(target=text, batch=job.batches.sizes[0], rows=[], comparisons=[], across=[], gaps=gaps)
+
+
+def _slug(target: str) -> str:
+    """A file name: readable, and different for different targets."""
+    return f"{re.sub(r'[^A-Za-z0-9.=]+', '-', target)[:80]}-{hashlib.sha256(target.encode()).hexdigest()[:6]}"
+
+
+def _other(path: Path) -> DataError:
+    return DataError(
+        f"{path} was measured with other files than the models give now; start again with --overwrite"
+    )
+
+
+def with_accuracy(cell: Cell, accuracies: Sequence[Accuracy]) -> Cell:
+    """The cell with test accuracies in its rows."""
+    known = {(one.model, one.target, one.precision): one for one in accuracies}
+    rows = [
+        row.model_copy(update={"test_accuracy": one.test_accuracy, "test_images": one.images})
+        if (one := known.get((row.model, row.target, row.precision)))
+        else row
+        for row in cell.rows
+    ]
+    return cell.model_copy(update={"rows": rows})

@@ -1,0 +1,168 @@
+"""What `tersa bench` stores: `result.json`, and before that one file for every target and batch size.
+
+Example:
+    >>> Accuracy(model="m", target="t", precision="fp32", test_accuracy=98.5, images=200).images
+    200
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from tersa.records import SCHEMA, Comparison, Environment, Record
+from tersa.targets.sweep import Cell, Gap, Row
+
+
+class Accuracy(Record):
+    """Test accuracy of one trained model in one precision, by running its file on one target."""
+
+    model: str
+    target: str
+    precision: str
+    test_accuracy: float
+    images: int
+
+
+class Kept(Record):
+    """A cell on disk, with what it depends on.
+
+    Attributes:
+        sha256: of the artefacts, by `model precision`.
+        cell: what was measured.
+    """
+
+    schema_version: int = SCHEMA
+    sha256: dict[str, str]
+    cell: Cell
+
+
+class Answers(Record):
+    """The accuracies of one target on disk, with what they depend on."""
+
+    schema_version: int = SCHEMA
+    sha256: dict[str, str]
+    accuracies: list[Accuracy]
+
+
+class CrossRow(Record):
+    """A model that was adapted for one target, on all of them.
+
+    Attributes:
+        model: as in the measurements.
+        made_for: the target that it was adapted for.
+        percent: its latency in percent of the original's on each target, measured in the same rounds.
+        low: lower end of the 95 % interval.
+        high: upper end of it.
+    """
+
+    model: str
+    made_for: str
+    percent: dict[str, float]
+    low: dict[str, float]
+    high: dict[str, float]
+
+
+class CrossTable(Record):
+    """The model adapted for A measured on B, in percent of the original.
+
+    Attributes:
+        original: the model that the others were made from.
+        precision: of all.
+        batch: images per call.
+        original_ms: its latency on each target.
+        rows: the adapted models.
+    """
+
+    original: str
+    precision: str
+    batch: int
+    original_ms: dict[str, float]
+    rows: list[CrossRow]
+
+
+class LayerCost(Record):
+    """One layer of a network on one target.
+
+    Attributes:
+        name: as in the ONNX file, or the module's path.
+        kind: operator.
+        macs: multiply-accumulates of one call.
+        bytes: read from and written to memory: weights, inputs, outputs.
+        ms: median time in one call.
+        share: of the sum over all layers, percent.
+        limit: what holds it back on this machine.
+        roof_ms: the least time that the machine's ceilings allow.
+    """
+
+    name: str
+    kind: str
+    macs: int
+    bytes: int
+    ms: float
+    share: float
+    limit: Literal["arithmetic", "memory", "call overhead", "not known"]
+    roof_ms: float
+
+
+class LayerTable(Record):
+    """Where the time of one network goes on one target.
+
+    Attributes:
+        call_ms: median time of a whole call, without profiling.
+        profiled_ms: sum over the layers, with profiling.
+        overhead_ms: what a layer costs at least on this runtime: the quickest that was seen.
+        macs_per_s: ceiling of arithmetic, multiply-accumulates.
+        bytes_per_s: ceiling of memory for a working set of this size.
+        working_set_bytes: weights and the largest activations.
+        how: which profiler gave the times.
+    """
+
+    model: str
+    target: str
+    precision: str
+    batch: int
+    call_ms: float
+    profiled_ms: float
+    overhead_ms: float
+    macs_per_s: float
+    bytes_per_s: float
+    working_set_bytes: int
+    how: str
+    layers: list[LayerCost]
+
+
+class BenchResult(Record):
+    """Everything that one `tersa bench` found.
+
+    Attributes:
+        verdict: the answer in a line.
+        detail: the answer in sentences.
+        measurements: one row per combination that was measured.
+        comparisons: of each measurement with the first model's on the same target and batch.
+        across: of each measurement on another target with the first model's on the first target.
+        not_offered: combinations without a measurement, and why.
+        accuracies: of trained models, where data are given.
+        cross: models that were adapted for a target, on all of them; None where none was.
+        layers: where the time goes, where that was asked.
+        energy: how energy was known, in a sentence.
+    """
+
+    schema_version: int = SCHEMA
+    verb: Literal["bench"] = "bench"
+    command: str = ""
+    verdict: str = ""
+    detail: str = ""
+    data: str = ""
+    measurements: list[Row]
+    comparisons: list[Comparison]
+    across: list[Comparison]
+    not_offered: list[Gap]
+    accuracies: list[Accuracy]
+    cross: CrossTable | None = None
+    layers: list[LayerTable]
+    energy: str = ""
+    environment: Environment
+    notes: list[str]
+    artefacts: list[str]
+    report: str = ""
+    seconds: float

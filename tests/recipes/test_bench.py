@@ -1,0 +1,331 @@
+"""The matrix: cells are kept one by one and read back, the cross table, the layers, the words, the page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tersa.errors import DataError, UsageError
+from tersa.export.artefact import Header
+from tersa.export.onnx import export_onnx
+from tersa.models import build
+from tersa.recipes import bench_matrix
+from tersa.recipes.bench_cross import adapted_for, cross_table, split_adapted
+from tersa.recipes.bench_layers import layer_tables, limit_words, roofs
+from tersa.recipes.bench_matrix import Batches, File, Job, Shelf, run_matrix
+from tersa.recipes.bench_report import view_of
+from tersa.recipes.bench_result import BenchResult, LayerTable
+from tersa.recipes.bench_verdict import energy_known, headline
+from tersa.recipes.subjects import Subject
+from tersa.records import Comparison, Environment, Measurement, Quantiles
+from tersa.report.bench_page import render
+from tersa.targets.ceilings import Ceilings
+from tersa.targets.costs import NodeCost
+from tersa.targets.energy import by_counters, by_power
+from tersa.targets.profile import LayerTime
+from tersa.targets.registry import parse
+from tersa.targets.sweep import Cell, Gap, Row
+
+HEADER = Header(tuple("abc"), (1, 4, 4), (0.3,), (0.4,))
+ENVIRONMENT = Environment(
+    machine="x86_64",
+    processor="A processor",
+    cores=2,
+    memory_bytes=8 * 10**9,
+    system="Linux 6",
+    python="3.11.7",
+    versions={},
+    threads=1,
+    date="2026-01-01T00:00:00+00:00",
+    load=0.5,
+)
+
+
+def quiet(_task: str, _fraction: float, _remark: str) -> None:
+    """A listener that says nothing."""
+
+
+def row(
+    model: str = "a",
+    target: str = "torch@threads=1",
+    precision: str = "fp32",
+    batch: int = 1,
+    ms: float = 2.0,
+    **more: object,
+) -> Row:
+    given = {
+        "model": model,
+        "target": target,
+        "precision": precision,
+        "batch": batch,
+        "threads": 1,
+        "latency_ms": Quantiles(median=ms, p10=0.9 * ms, p90=1.1 * ms),
+        "rounds": 10,
+        "warmup": 3,
+        "calls": 40,
+        "low": 0.95 * ms,
+        "high": 1.05 * ms,
+        "outliers": 0,
+        "drift": 1.0,
+        "runtime": "torch 2",
+        "images_per_s": 1e3 * batch / ms,
+        "load_ms": 3.0,
+        "first_ms": 4.0,
+        "added_bytes": 10**6,
+        "size_bytes": 5000,
+    }
+    return Row(**{**given, **more})  # pyright: ignore[reportArgumentType] - values of mixed type
+
+
+def compared(before: Row, after: Row) -> Comparison:
+    names = Measurement.model_fields
+    first, second = (Measurement(**one.model_dump(include=set(names))) for one in (before, after))
+    ratio = before.latency_ms.median / after.latency_ms.median
+    verdict = "faster" if ratio > 1.02 else "slower" if ratio < 0.98 else "no difference"
+    return Comparison(
+        target=after.target,
+        precision=after.precision,
+        before=first,
+        after=second,
+        speedup=ratio,
+        low=0.9 * ratio,
+        high=1.1 * ratio,
+        verdict=verdict,
+    )
+
+
+def result(rows: list[Row], **more: object) -> BenchResult:
+    first = rows[0]
+    pairs = [
+        compared(
+            next(r for r in rows if (r.target, r.batch, r.model) == (one.target, one.batch, first.model)), one
+        )
+        for one in rows
+        if one.model != first.model or one.precision != first.precision
+    ]
+    given = {
+        "measurements": rows,
+        "comparisons": pairs,
+        "across": [],
+        "not_offered": [],
+        "accuracies": [],
+        "layers": [],
+        "environment": ENVIRONMENT,
+        "notes": [],
+        "artefacts": [],
+        "seconds": 1.0,
+    }
+    return BenchResult(**{**given, **more})  # pyright: ignore[reportArgumentType] - values of mixed type
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
+    """A tiny network on ONNX Runtime at two batch sizes."""
+    module = build("mlp:4", HEADER.shape, 3)
+    artefact = export_onnx(module, HEADER, tmp_path_factory.mktemp("matrix") / "net.onnx")
+    subject = Subject("mlp:4", HEADER, module, trained=False)
+    return Job(
+        [("onnxruntime", parse("onnxruntime"))], [File(subject, "fp32", artefact)], Batches((1, 2)), 0.01
+    )
+
+
+def test_a_kill_loses_the_cell_at_work_and_no_other(
+    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        """As a signal would end it."""
+
+    keep = Shelf.keep
+
+    def dies(self: Shelf, cell: Cell) -> None:
+        if cell.batch == 2:
+            raise Killed
+        keep(self, cell)
+
+    monkeypatch.setattr(Shelf, "keep", dies)
+    with pytest.raises(Killed):
+        run_matrix(job, tmp_path, quiet)
+    monkeypatch.setattr(Shelf, "keep", keep)
+    again = run_matrix(job, tmp_path, quiet)
+    assert again.again == 1
+    assert [(cell.batch, len(cell.rows)) for cell in again.cells] == [(1, 1), (2, 1)]
+    monkeypatch.setattr(bench_matrix, "Crew", None)  # nothing is left to measure
+    whole = run_matrix(job, tmp_path, quiet)
+    assert whole.again == 2
+    assert whole.cells == again.cells
+
+
+def test_cells_of_other_files_are_refused(job: Job, tmp_path: Path) -> None:
+    shelf = Shelf(tmp_path, job.files)
+    shelf.keep(Cell(target="onnxruntime@threads=1", batch=1, rows=[], comparisons=[], across=[], gaps=[]))
+    shelf.sha256 = {"mlp:4 fp32": "0" * 64}
+    with pytest.raises(DataError, match=r"measured with other files .* --overwrite"):
+        shelf.cell("onnxruntime@threads=1", 1)
+
+
+def test_without_a_folder_nothing_is_kept(job: Job) -> None:
+    shelf = Shelf(None, job.files)
+    shelf.keep(Cell(target="t", batch=1, rows=[], comparisons=[], across=[], gaps=[]))
+    assert shelf.cell("t", 1) is None
+
+
+def test_open_ranges_double_until_an_end() -> None:
+    assert list(Batches((1, 2, 4))) == [1, 2, 4]
+    sizes = list(Batches((3,), open=True))
+    assert sizes[:4] == [3, 6, 12, 24]
+    assert sizes[-1] <= bench_matrix.LARGEST_BATCH < 2 * sizes[-1]
+
+
+def test_targets_of_runs_and_of_names(tmp_path: Path) -> None:
+    assert split_adapted("a=b=torch@threads=1") == ("a=b", "torch@threads=1")
+    assert split_adapted("x=onnxruntime") == ("x", "onnxruntime@threads=1")
+    assert adapted_for(tmp_path) == ""
+    told = tmp_path / "result.json"
+    told.write_text('{"target": "openvino@threads=1", "goals": [{"name": "size"}]}')
+    assert adapted_for(tmp_path) == ""
+    told.write_text('{"target": "openvino@threads=1", "goals": [{"name": "latency"}]}')
+    assert adapted_for(tmp_path) == "openvino@threads=1"
+
+
+def test_the_cross_table_is_percent_of_the_original_in_the_same_rounds() -> None:
+    one, two = "torch@threads=1", "onnxruntime@threads=1"
+    rows = [row("o", one, ms=4.0), row("a", one, ms=2.0), row("b", one, ms=5.0)]
+    rows += [row("o", two, ms=1.0), row("a", two, ms=0.9), row("b", two, ms=0.5)]
+    rows += [row("o", one, batch=8, ms=9.0), row("a", one, batch=8, ms=1.0)]
+    table = cross_table(result(rows), {"a": one, "b": two})
+    assert table is not None
+    assert table.original_ms == {one: 4.0, two: 1.0}
+    assert [each.percent for each in table.rows] == [
+        {one: pytest.approx(50.0), two: pytest.approx(90.0)},
+        {one: pytest.approx(125.0), two: pytest.approx(50.0)},
+    ]
+    assert table.rows[0].low[one] < 50.0 < table.rows[0].high[one]
+    assert cross_table(result(rows), {}) is None
+
+
+MACHINE = Ceilings(machine="m", threads=1, macs_per_s={"fp32": 1e9, "int8": 4e9}, copies={1000: 1e9})
+
+
+@pytest.mark.parametrize(
+    ("macs", "moved", "precision", "limit", "roof"),
+    [
+        (5_000_000, 1000, "fp32", "arithmetic", 5.0),
+        (5_000_000, 1000, "int8", "arithmetic", 1.25),
+        (1000, 3_000_000, "fp32", "memory", 3.0),
+        (1000, 1000, "fp32", "call overhead", 0.5),
+        (0, 0, "fp32", "not known", 0.0),
+    ],
+)
+def test_the_largest_of_three_holds_a_layer_back(
+    macs: int, moved: int, precision: str, limit: str, roof: float
+) -> None:
+    cost = NodeCost("conv1", "Conv", "1", (1,), macs, 0, moved)
+    [found] = roofs([LayerTime("conv1", "Conv", 6.0, cost)], MACHINE, precision, 1000, 0.5)
+    assert (found.limit, found.share) == (limit, 100.0)
+    assert found.roof_ms == pytest.approx(roof)
+
+
+def test_layers_of_a_real_network(job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERSA_CACHE", str(tmp_path))
+    monkeypatch.setattr("tersa.recipes.bench_layers.ceilings", lambda _threads: MACHINE)
+    notes: list[str] = []
+    rows = [row("mlp:4", target) for target in ("onnxruntime@threads=1", "c@threads=1")]
+    both = Job([*job.targets, ("c", parse("c"))], job.files, job.batches, 0.01)
+    [table] = layer_tables(both, rows, notes, quiet)
+    assert {one.name for one in table.layers if one.macs} == {"fc1", "fc2"}
+    assert sum(one.share for one in table.layers) == pytest.approx(100.0)
+    assert "of the time" in limit_words(table)
+    assert notes == [
+        "layers of mlp:4 on c@threads=1: c gives no times by layer; onnxruntime, openvino and torch do"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        ([row()], "a on torch eager in FP32 takes 2.00 ms"),
+        ([row(), row("b", ms=4.0)], "a on torch eager in FP32 takes 2.00 ms, and nothing here is quicker"),
+        (
+            [row(), row("b", ms=1.0)],
+            "b on torch eager in FP32 is 2 times faster than a on torch eager in FP32",
+        ),
+        ([row(), row("b", ms=1.99)], "Nothing here is measurably faster than a on torch eager in FP32"),
+        ([row(), row(target="openvino@threads=1", ms=1.0)], "a on OpenVINO in FP32 is the quickest: 1.00 ms"),
+    ],
+)
+def test_the_headline(rows: list[Row], words: str) -> None:
+    assert headline(result(rows))[0] == words
+
+
+def test_the_detail_tells_accuracy_throughput_and_what_ended() -> None:
+    rows = [row(test_accuracy=99.0), row("b", ms=1.0, test_accuracy=98.5), row("b", ms=2.0, batch=16)]
+    gap = Gap(model="a", target="t", precision="fp32", batch=32, kind="out of memory", reason="x")
+    found = headline(result([*rows, row(batch=16, ms=20.0)], not_offered=[gap]))[1]
+    assert "It is 0.50 points less exact (98.50 % of the test images)." in found
+    assert "Most images in a second: 8.00 k, b on torch eager in FP32 at batch 16." in found
+    assert "Memory ended for 1 of the combinations." in found
+
+
+def test_measured_and_estimated_energy_are_not_mixed() -> None:
+    measured, estimated = by_counters(1.0, 1, 1, "package-0"), by_power(1.0, watts=5.0)
+    assert energy_known([row()]).startswith("not measured")
+    assert energy_known([row(energy=measured)]).startswith("measured: counters of package-0")
+    assert energy_known([row(energy=measured), row(energy=estimated)]) == "estimated, measured"
+    assert energy_known([row(energy=estimated), row()]).endswith("1 of 2 rows without")
+
+
+def test_the_page_tells_everything_and_escapes_it() -> None:
+    rows = [
+        row("<b>o", test_accuracy=99.0, energy=by_power(0.002, watts=5.0)),
+        row("a", ms=1.0, test_accuracy=98.0),
+        row("<b>o", batch=8, ms=9.0),
+        row("a", batch=8, ms=5.0),
+    ]
+    gap = Gap(model="a", target="c@threads=1", precision="int8", reason="it has fp32")
+    cost = NodeCost("conv1", "Conv", "1", (1,), 10, 0, 10)
+    layers = roofs([LayerTime("conv1", "Conv", 6.0, cost)], MACHINE, "fp32", 1000, 0.5)
+    table = LayerTable(
+        model="a",
+        target="torch@threads=1",
+        precision="fp32",
+        batch=1,
+        call_ms=5.0,
+        profiled_ms=6.0,
+        overhead_ms=0.5,
+        macs_per_s=1e9,
+        bytes_per_s=1e9,
+        working_set_bytes=1000,
+        how="a profiler",
+        layers=layers,
+    )
+    found = result(rows, not_offered=[gap], layers=[table], command="tersa bench x", verdict="V", detail="D")
+    found = found.model_copy(update={"cross": cross_table(found, {"a": "torch@threads=1"})})
+    page = render(view_of(found))
+    for words in (
+        "larger batches",
+        "In accuracy?",
+        "In file size?",
+        "held back by call overhead",
+        "it has fp32",
+    ):
+        assert words in page
+    for words in ("Does what was made for one target help", "(estimated)", "tersa bench x", "not measured"):
+        assert words in page
+    assert "<b>o" not in page
+    assert "&lt;b&gt;o" in page
+
+
+def test_a_page_of_one_number() -> None:
+    page = render(view_of(result([row()])))
+    assert "What do larger batches bring?" not in page
+    assert "What does speed cost?" not in page
+    assert "2.00" in page
+
+
+def test_a_plan_without_anything_offered_is_an_error(tmp_path: Path) -> None:
+    from tersa.recipes.bench import BenchRequest, make_plan, run_bench
+
+    request = BenchRequest(models=["mlp:4"], targets="torch", precision="int8")
+    with pytest.raises(UsageError, match="torch does not offer int8"):
+        run_bench(request, make_plan(request), None)
