@@ -14,6 +14,7 @@ from tersa.models.binary_mlp import build_hidden
 from tersa.models.bvgg import dense, stack
 from tersa.models.lowbit import BINARY, Builder, LowBitNetwork, LowBits
 from tersa.quant.layers import PixelInput, QuantActivation, QuantConv2d, QuantLinear, WeightForm
+from tersa.quant.subsidiary import START, masks_of
 from tersa.train.config import TrainConfig
 from tersa.train.evaluation import evaluate, predict
 from tersa.train.latents import Latents, loss_aware_factor
@@ -47,6 +48,7 @@ def latent(model: nn.Module) -> list[Tensor]:
         LowBits(scale="lab"),
         LowBits(xnor=True, scale="channel"),
         LowBits(shaping="recu"),
+        LowBits(masked=True),
         LowBits(activations=32, last_input=32, draw="stochastic"),
         LowBits(2, 2, 8, 2, 2, 2),
         LowBits("ternary", 2, 8, "ternary", "ternary", 2),
@@ -175,6 +177,22 @@ def test_two_stages_end_binary(task: Task) -> None:
     train(second, task, ADAM)
     signs = [m.integer_weight() for m in second.modules() if isinstance(m, (QuantConv2d, QuantLinear))]
     assert all(set(w.unique().tolist()) == {-1.0, 1.0} for w in signs)
+
+
+def test_a_subsidiary_network_takes_its_turn(task: Task) -> None:
+    """Thirds of six updates: the main network, its masks one after another, the main network."""
+    model = small(LowBits(masked=True))
+    masks = masks_of(model)
+    latents, main, learning = Latents.of(model), model.get_submodule("features.1").weight, []
+    for progress in (0.0, 0.33, 0.34, 0.49, 0.51, 0.66, 0.67, 0.99):
+        latents.before_(progress)
+        learning.append([p.requires_grad for p in (main, *(mask.latent for mask in masks))])
+    first, second, third = [True, False, False], [False, True, False], [False, False, True]
+    assert learning == [first, first, second, second, third, third, first, first]
+    latents.release_()
+    train(model, task, ADAM.model_copy(update={"epochs": 9}))
+    assert all(p.requires_grad for p in model.parameters())
+    assert all(not mask.latent.eq(START).all() and mask.kept for mask in masks)
 
 
 def test_a_binary_mlp_reads_any_images(task: Task) -> None:

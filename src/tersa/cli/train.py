@@ -30,6 +30,16 @@ Examples:
 
   tersa train --data mnist --model mlp:100x100 --rule hsic --bits 3 --storage latent
 
+  tersa train --data mnist --model sfc+w1a1:in=1
+  tersa train --data cifar-10 --model cnv+w1a1:by=approx --epochs 24 --set precision=bf16
+  tersa train --data cifar-10 --model cnv+w32a1 --out runs/first
+  tersa train --data cifar-10 --model cnv+w1a1 --checkpoint runs/first/model.safetensors
+
++wXaY behind bvgg16, vgg-small, vgg:11, cnv, bresnet18, bresnet20, tfc, sfc or lfc gives X bits of weights and
+Y of activations; after a colon in=1..8, first=8/8, last=float, by=ste|approx|swish|tanh|dsq,
+scale=none|channel|lab|xnor, draw=stochastic, shape=standardise|recu. The last two commands train in two
+stages: activations get their bit first, then the weights.
+
 A learning rule or a quantiser (--rule, --quant, --bits, --range, --rounding, --storage) trains with document
 000's settings: Adadelta, rate 1 times 0.7 after each epoch, batch 64, 30 epochs, seed 1.
 A killed run goes on with the same command and --resume. Exit code 1: the training diverged."""
@@ -224,6 +234,7 @@ def _show(terminal: Terminal, result: TrainedRun, folder: Path) -> None:
         ("test accuracy", f"{result.test_accuracy:.2f} %"),
         ("validation accuracy", f"{result.validation_accuracy:.2f} %"),
         ("best epoch", f"{result.best_epoch} of {result.epochs}"),
+        *([("bits", result.bits)] if result.bits else []),
         ("parameters", f"{result.parameters:,}"),
         ("MACs", f"{result.macs:,}"),
         ("time", f"{result.seconds:.1f} s"),
@@ -242,6 +253,7 @@ def _show_plan(terminal: Terminal, plan: TrainPlan, folder: Path) -> None:
     rows = [
         ("data", f"{plan.spec.data} ({sizes})"),
         ("model", f"{plan.spec.model}: {plan.parameters:,} parameters, {plan.macs:,} MACs"),
+        *([("bits", plan.bits)] if plan.bits else []),
         ("length", f"{plan.cost.epochs} epochs, {plan.cost.iterations:,} updates on {plan.device}"),
         *((name, str(value)) for name, value in plan.spec.config.model_dump().items() if value is not None),
     ]

@@ -26,6 +26,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from tersa.errors import UsageError
 from tersa.models.family import Shape
 from tersa.models.lowbit import Builder, LowBitFamily, LowBits, binary_family
 from tersa.quant.layers import SumPool2d
@@ -73,6 +74,8 @@ class BinaryBlock(nn.Module):
 
 def build(stages: tuple[tuple[int, int], ...], shape: Shape, classes: int, bits: LowBits) -> nn.Module:
     """A residual network of these stages, as one `nn.Sequential`."""
+    if bits.masked:
+        raise UsageError("mask=subsidiary is for networks without shortcuts, which show every channel")
     layers = Builder(bits, shape[0])
     channels, rows, columns = stages[0][0], shape[1], shape[2]
     modules: list[nn.Module] = [layers.pixels(), *layers.conv(shape[0], channels, padding=1)]

@@ -38,7 +38,13 @@ BVGG16_UNITS = (1024,)
 
 
 def stack(
-    layers: Builder, channels: int, plan: tuple[int, ...], *, padding: int, before_last: bool = False
+    layers: Builder,
+    channels: int,
+    plan: tuple[int, ...],
+    *,
+    padding: int,
+    before_last: bool = False,
+    before_vote: bool = False,
 ) -> list[nn.Module]:
     """3x3 convolutions with normalisation, activation and pooling, from the pixels on.
 
@@ -48,6 +54,7 @@ def stack(
         plan: widths, and `POOL` for a 2x2 maximum.
         padding: of the convolutions.
         before_last: the network's last layer follows.
+        before_vote: a vote follows.
     """
     modules: list[nn.Module] = [layers.pixels()]
     final = max(place for place, width in enumerate(plan) if width != POOL)
@@ -56,7 +63,9 @@ def stack(
             modules.append(nn.MaxPool2d(2))
             continue
         last = before_last and place == final
-        modules += [*layers.conv(channels, width, padding=padding), layers.activation(before_last=last)]
+        masked = not (before_vote and place == final)
+        act = layers.activation
+        modules += [*layers.conv(channels, width, padding=padding), act(before_last=last, masked=masked)]
         channels = width
     return modules
 
@@ -73,7 +82,7 @@ def dense(layers: Builder, features: int, units: tuple[int, ...], classes: int) 
 def build_bvgg16(argument: str, shape: Shape, classes: int, bits: LowBits) -> nn.Module:
     """The network of `bvgg16`."""
     layers = Builder(bits, shape[0])
-    features = stack(layers, shape[0], BVGG16_PLAN, padding=1)
+    features = stack(layers, shape[0], BVGG16_PLAN, padding=1, before_vote=True)
     features += vote(layers, BVGG16_PLAN[-1])
     return LowBitNetwork(nn.Sequential(*features), dense(layers, BVGG16_PLAN[-1], BVGG16_UNITS, classes))
 
@@ -82,8 +91,9 @@ def build_vgg(argument: str, shape: Shape, classes: int, bits: LowBits) -> nn.Mo
     """The network of `vgg:ARGUMENT` with a suffix."""
     plan = vgg.PLANS[choice(argument, tuple(vgg.PLANS), vgg.GRAMMAR)]
     layers = Builder(bits, shape[0])
-    features = stack(layers, shape[0], plan, padding=1, before_last=max(shape[1:]) < 64)
-    if max(shape[1:]) >= 64:
+    voting = max(shape[1:]) >= 64  # five halvings leave more than one place
+    features = stack(layers, shape[0], plan, padding=1, before_last=not voting, before_vote=voting)
+    if voting:
         features += vote(layers, plan[-2], before_last=True)
     return LowBitNetwork(nn.Sequential(*features), dense(layers, plan[-2], (), classes))
 

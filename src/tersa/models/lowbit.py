@@ -13,6 +13,7 @@ and, after a colon, any of these, with commas between them:
     scale=...           none, channel (BWN), lab, xnor (channel, and inputs in float)             [none]
     draw=stochastic     weights drawn while training (BinaryConnect)                     [deterministic]
     shape=...           none, standardise, recu: latent weights before their sign                 [none]
+    mask=subsidiary     learn which filters can go (`quant.subsidiary`); without shortcuts        [none]
 
 A network is printed as `1/1 (W/A), input 8, first 1/8, last 1/1`: bits of weights and of the activations
 that they meet. *Fully binary* means that every weight has 1 bit, and every activation between layers too,
@@ -58,13 +59,14 @@ from tersa.quant.layers import (
     WeightForm,
 )
 from tersa.quant.steps import MOST_BITS
+from tersa.quant.subsidiary import FilterMask
 from tersa.quant.xnor import Xnor
 
 SUFFIX = re.compile(r"\+w([^+:@a]*)a([^+:@]*)(?::([^+]*))?$")
 """The last part of a spec that may be one."""
 GRAMMAR = "+w1a1, w 1..8, t or 32, a 1..8 or 32; then :in=8,first=8/8,last=8/8,by=ste,scale=none,..."
 ALLOWED = {str(bits) for bits in (*range(1, MOST_BITS + 1), FLOAT)}
-KEYS = ("in", "first", "last", "by", "scale", "draw", "shape")
+KEYS = ("in", "first", "last", "by", "scale", "draw", "shape", "mask")
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,7 @@ class LowBits:
         first: bits of the first layer's weights.
         last: bits of the last layer's weights.
         last_input: of the activations that the last layer reads.
+        masked: activations have a subsidiary network's masks (`quant.subsidiary`).
         xnor: inner layers put the magnitude of their inputs back, in floating point (`quant.xnor`).
         by: gradient of the sign.
         scale: of the weights.
@@ -96,6 +99,7 @@ class LowBits:
     draw: Draw = "deterministic"
     shaping: Shaping = "none"
     xnor: bool = False
+    masked: bool = False
 
     def describe(self) -> str:
         """`1/1 (W/A), input 8, first 1/8, last 1/1`, and the training's settings where they are not plain."""
@@ -105,8 +109,15 @@ class LowBits:
         )
         plain = LowBits()
         scale = "xnor" if self.xnor else self.scale
-        named = {"by": self.by, "scale": scale, "draw": self.draw, "shape": self.shaping}
-        usual = {"by": plain.by, "scale": plain.scale, "draw": plain.draw, "shape": plain.shaping}
+        mask = "subsidiary" if self.masked else "none"
+        named = {"by": self.by, "scale": scale, "draw": self.draw, "shape": self.shaping, "mask": mask}
+        usual = {
+            "by": plain.by,
+            "scale": plain.scale,
+            "draw": plain.draw,
+            "shape": plain.shaping,
+            "mask": "none",
+        }
         return ", ".join([text, *(f"{key}={value}" for key, value in named.items() if value != usual[key])])
 
     def form(self, weights: WeightBits) -> WeightForm:
@@ -195,6 +206,7 @@ class Builder:
         self.bits = bits
         self.channels = channels
         self._layers = 0
+        self._outputs = 0
         self._incoming = bits.pixels
 
     def pixels(self) -> PixelInput:
@@ -203,20 +215,28 @@ class Builder:
 
     def conv(self, inputs: int, outputs: int, kernel: int = 3, **how: int) -> list[nn.Module]:
         """A convolution and its normalisation."""
+        self._outputs = outputs
         conv = QuantConv2d(inputs, outputs, kernel, form=self._form(), input_bits=self._incoming, **how)
         return [self._whole(conv), IntegerBatchNorm2d(outputs)]
 
     def linear(self, inputs: int, outputs: int) -> list[nn.Module]:
         """A fully connected layer and its normalisation."""
+        self._outputs = outputs
         linear = QuantLinear(inputs, outputs, form=self._form(), input_bits=self._incoming)
         return [self._whole(linear), IntegerBatchNorm1d(outputs)]
 
-    def activation(self, *, before_last: bool = False) -> nn.Module:
-        """What the next layer reads; its bits are the last layer's where that is next."""
+    def activation(self, *, before_last: bool = False, masked: bool = True) -> nn.Module:
+        """What the next layer reads; its bits are the last layer's where that is next.
+
+        Args:
+            before_last: the last layer is next.
+            masked: a masked channel would be gone (not so before a vote, where it would count as a sign).
+        """
         self._incoming = self.bits.last_input if before_last else self.bits.activations
         if self.bits.xnor and not before_last:
             return nn.Identity()  # the next layer takes the sign itself
-        return QuantActivation(self._incoming, self.bits.by if self._incoming == 1 else "ste")
+        plain = QuantActivation(self._incoming, self.bits.by if self._incoming == 1 else "ste")
+        return nn.Sequential(plain, FilterMask(self._outputs)) if self.bits.masked and masked else plain
 
     def logits(self, inputs: int, classes: int, *, places: int = 1) -> list[nn.Module]:
         """The last layer, on sums over `places`, and the normalisation that makes its sums logits."""
@@ -272,6 +292,8 @@ def _parse(weights: str, activations: str, settings: str | None, spec: str) -> L
         if key in given and given[key] not in allowed:
             raise unknown(key, given[key], allowed)
     bits = LowBits(w, a, first_input, first, last, last_input)
+    if given.get("mask") == "subsidiary":
+        bits = replace(bits, masked=True)
     if given.get("scale") == "xnor":
         bits, given = replace(bits, xnor=True), {**given, "scale": "channel"}
     named = {"by": "by", "scale": "scale", "draw": "draw", "shape": "shaping"}
@@ -284,6 +306,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "scale": (*get_args(Scale), "xnor"),
     "draw": get_args(Draw),
     "shape": get_args(Shaping),
+    "mask": ("none", "subsidiary"),
 }
 
 
@@ -295,6 +318,8 @@ def _check(bits: LowBits, spec: str) -> None:
         raise UsageError(f"model '{spec}': by={bits.by} is for 1 bit, and nothing has 1 bit; leave it out")
     if bits.xnor and (bits.weights, bits.activations) != (1, 1):
         raise UsageError(f"model '{spec}': scale=xnor is for w1a1; choose scale=channel or w1a1")
+    if bits.xnor and bits.masked:
+        raise UsageError(f"model '{spec}': scale=xnor and mask=subsidiary do not go together; leave out one")
     if bits.draw == "stochastic" and 1 not in weights:
         raise UsageError(f"model '{spec}': draw=stochastic is for weights of 1 bit; leave it out")
     if weights == {FLOAT} and (bits.scale, bits.shaping) != ("none", "none"):

@@ -34,7 +34,7 @@ from tersa.data.task import Task
 from tersa.errors import UsageError, faults
 from tersa.models.load import load as load_model
 from tersa.models.summary import macs, parameters
-from tersa.models.zoo import default_spec
+from tersa.models.zoo import bits_of, default_spec
 from tersa.recipes.folder import RESULT, open_folder
 from tersa.recipes.network_report import REPORT, write_report
 from tersa.recipes.portrait import FILE as PORTRAIT
@@ -123,6 +123,8 @@ class TrainedRun(Record):
     """What a reader must know of the data."""
     model: str
     """The model as it was asked for."""
+    bits: str = ""
+    """Of a low-bit network: `1/1 (W/A), input 8, first 1/8, last 1/1`; empty for one in floating point."""
     config: TrainConfig
     """Settings of the training."""
     classes: list[str]
@@ -159,6 +161,8 @@ class TrainPlan(Record):
     """Trainable values."""
     macs: int
     """Multiply-accumulates for one image."""
+    bits: str = ""
+    """Of a low-bit network, in words; empty for one in floating point."""
     split_sizes: dict[str, int]
     """Images of train, validation and test."""
     device: str
@@ -204,7 +208,7 @@ def merged(options: Mapping[str, object], pairs: list[str]) -> dict[str, object]
     return {**given, **more}
 
 
-def resolve(request: TrainRequest, task: Task) -> TrainSpec:
+def resolve(request: TrainRequest, task: Task, device: str = "cpu") -> TrainSpec:
     """A request with every default filled in.
 
     Raises:
@@ -213,7 +217,7 @@ def resolve(request: TrainRequest, task: Task) -> TrainSpec:
     if request.teacher_checkpoint and not request.teacher:
         raise UsageError("--teacher-checkpoint is given without --teacher; name the teacher's model")
     model = request.model or default_spec(task.shape, len(task.classes))
-    config = override(default_config(task, model), request.settings)
+    config = override(default_config(task, model, device=device), request.settings)
     if request.teacher and config.distillation == "none":
         raise UsageError(
             "--teacher is given but distillation=none; add --set distillation=temperature or =document"
@@ -240,6 +244,7 @@ def plan_training(request: TrainRequest, setting: Setting | None = None) -> Trai
             spec=spec,
             parameters=parameters(model),
             macs=macs(model, task.shape),
+            bits=bits_in_words(spec.model),
             split_sizes=_sizes(task),
             device=device,
             cost=estimate(model, task, spec.config, device=device),
@@ -292,7 +297,7 @@ def _prepare(request: TrainRequest, setting: Setting) -> tuple[Task, TrainSpec]:
     """The data and the whole spec; the cut of validation follows the run's seed."""
     seed = override(TrainConfig(), request.settings).seed  # and faults show before any data are fetched
     task = load_task(request.data, data_dir=setting.data_dir, seed=seed, validation=request.validation)
-    return task, resolve(request, task)
+    return task, resolve(request, task, choose(setting.device))
 
 
 def _model(spec: TrainSpec, task: Task) -> tuple[nn.Module, dict[str, str]]:
@@ -384,6 +389,7 @@ def _finish(
         task=task.name,
         task_note=task.provenance.note,
         model=spec.model,
+        bits=bits_in_words(spec.model),
         config=spec.config,
         classes=list(task.classes),
         split_sizes=_sizes(task),
@@ -403,6 +409,16 @@ def history_of(folder: Path) -> list[Epoch]:
         DataError: the folder has none.
     """
     return read_history(folder / HISTORY)
+
+
+def bits_in_words(model: str) -> str:
+    """What `LowBits.describe` says of a spec's network; empty for one in floating point.
+
+    >>> bits_in_words("sfc+w1a1:in=1"), bits_in_words("lenet")
+    ('1/1 (W/A), input 1, first 1/1, last 1/1', '')
+    """
+    bits = bits_of(model)
+    return "" if bits is None else bits.describe()
 
 
 def _sizes(task: Task) -> dict[str, int]:

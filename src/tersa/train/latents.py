@@ -1,7 +1,8 @@
 """What low-bit layers (`quant.layers`) need of a training run, and what other networks have no part in.
 
     before the run      pixels take over the task's normalisation, latent weights are put into -1..1
-    before an update    estimators that sharpen learn how far the run has come
+    before an update    estimators that sharpen learn how far the run has come; masks of a subsidiary network
+                        take their turn (a third of the run: the main network, the masks, the main network)
     after an update     latent weights are put into -1..1 (BinaryConnect), LAB's factors follow the optimiser
 
 A latent weight outside -1..1 would move without changing its level, and lose its gradient.
@@ -25,6 +26,7 @@ References:
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -35,6 +37,7 @@ from tersa.data.task import Task
 from tersa.errors import UsageError
 from tersa.quant.estimators import sharpens
 from tersa.quant.layers import FLOAT, PixelInput, QuantActivation, QuantConv2d, QuantLayer, QuantLinear
+from tersa.quant.subsidiary import masks_of
 
 SECOND_MOMENTS = "exp_avg_sq"
 """Where torch's Adam and AdamW keep v."""
@@ -48,19 +51,27 @@ class Latents:
         weights: latent weights, which are kept in -1..1.
         sharpening: modules that are told the progress.
         loss_aware: layers whose factor follows the optimiser.
+        masks: latents of a subsidiary network, from the first layer to the last.
+        main: every other parameter, where there are masks.
     """
 
     weights: tuple[Tensor, ...]
     sharpening: tuple[QuantLayer | QuantActivation, ...]
     loss_aware: tuple[QuantLayer, ...]
+    masks: tuple[nn.Parameter, ...] = ()
+    main: tuple[nn.Parameter, ...] = ()
 
     @classmethod
     def of(cls, model: nn.Module) -> Latents:
         """Those of a network; its latent weights are put into -1..1."""
         layers = [part for part in model.modules() if isinstance(part, (QuantConv2d, QuantLinear))]
         acting = [part for part in model.modules() if isinstance(part, QuantActivation)]
+        masks = tuple(mask.latent for mask in masks_of(model))
+        others = {id(latent) for latent in masks}
         found = cls(
-            weights=tuple(layer.weight for layer in layers if layer.form.bits != FLOAT),
+            weights=(*(layer.weight for layer in layers if layer.form.bits != FLOAT), *masks),
+            masks=masks,
+            main=tuple(p for p in model.parameters() if masks and id(p) not in others),
             sharpening=(
                 *(layer for layer in layers if sharpens(layer.form.by) or layer.form.shaping == "recu"),
                 *(part for part in acting if sharpens(part.by)),
@@ -92,6 +103,13 @@ class Latents:
         """Before an update: how far the run has come, 0..1."""
         for part in self.sharpening:
             part.progress = progress
+        if not self.masks:
+            return
+        turn = math.floor((progress * 3 - 1) * len(self.masks))  # of a mask, in the second third
+        for parameter in self.main:
+            parameter.requires_grad_(not 0 <= turn < len(self.masks))
+        for place, latent in enumerate(self.masks):
+            latent.requires_grad_(place == turn)
 
     def after_(self, optimizer: Optimizer) -> None:
         """After an update."""
@@ -100,6 +118,11 @@ class Latents:
             state = optimizer.state.get(layer.weight, {})
             if layer.factor is not None and SECOND_MOMENTS in state:
                 layer.factor.copy_(loss_aware_factor(layer.weight.detach(), state[SECOND_MOMENTS]))
+
+    def release_(self) -> None:
+        """After the run: every parameter may be trained again."""
+        for parameter in (*self.main, *self.masks):
+            parameter.requires_grad_(True)
 
 
 def loss_aware_factor(weight: Tensor, second: Tensor) -> Tensor:

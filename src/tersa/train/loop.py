@@ -195,6 +195,7 @@ def train(
         try:
             status = _epochs_(run, checkpoint, identity, on_epoch)
         finally:
+            run.latents.release_()
             model.to(memory_format=torch.contiguous_format)  # pyright: ignore[reportCallIssue] - stub lacks it
             model.eval()
     chosen = best_row(run.history)
