@@ -99,7 +99,7 @@ METHODS: tuple[Method, ...] = (
         "vgg-small+w1a1:scale=lab",
         note="one factor per output channel, the paper's is per layer",
     ),
-    Method("main-subsidiary", "Main/Subsidiary", "vgg:11+w1a1"),
+    Method("main-subsidiary", "Main/Subsidiary", "vgg:11+w1a1:mask=subsidiary"),
     Method("dsq", "DSQ", "vgg-small+w1a1:first=float,last=float,by=dsq"),
 )
 
