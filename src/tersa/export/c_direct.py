@@ -22,7 +22,7 @@ Example:
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     program = c_direct(export_onnx(network, header, Path(folder) / "tiny.onnx").path)
     >>> len(program.weights), dict(program.layers)
-    (72, {'fp32': 1})
+    (96, {'fp32': 1})
 """
 
 from __future__ import annotations
@@ -319,12 +319,9 @@ def channel_values(value: Array, channels: int, dimensions: int) -> Array:
     Raises:
         TargetError: the values differ within a channel.
     """
-    full = (
-        value.reshape((1,) * (dimensions + 1 - value.ndim) + value.shape)
-        if value.ndim <= dimensions
-        else value
-    )
-    if full.ndim != dimensions + 1 or full.size not in (1, channels) or full.shape[1] not in (1, channels):
+    missing = dimensions + 1 - value.ndim
+    full = value.reshape((1,) * missing + value.shape) if missing > 0 else value
+    if full.ndim != dimensions + 1 or full.size != full.shape[1] or full.size not in (1, channels):
         raise TargetError(
             f"a stored tensor of shape {value.shape} is not one value for each of {channels} channels"
         )
