@@ -93,10 +93,11 @@ def lower(module: torch.nn.Module, artefact: Artefact) -> tuple[bytes, int]:
     Raises:
         TargetError: the network cannot be exported or lowered.
     """
-    from executorch.backends.xnnpack.partition.xnnpack_partitioner import (  # pyright: ignore - an optional runtime
-        XnnpackPartitioner,
-    )
-    from executorch.exir import to_edge_transform_and_lower  # pyright: ignore - an optional runtime
+    with _quiet():  # importing it warns about registrations of its own
+        from executorch.backends.xnnpack.partition.xnnpack_partitioner import (  # pyright: ignore - an optional runtime
+            XnnpackPartitioner,
+        )
+        from executorch.exir import to_edge_transform_and_lower  # pyright: ignore - an optional runtime
 
     example = (torch.zeros(2, *artefact.header.shape),)
     batch = torch.export.Dim("batch", min=1, max=LARGEST_BATCH)
