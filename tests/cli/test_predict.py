@@ -193,7 +193,7 @@ def test_a_damaged_run_folder(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["a.png"], "is not a finished run, an .onnx or a .coded file"),
+        (["a.png"], "is no finished run, .onnx, .tersa or .coded file"),
         (["none.onnx", "a.png"], "no file none.onnx"),
         ([], "Missing argument"),
     ],

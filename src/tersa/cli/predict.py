@@ -24,7 +24,7 @@ def predict(
     files: Annotated[
         list[Path],
         typer.Argument(
-            help="A run folder, FILE.onnx or FILE.coded, then images (PNG, JPEG, .npy) or folders of them."
+            help="A run folder, FILE.onnx, .tersa or .coded, then images (PNG, JPEG, .npy) or folders."
         ),
     ],
     run: Annotated[
@@ -55,11 +55,11 @@ def predict(
     start = time.perf_counter()
     if (
         run is None
-        and files[0].suffix not in (".onnx", ".coded")
+        and files[0].suffix not in (".onnx", ".tersa", ".coded")
         and not (files[0] / "result.json").is_file()
     ):
         raise UsageError(
-            f"{files[0]} is not a finished run, an .onnx or a .coded file; name one first, or give --run DIR"
+            f"{files[0]} is no finished run, .onnx, .tersa or .coded file; name one first, or give --run DIR"
         )
     source, images = (run, files) if run else (files[0], files[1:])
     if model is not None and source.suffix != ".coded":

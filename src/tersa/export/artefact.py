@@ -1,6 +1,7 @@
-"""The artefact: one ONNX file that takes pixels and gives logits, and what its metadata say about it.
+"""The artefact: one file that takes pixels and gives logits, and what its metadata say about it.
 
-The header travels inside the file (`metadata_props`), so that a file alone is enough to use it: class names,
+It is an ONNX file, or the packed program of a low-bit network (`.tersa`). The header travels inside the file
+(an ONNX file's `metadata_props`), so that a file alone is enough to use it: class names,
 input shape, the normalisation that is folded into it, its precision.
 
 Example:
@@ -22,6 +23,7 @@ from torch import nn
 
 from tersa.data.task import Task
 from tersa.errors import ModelError
+from tersa.export.bundle import SUFFIX, read_bundle
 
 INPUT, OUTPUT = "pixels", "logits"
 """Names of the one input and the one output of every artefact."""
@@ -30,6 +32,9 @@ SCHEMA = 1
 """Version of the metadata keys; a reader refuses a newer one."""
 
 PRECISIONS = ("fp32", "int8")
+"""Of ONNX files."""
+PACKED = "packed"
+"""Of `.tersa` files: the bits that the network has, in words."""
 
 
 def tersa_version() -> str:
@@ -49,7 +54,7 @@ class Header:
         shape: (C, H, W) of one image.
         mean: per channel, subtracted from pixels in 0..1 inside the artefact.
         std: per channel, divided by inside the artefact.
-        precision: `fp32` or `int8`.
+        precision: `fp32`, `int8` or `packed`.
         tersa: version that wrote the file.
     """
 
@@ -69,8 +74,10 @@ class Header:
             )
         if not all(value > 0.0 for value in self.std):
             raise ModelError(f"a standard deviation must be above 0, got {self.std}")
-        if self.precision not in PRECISIONS:
-            raise ModelError(f"unknown precision '{self.precision}'; known: {', '.join(PRECISIONS)}")
+        if self.precision not in (*PRECISIONS, PACKED):
+            raise ModelError(
+                f"unknown precision '{self.precision}'; known: {', '.join((*PRECISIONS, PACKED))}"
+            )
 
     @staticmethod
     def of(task: Task) -> Header:
@@ -124,7 +131,7 @@ class Artefact:
     """A network as a file, and as a module where it came from one.
 
     Attributes:
-        path: the ONNX file.
+        path: the ONNX or `.tersa` file.
         header: what the file says about itself.
         module: the same computation, pixels to logits, as a PyTorch module; None for a bare file.
     """
@@ -168,8 +175,12 @@ def read_artefact(path: Path) -> Artefact:
     """An artefact from its file alone.
 
     Raises:
-        ModelError: not an ONNX file, or one that tersa did not write.
+        ModelError: neither an ONNX nor a .tersa file, or one that tersa did not write.
     """
+    if path.suffix == SUFFIX:
+        program = read_bundle(path)
+        plain = (0.0,) * program.shape[0], (1.0,) * program.shape[0]  # a program takes pixels as they are
+        return Artefact(path, Header(program.classes, program.shape, *plain, PACKED, ""))
     session = open_session(path)
     return Artefact(path, Header.parse(dict(session.get_modelmeta().custom_metadata_map), str(path)))
 

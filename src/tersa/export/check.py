@@ -9,14 +9,17 @@ Example:
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from tersa.binary.runtime import Runner
 from tersa.errors import ModelError
 from tersa.export.artefact import open_session
+from tersa.export.bundle import SUFFIX, read_bundle
 from tersa.export.onnx import as_pixels
 from tersa.records import Agreement
 
@@ -33,11 +36,15 @@ Images = Tensor | npt.NDArray[np.generic]
 
 
 def classify(path: Path, images: Images, *, threads: int = 1) -> npt.NDArray[np.float32]:
-    """Logits (N, K) of stored images (N, C, H, W; bytes, or floats in 0..1), by ONNX Runtime.
+    """Logits (N, K) of stored images (N, C, H, W; bytes, or floats in 0..1), by ONNX Runtime or
+    as a packed program.
 
     Raises:
         ModelError: the file cannot be loaded, or the images are not of its shape.
     """
+    if path.suffix == SUFFIX:
+        found: npt.NDArray[Any] = images if isinstance(images, np.ndarray) else images.numpy()
+        return Runner(read_bundle(path), threads)(found if found.dtype == np.uint8 else as_pixels(found))
     session = open_session(path, threads)
     wanted = tuple(session.get_inputs()[0].shape[1:])
     if tuple(images.shape[1:]) != wanted:

@@ -1,6 +1,7 @@
 """What a user names when a verb wants a network to run: an ONNX file, a finished run, or a model.
 
     result.onnx                     a file that tersa exported
+    net.tersa                       the packed program of a low-bit network
     model.coded                     a clustered, entropy-coded network (`tersa prune --cluster`)
     runs/demo                       a run folder: its ONNX file, and its weights in the network it names
     lenet, module.py:build, m.pt2   a model, as `tersa.models.load` takes it, with `--checkpoint` if trained
@@ -21,11 +22,13 @@ import numpy as np
 import torch
 from torch import nn
 
+from tersa.binary.convert import convert
 from tersa.data.sources import load as load_data
 from tersa.data.task import Task
 from tersa.errors import DataError, ModelError, TargetError, UsageError
-from tersa.export.artefact import PRECISIONS, Artefact, Header, is_ours, read_artefact, read_foreign
-from tersa.export.check import agreement, classify, module_logits, require
+from tersa.export.artefact import PACKED, PRECISIONS, Artefact, Header, is_ours, read_artefact, read_foreign
+from tersa.export.bundle import SUFFIX, write_bundle
+from tersa.export.check import TOLERANCE, agreement, classify, module_logits, require
 from tersa.export.coded import read_coded
 from tersa.export.int8 import Calibration, quantise_onnx
 from tersa.export.onnx import Deployed, as_pixels, evaluation_copy, export_onnx
@@ -39,7 +42,7 @@ from tersa.train.latents import settle_pixels_
 
 WEIGHTS = "model.safetensors"
 CODED = ".coded"
-FILES = (".onnx", CODED)
+FILES = (".onnx", SUFFIX, CODED)
 """Files that bring their input shape and classes with them."""
 
 CALIBRATION_IMAGES = 512
@@ -129,7 +132,7 @@ def _from_file(path: Path, foreign: bool, network: str | None) -> Subject:
     if path.suffix == CODED:
         module, header = read_coded(path, network)
         return Subject(str(path), header, module)
-    if not foreign or is_ours(path):
+    if not foreign or path.suffix == SUFFIX or is_ours(path):
         file = read_artefact(path)
         return Subject(str(path), file.header, file=file)
     other = read_foreign(path)
@@ -244,28 +247,33 @@ def to_artefact(subject: Subject, precision: str, path: Path, task: Task | None)
 
     Args:
         subject: the network.
-        precision: `fp32` or `int8`.
-        path: where a new file goes.
+        precision: `fp32`, `int8` or `packed`.
+        path: where a new file goes; a packed one ends in .tersa.
         task: gives INT8 its ranges from training images, and the check its images. Without it both use noise:
             good for timing, not for shipping.
 
     Raises:
         UsageError: an unknown precision.
-        TargetError: an INT8 file cannot become fp32 again.
+        TargetError: an INT8 or packed file cannot become fp32 again.
         ModelError: the network cannot be exported, or the file does not compute the same.
     """
-    if precision not in PRECISIONS:
-        raise UsageError(f"unknown precision '{precision}'; known: {', '.join(PRECISIONS)}")
+    known = (*PRECISIONS, PACKED)
+    if precision not in known:
+        raise UsageError(f"unknown precision '{precision}'; known: {', '.join(known)}")
     if subject.file is not None and subject.file.header.precision == precision:
         return subject.file
-    if subject.module is None and precision == "fp32":
-        raise TargetError(f"{subject.name} is an int8 file, its fp32 weights are gone")
+    stored = subject.file.header.precision if subject.file is not None else ""
+    if subject.module is None and (precision == "fp32" or stored == PACKED):
+        article = "a" if stored == PACKED else "an"
+        raise TargetError(f"{subject.name} is {article} {stored} file, its fp32 weights are gone")
     if subject.foreign:
         raise TargetError(
             f"{subject.name} was not written by tersa: it is run as it is ({subject.header.precision})"
         )
     if precision == "fp32":
         return _exported(subject, path, task)
+    if precision == PACKED:
+        return _packed(subject, path.with_suffix(SUFFIX), task)
     some = as_pixels(_some(task.train.images)) if task else noise(subject.header, CALIBRATION_IMAGES)
     if subject.file is not None and subject.file.header.precision == "fp32":
         return quantise_onnx(subject.file, path, Calibration(some))
@@ -274,8 +282,8 @@ def to_artefact(subject: Subject, precision: str, path: Path, task: Task | None)
 
 
 def noise(header: Header, count: int) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """(count, C, H, W) pixels in 0..1, the same each time."""
-    return np.random.default_rng(0).random((count, *header.shape), dtype=np.float32)
+    """(count, C, H, W) pixels in 0..1, each a byte over 255, the same each time."""
+    return as_pixels(np.random.default_rng(0).integers(0, 256, (count, *header.shape), dtype=np.uint8))
 
 
 def accuracy_on_test(artefact: Artefact, task: Task) -> float:
@@ -292,6 +300,28 @@ def _exported(subject: Subject, path: Path, task: Task | None) -> Artefact:
     found = agreement(path, module_logits(artefact.module, images), images)
     try:
         require(found, path.name)
+    except ModelError:
+        path.unlink()
+        raise
+    return artefact
+
+
+def _packed(subject: Subject, path: Path, task: Task | None) -> Artefact:
+    """The packed program; its logits are the network's bit for bit where all its sums are integers."""
+    if subject.module is None:
+        raise TargetError(
+            f"{subject.name} is a file without its network; packed needs a run folder or a model"
+        )
+    header = replace(subject.header, precision=PACKED)
+    module = evaluation_copy(subject.module)
+    program = convert(module, header.classes, header.shape, header.mean, header.std)
+    write_bundle(path, program)
+    artefact = Artefact(path, header, Deployed(module, header))
+    images = task.validation.images if task else noise(header, CHECK_IMAGES)
+    wanted = module_logits(Deployed(module, header), images)
+    tolerance = 0.0 if program.exact else TOLERANCE * max(1.0, float(np.abs(wanted).max(initial=0.0)))
+    try:
+        require(agreement(path, wanted, images, tolerance=tolerance), path.name)
     except ModelError:
         path.unlink()
         raise

@@ -31,7 +31,7 @@ from tersa.export.artefact import Artefact
 
 Pixels = npt.NDArray[np.float32]
 
-PRECISIONS = ("fp32", "bf16", "fp16", "int8")
+PRECISIONS = ("fp32", "bf16", "fp16", "int8", "packed")
 """What may be asked of a target. BF16 and FP16 have no file: the runtime converts the FP32 one."""
 
 
@@ -142,6 +142,13 @@ class Target(Protocol):
         ...
 
 
+NEEDS = {
+    "int8": "an INT8 file (calibrated: export --precision int8)",
+    "packed": "a .tersa file (of a low-bit network: export --format tersa)",
+}
+"""Precisions that have a file of their own."""
+
+
 def require_precision(target: Target, artefact: Artefact, precision: str | None = None) -> str:
     """The precision to run in, or a refusal: nothing falls back silently.
 
@@ -152,8 +159,8 @@ def require_precision(target: Target, artefact: Artefact, precision: str | None 
     asked = precision or stored
     if asked not in target.precisions:
         raise TargetError(f"{target.name} does not offer {asked}; it has {', '.join(target.precisions)}")
-    if (asked == "int8") != (stored == "int8"):
-        needed = "an INT8 file (calibrated: export --precision int8)" if asked == "int8" else "the fp32 file"
+    if asked != stored and not {asked, stored}.isdisjoint(NEEDS):
+        needed = NEEDS.get(asked, "the fp32 file")
         raise TargetError(f"{target.name}: {asked} needs {needed}, {artefact.path.name} is {stored}")
     return asked
 

@@ -25,6 +25,7 @@ from tersa.targets import (
     litert,
     onnx_runtime,
     openvino_cpu,
+    packed,
     ssh,
     tensorrt,
     torch_compile,
@@ -89,6 +90,7 @@ KINDS: dict[str, Kind] = {
     ),
     "executorch": Kind("executorch", executorch.INSTALL, executorch.ExecuTorch),
     "tensorrt": Kind("tensorrt", tensorrt.INSTALL, tensorrt.TensorRt, tensorrt.OPTIONS, most_threads=1),
+    "packed": Kind("numba", packed.INSTALL, packed.Packed),
     "c": Kind("", c_build.INSTALL, c_build.PlainC, c_build.OPTIONS, 1, c_build.installed_compiler),
 }
 
