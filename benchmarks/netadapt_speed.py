@@ -10,7 +10,7 @@ rest; (b) all widths at once. Both sides search the same network with the same t
 What is run and what is multiplied: the greedy loop is walked to the end with estimates from memory, counting
 every estimate and every interpolated layer of the linear and of the bisecting search; one estimate of each
 kind, one iteration of training, one evaluation and one score are timed, and the times are their products:
-the original of AlexNet would take days here. The table is made of multiply-accumulates, by sixteens of channels
+the original of AlexNet would take days here. The table is made of MACs, in sixteens of channels
 (the time of a search hardly depends on the costs in it), so that no target is needed; measuring it is counted
 on neither side. Not shown here: final accuracies, and tables as large as the document's, whose Rbf of
 thousands of points is what its 37 times mostly come from.

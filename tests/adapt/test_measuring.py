@@ -6,6 +6,7 @@ import pytest
 from tests.adapt.machine import CALL_MS, FakeClock, FakeTarget
 from torch import nn
 
+from tersa.adapt import table
 from tersa.adapt.measuring import BLOCK, count_missing, fill, wanted
 from tersa.adapt.resource import Counter, Table, estimate, factor_of
 from tersa.adapt.signature import Anatomy, layers_of
@@ -39,16 +40,16 @@ def test_the_estimate_of_a_network_is_its_measurement(file: TableFile) -> None:
     """All of it on the fake machine: the sum of the layers and one call, at widths between the points too."""
     clock, net = FakeClock(), anatomy(20)
     found = fill(file, net, FakeTarget(clock), clock=clock)
-    table = Table(file.points(found.machine.key), start=CALL_MS)
+    costs = Table(file.points(found.machine.key), start=CALL_MS)
     for width in range(1, 21):
-        said = estimate(net, table, [width])
+        said = estimate(net, costs, [width])
         assert said.value == pytest.approx(CALL_MS + 1e-2 * (6 * width + 4 * width))
         assert said.exact + said.interpolated == 2
-    assert estimate(net, table, [20]).interpolated == 0
-    assert estimate(net, table, [7]).interpolated == 2
-    table.factor = factor_of(5.0, table.plain(net.channels()), table.start)
-    assert estimate(net, table).value == pytest.approx(5.0)
-    assert Counter(net, table).total([20]) == pytest.approx(5.0)
+    assert estimate(net, costs, [20]).interpolated == 0
+    assert estimate(net, costs, [7]).interpolated == 2
+    costs.factor = factor_of(5.0, costs.plain(net.channels()), costs.start)
+    assert estimate(net, costs).value == pytest.approx(5.0)
+    assert Counter(net, costs).total([20]) == pytest.approx(5.0)
 
 
 def test_what_is_known_is_not_measured_again(file: TableFile) -> None:
@@ -75,17 +76,22 @@ def test_a_machine_that_disappears_leaves_what_was_measured(file: TableFile) -> 
     assert (rest.known, rest.measured) == (BLOCK, len(wanted(net)) - BLOCK)
 
 
-def test_another_runtime_version_is_another_machine(file: TableFile) -> None:
+def test_a_newer_runtime_is_measured_and_other_hardware_refused(
+    file: TableFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
     clock = FakeClock()
-    fill(file, anatomy(), FakeTarget(clock), clock=clock)
-    newer = FakeTarget(clock, version="2")
+    target = FakeTarget(clock)
+    first = fill(file, anatomy(), target, clock=clock)
+    newer = fill(file, anatomy(), FakeTarget(clock, version="2"), clock=clock)
+    assert newer.measured == first.measured
+    monkeypatch.setattr(table, "processor_name", lambda _: "a board")
     with pytest.raises(UsageError, match="measured elsewhere"):
-        fill(file, anatomy(), newer, clock=clock)
-    used = fill(file, anatomy(), newer, clock=clock, allow_foreign=True)
+        fill(file, anatomy(), target, clock=clock)
+    used = fill(file, anatomy(), target, clock=clock, allow_foreign=True)
     assert used.foreign
     assert used.measured == 0
     with pytest.raises(UsageError, match=r"lacks .* layers of this network"):
-        fill(file, anatomy(100), newer, clock=clock, allow_foreign=True)
+        fill(file, anatomy(100), target, clock=clock, allow_foreign=True)
 
 
 def test_progress_and_the_count_of_a_plan(file: TableFile) -> None:

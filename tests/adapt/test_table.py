@@ -11,7 +11,8 @@ from tersa.adapt import table
 from tersa.adapt.table import Machine, Point, TableFile, choose_machine
 from tersa.errors import DataError, UsageError
 
-HERE, ELSEWHERE = Machine("here", "this machine"), Machine("there", "another one")
+HERE = Machine("here", "this machine", "h1", "fake")
+ELSEWHERE = Machine("there", "another one", "h2", "fake")
 POINTS = [Point("linear", 4, 2, 0.5, 9), Point("linear", 8, 2, 0.9, 9)]
 
 
@@ -35,6 +36,19 @@ def test_another_machines_table_is_refused_unless_allowed(file: TableFile) -> No
     with pytest.raises(UsageError, match=r"measured elsewhere .2 layers on another one; here: this machine"):
         choose_machine(file, HERE, allow_foreign=False)
     assert choose_machine(file, HERE, allow_foreign=True) == ELSEWHERE
+
+
+def test_another_runtime_on_this_hardware_gets_points_of_its_own(file: TableFile) -> None:
+    file.add(HERE, POINTS)
+    other = Machine("new", "this machine, another runtime", "h1", "other")
+    assert choose_machine(file, other, allow_foreign=False) == other
+
+
+def test_a_foreign_table_without_the_target(file: TableFile) -> None:
+    file.add(ELSEWHERE, POINTS)
+    asked = Machine("new", "this machine, another runtime", "h1", "other")
+    with pytest.raises(UsageError, match="has no layers on other; it has fake"):
+        choose_machine(file, asked, allow_foreign=True)
 
 
 def test_own_points_come_first(file: TableFile) -> None:

@@ -93,7 +93,8 @@ def test_a_table_from_elsewhere_is_refused(capsys: pytest.CaptureFixture[str], w
     from tersa.adapt.table import Machine, Point, TableFile
 
     with TableFile(work / "other.db") as file:
-        file.add(Machine("m", "a board with one core"), [Point("linear", 1, 1, 0.1, 9)])
+        board = Machine("m", "a board with one core", "other", "onnxruntime@threads=1")
+        file.add(board, [Point("linear", 1, 1, 0.1, 9)])
     words = ["--latency", "0.5x", "--table", "other.db", "--out", "run"]
     assert execute(["adapt", *NET, *LITTLE, *words]) == 2
     assert "was measured elsewhere (1 layers on a board with one core" in capsys.readouterr().err

@@ -1,13 +1,14 @@
 """Latency tables: what single layers take on one machine, measured once, kept in SQLite, shared by networks.
 
     latency.db (user cache, or `--table FILE`)
-      machines(machine, text)                                  fingerprint of machine, runtime and options
+      machines(machine, text, hardware, target)                fingerprint of machine, runtime and options
       points(machine, family, inputs, outputs, ms, rounds)     one row per measured layer
       calls(machine, ms)                                       the empty call
 
 A row is written as soon as its block is measured, so a killed run loses at most a block. Rows belong to a
-machine: the processor, its cores, the runtime with version and options, and its threads. Rows of another one
-are not used (`choose_machine`) unless the user allows it, and then never mixed with own ones.
+machine: the hardware (processor and cores) with the runtime, its version and options. Another runtime on the
+same hardware gets rows of its own in the same file. A file with rows of other hardware alone is refused
+(`choose_machine`) unless the user allows it, and its rows are then never mixed with own ones.
 
 Layers are measured with the call around them, of which the empty call is taken off; what a chain of layers
 saves or adds is left to one factor per network (`resource.py`).
@@ -28,7 +29,7 @@ import json
 import math
 import sqlite3
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
@@ -50,10 +51,14 @@ class Machine:
     Attributes:
         key: short digest.
         text: everything that it is made of, for messages.
+        hardware: processor and cores.
+        target: runtime and options, without the version.
     """
 
     key: str
     text: str
+    hardware: str = ""
+    target: str = ""
 
 
 class Point(NamedTuple):
@@ -76,15 +81,11 @@ class Point(NamedTuple):
 
 def machine_of(session: Session) -> Machine:
     """The fingerprint of the machine and runtime that a session runs on."""
-    parts = {
-        "processor": processor_name(cpuinfo()),
-        "cores": str(cores()),
-        "target": session.target,
-        "runtime": session.runtime,
-        "device": session.device,
-    }
+    hardware = {"processor": processor_name(cpuinfo()), "cores": str(cores()), "device": session.device}
+    parts = {**hardware, "target": session.target, "runtime": session.runtime}
     text = ", ".join(f"{name} {value}" for name, value in parts.items())
-    return Machine(hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16], text)
+    key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+    return Machine(key, text, json.dumps(hardware, sort_keys=True), session.target)
 
 
 def default_path() -> Path:
@@ -115,7 +116,8 @@ class TableFile:
                 )
             with self._open:
                 self._open.execute(
-                    "CREATE TABLE IF NOT EXISTS machines (machine TEXT PRIMARY KEY, text TEXT NOT NULL)"
+                    "CREATE TABLE IF NOT EXISTS machines (machine TEXT PRIMARY KEY, text TEXT NOT NULL, "
+                    "hardware TEXT NOT NULL, target TEXT NOT NULL)"
                 )
                 self._open.execute(
                     "CREATE TABLE IF NOT EXISTS points (machine TEXT, family TEXT, inputs INTEGER, "
@@ -145,10 +147,10 @@ class TableFile:
     def machines(self) -> list[tuple[Machine, int]]:
         """Every machine with the number of its points, the fullest first."""
         found = self._open.execute(
-            "SELECT m.machine, m.text, COUNT(p.machine) FROM machines m LEFT JOIN points p USING (machine) "
-            "GROUP BY m.machine ORDER BY 3 DESC, m.machine"
+            "SELECT m.machine, m.text, m.hardware, m.target, COUNT(p.machine) FROM machines m "
+            "LEFT JOIN points p USING (machine) GROUP BY m.machine ORDER BY 5 DESC, m.machine"
         )
-        return [(Machine(key, text), count) for key, text, count in found]
+        return [(Machine(*parts), count) for *parts, count in found]
 
     def points(self, machine: str) -> dict[str, dict[tuple[int, int], float]]:
         """Everything measured on a machine: family -> (inputs, outputs) -> ms.
@@ -172,7 +174,7 @@ class TableFile:
     def add(self, machine: Machine, points: Iterable[Point]) -> None:
         """Store measured points, all or none of them."""
         with self._open:
-            self._open.execute("INSERT OR REPLACE INTO machines VALUES (?, ?)", (machine.key, machine.text))
+            self._open.execute("INSERT OR REPLACE INTO machines VALUES (?, ?, ?, ?)", astuple(machine))
             self._open.executemany(
                 "INSERT OR REPLACE INTO points VALUES (?, ?, ?, ?, ?, ?)",
                 ((machine.key, *point) for point in points),
@@ -186,7 +188,7 @@ class TableFile:
     def set_call(self, machine: Machine, ms: float) -> None:
         """Store the empty call."""
         with self._open:
-            self._open.execute("INSERT OR REPLACE INTO machines VALUES (?, ?)", (machine.key, machine.text))
+            self._open.execute("INSERT OR REPLACE INTO machines VALUES (?, ?, ?, ?)", astuple(machine))
             self._open.execute("INSERT OR REPLACE INTO calls VALUES (?, ?)", (machine.key, ms))
 
     def forget(self, machine: str) -> None:
@@ -205,17 +207,21 @@ def choose_machine(file: TableFile, own: Machine, *, allow_foreign: bool) -> Mac
         allow_foreign: take another machine's points where there are none of this one.
 
     Raises:
-        UsageError: the file holds only another machine's points, and that is not allowed.
+        UsageError: the file holds only other hardware's points, and that is not allowed.
     """
     there = [(machine, count) for machine, count in file.machines() if count]
-    if not there or any(machine.key == own.key for machine, _ in there):
+    if not there or any(machine.hardware == own.hardware for machine, _ in there):
         return own
-    if file.path == default_path() and not allow_foreign:  # the user's own table grows with every machine
-        return own
-    other, count = there[0]
-    if allow_foreign:
-        return other
-    raise UsageError(
-        f"{file.path} was measured elsewhere ({count} layers on {other.text}; here: {own.text}); give "
-        "--allow-foreign to use it, or another --table"
-    )
+    if not allow_foreign:
+        if file.path == default_path():  # the user's own table, shared between machines: it grows
+            return own
+        other, count = there[0]
+        raise UsageError(
+            f"{file.path} was measured elsewhere ({count} layers on {other.text}; here: {own.text}); give "
+            "--allow-foreign to use it, or another --table"
+        )
+    alike = [machine for machine, _ in there if machine.target == own.target]
+    if not alike:
+        known = ", ".join(sorted({machine.target for machine, _ in there}))
+        raise UsageError(f"{file.path} has no layers on {own.target}; it has {known}")
+    return alike[0]

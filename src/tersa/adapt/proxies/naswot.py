@@ -9,7 +9,7 @@ diagonal, so that it stays a number.
 Example:
     >>> net = nn.Sequential(nn.Linear(1, 2), nn.ReLU())
     >>> _ = net[0].weight.data.copy_(torch.tensor([[1.0], [-1.0]])), net[0].bias.data.zero_()
-    >>> score(net, Probe(torch.tensor([[1.0], [-1.0]]), torch.zeros(2)))  # codes 10, 01: K is 2 I, and the ridge
+    >>> score(net, Probe(torch.tensor([[1.0], [-1.0]]), torch.zeros(2)))  # codes 10, 01: K is 2 I
     1.387...
 
 References:
