@@ -2,7 +2,10 @@
 
     python benchmarks/binary_networks.py cnv
     python benchmarks/binary_networks.py tfc sfc lfc
+    python benchmarks/binary_networks.py tfc-8bit sfc-8bit lfc-8bit
 
+The multi-layer perceptrons read pixels of one bit, as the published ones do; those named `-8bit` read the
+stored bytes. `sfc` and `lfc` follow a LeNet-5 in floating point (Apprentice), which is trained first.
 Each name is one training (`RUNS`), the same as the `tersa train` command in its row of
 `results/binary_networks.csv`; its accuracy after each epoch goes to `results/binary_networks_curves.csv`. A
 training that was stopped goes on where it was (`runs/binary-networks/NAME`), one that has a row is not run
@@ -19,7 +22,7 @@ from pathlib import Path
 
 from tersa.models.zoo import bits_of
 from tersa.recipes.setting import Setting
-from tersa.recipes.train import TrainedRun, TrainRequest, history_of, run_training
+from tersa.recipes.train import WEIGHTS, TrainedRun, TrainRequest, history_of, run_training
 
 RESULTS = Path(__file__).parent / "results" / "binary_networks.csv"
 CURVES = RESULTS.with_name("binary_networks_curves.csv")
@@ -34,6 +37,7 @@ class Run:
         data: the data set.
         model: its spec.
         settings: of the training.
+        taught: it follows `TEACHER`.
         published: test accuracy in percent of the source below.
         source: where that stands.
     """
@@ -43,15 +47,19 @@ class Run:
     settings: dict[str, object]
     published: float | None = None
     source: str = ""
+    taught: bool = False
 
     @property
     def command(self) -> str:
         """The same as one command."""
         chosen = " ".join(f"--set {key}={_word(value)}" for key, value in self.settings.items())
-        return f"tersa train --data {self.data} --model {self.model} {chosen}"
+        teacher = f" --teacher {TEACHER} --teacher-checkpoint {TAUGHT_BY}" if self.taught else ""
+        return f"tersa train --data {self.data} --model {self.model}{teacher} {chosen}"
 
 
 PYNQ = "brevitas bnn_pynq"
+TEACHER, TEACHER_SEED = "lenet5", 7
+TAUGHT_BY = FOLDER / "teacher" / WEIGHTS
 
 CNV: dict[str, object] = {
     "batch": 128,
@@ -60,8 +68,24 @@ CNV: dict[str, object] = {
     "precision": "bf16",
     "keep": "last",
 }
+MLP: dict[str, object] = {"batch": 100, "learning_rate": 0.02, "keep": "last", "label_smoothing": 0.0}
+TINY: dict[str, object] = {**MLP, "epochs": 100, "pad": 0}
+"""Too small a network to learn shifted digits, too."""
+FOLLOWING: dict[str, object] = {
+    "distillation": "temperature",
+    "distillation_weight": 0.7,
+    "distillation_temperature": 4.0,
+}
+SMALL: dict[str, object] = {**MLP, "epochs": 120, "pad": 1, **FOLLOWING}
+LARGE: dict[str, object] = {**MLP, "epochs": 60, "pad": 1, **FOLLOWING}
 RUNS: dict[str, Run] = {
     "cnv": Run("cifar-10", "cnv+w1a1", CNV, 84.22, PYNQ),
+    "tfc": Run("mnist", "tfc+w1a1:in=1", TINY, 93.17, PYNQ),
+    "sfc": Run("mnist", "sfc+w1a1:in=1", SMALL, 97.81, PYNQ, taught=True),
+    "lfc": Run("mnist", "lfc+w1a1:in=1", LARGE, 98.88, PYNQ, taught=True),
+    "tfc-8bit": Run("mnist", "tfc+w1a1", TINY),
+    "sfc-8bit": Run("mnist", "sfc+w1a1", SMALL, taught=True),
+    "lfc-8bit": Run("mnist", "lfc+w1a1", LARGE, taught=True),
 }
 
 
@@ -101,8 +125,13 @@ def carry_out(name: str, threads: int | None) -> None:
     def say(task: str, done: float, remark: str) -> None:
         print(f"{name}: {done:5.1%} {remark}", flush=True)
 
-    request = TrainRequest(data=run.data, model=run.model, settings=run.settings)
     setting = Setting(threads=threads, say=say, command=run.command)
+    request = TrainRequest(data=run.data, model=run.model, settings=run.settings)
+    if run.taught:
+        lesson = TrainRequest(data=run.data, model=TEACHER, settings={"seed": TEACHER_SEED})
+        run_training(lesson, TAUGHT_BY.parent, setting=setting, resume=TAUGHT_BY.parent.exists())
+        taught = {"teacher": TEACHER, "teacher_checkpoint": str(TAUGHT_BY)}
+        request = request.model_copy(update=taught)
     result = run_training(request, folder, setting=setting, resume=folder.exists())
     store(RESULTS, name, [row(name, run, result)])
     curve = [

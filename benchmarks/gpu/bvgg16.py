@@ -171,7 +171,7 @@ def stored() -> dict[str, dict[str, str]]:
 def store(line: dict[str, str] | None = None) -> None:
     """Write the table, with one line replaced."""
     lines = stored() | ({line["name"]: line} if line else {})
-    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.parent.mkdir(parents=True, exist_ok=True)
     with RESULTS.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(row("binary", None)), lineterminator="\n")
         writer.writeheader()

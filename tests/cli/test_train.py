@@ -249,3 +249,45 @@ def test_a_killed_job_resumed_ends_like_one_that_was_not(tmp_path: Path) -> None
     assert all(a[key].equal(b[key]) for key in a)
     assert (resumed.test_accuracy, resumed.test_loss) == (calm.test_accuracy, calm.test_loss)
     assert not (rough / CHECKPOINT).exists()
+
+
+TINY = ["--data", "digits", "--epochs", "3", "--threads", "1"]
+
+
+def test_a_low_bit_network_says_its_bits_and_comes_back_the_same(tmp_path: Path) -> None:
+    spec = "tfc+w1a1:in=1,by=tanh"
+    said = made(*TINY, "--model", spec, "--out", tmp_path / "run")
+    assert said["bits"] == "1/1 (W/A), input 1, first 1/1, last 1/1, by=tanh"
+    assert said["config"]["optimizer"] == "adam"
+    task = load_task("digits")
+    again = load_model(spec, task.shape, 10, checkpoint=tmp_path / "run" / "model.safetensors").module
+    assert evaluate(again, task.test, task).accuracy == said["test_accuracy"] > 40  # chance is 10
+    weights = load_file(tmp_path / "run" / "model.safetensors")
+    assert all(t.abs().max() <= 1 for name, t in weights.items() if t.ndim == 2)
+
+
+def test_two_stages_are_two_commands(tmp_path: Path) -> None:
+    made(*TINY, "--model", "tfc+w32a1", "--out", tmp_path / "first")
+    weights = tmp_path / "first" / "model.safetensors"
+    said = made(*TINY, "--model", "tfc+w1a1", "--checkpoint", weights, "--out", tmp_path / "second")
+    assert said["bits"].startswith("1/1")
+
+
+def test_bits_are_shown_to_people(tmp_path: Path) -> None:
+    shown = call(*TINY, "--model", "tfc+w2a2", "--out", tmp_path / "run", "--dry-run")
+    assert "2/2 (W/A), input 8, first 2/8, last 2/2" in shown.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--model", "tfc+w1a1:scale=lab", "--optimizer", "sgd"], "scale=lab follows Adam's second moments"),
+        (["--model", "lenet+w1a1"], "'lenet' has no low-bit form"),
+        (["--model", "tfc+w1a1:first=8"], "neither W/A"),
+    ],
+)
+def test_low_bits_that_cannot_be_are_refused(arguments: list[str], said: str, tmp_path: Path) -> None:
+    result = call(*TINY, *arguments, "--out", tmp_path / "run")
+    assert isinstance(result.exception, UsageError)
+    assert said in str(result.exception)
+    assert not (tmp_path / "run").exists()

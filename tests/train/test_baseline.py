@@ -222,6 +222,19 @@ def _task(count: int, shape: tuple[int, int, int], source: str) -> Task:
     return Task("t", split, split, split, ("a", "b"), mean, mean, Provenance(source, "", {}))
 
 
+def test_a_gpu_gets_bfloat16_and_low_bits_get_steps() -> None:
+    """What a GPU chooses by itself, on the CPU too: the forward pass in bfloat16, channels last."""
+    task = _task(6000, (3, 32, 32), "cifar-10")
+    for spec in ("resnet:20", "cnv+w1a1", "bvgg16"):
+        here, there = default_config(task, spec), default_config(task, spec, device="cuda:0")
+        assert there == here.model_copy(update={"precision": "bf16"})
+        assert there.channels_last
+        assert there.augments
+    low = default_config(task, "cnv+w2a2:in=4")
+    assert (low.optimizer, low.weight_decay, low.schedule) == ("adam", 0.0, "cosine")
+    assert default_config(task, "cnv").optimizer == module.CIFAR.optimizer
+
+
 @pytest.mark.parametrize(
     ("shape", "count", "source", "spec", "preset", "flip", "pad"),
     [

@@ -49,6 +49,7 @@ from tersa.train.device import choose
 from tersa.train.estimate import Estimate, estimate
 from tersa.train.evaluation import evaluate
 from tersa.train.history import HistoryWriter, read_history
+from tersa.train.latents import check_moments
 from tersa.train.loop import Progress, Status, TrainResult, train
 
 HISTORY, WEIGHTS, CHECKPOINT = "history.db", "model.safetensors", "checkpoint.safetensors"
@@ -218,6 +219,9 @@ def resolve(request: TrainRequest, task: Task, device: str = "cpu") -> TrainSpec
         raise UsageError("--teacher-checkpoint is given without --teacher; name the teacher's model")
     model = request.model or default_spec(task.shape, len(task.classes))
     config = override(default_config(task, model, device=device), request.settings)
+    bits = bits_of(model)
+    if bits is not None and bits.scale == "lab":
+        check_moments(config.optimizer)
     if request.teacher and config.distillation == "none":
         raise UsageError(
             "--teacher is given but distillation=none; add --set distillation=temperature or =document"

@@ -35,6 +35,7 @@ from tersa.errors import DataError, Diverged, UsageError
 from tersa.train.batches import Resident, inputs, order, part, settle
 from tersa.train.config import Extent, TrainConfig, extent
 from tersa.train.device import choose, reproducible, streams
+from tersa.train.latents import Latents
 from tersa.train.lessons import Lessons
 from tersa.train.losses import objective
 from tersa.train.optimisers import build, set_rate_
@@ -116,6 +117,8 @@ def learn_(run: Continued, iterations: int, only: Collection[str] | None = None)
     per_epoch = extent(run.config, len(run.task.train)).per_epoch
     cycle = Extent(per_epoch, iterations, -(-iterations // per_epoch))
     loss = torch.zeros((), device=run.device)
+    latents = Latents.of(run.model)
+    latents.before_(1.0)  # the network was trained before: its estimators have sharpened
     run.model.train()
     try:
         chance = streams(run.config.seed + run.iteration)[2]
@@ -123,7 +126,9 @@ def learn_(run: Continued, iterations: int, only: Collection[str] | None = None)
             for done in range(iterations):
                 set_rate_(run.optimizer, run.config.learning_rate * factor(run.config, done, cycle))
                 loss += _update_(run, per_epoch)
+                latents.after_(run.optimizer)
     finally:
+        latents.release_()
         run.model.eval()
     if not bool(torch.isfinite(loss)):
         raise Diverged(f"the loss became NaN or infinite within {iterations} updates after a removal")

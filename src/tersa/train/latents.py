@@ -87,10 +87,8 @@ class Latents:
         Raises:
             UsageError: scale=lab without an optimiser that keeps second moments.
         """
-        if self.loss_aware and optimizer not in ("adam", "adamw"):
-            raise UsageError(
-                f"scale=lab follows Adam's second moments; choose adam or adamw, not {optimizer}"
-            )
+        if self.loss_aware:
+            check_moments(optimizer)
 
     def clip_(self) -> None:
         """Put latent weights into -1..1."""
@@ -123,6 +121,16 @@ class Latents:
         """After the run: every parameter may be trained again."""
         for parameter in (*self.main, *self.masks):
             parameter.requires_grad_(True)
+
+
+def check_moments(optimizer: str) -> None:
+    """Refuse LAB without an optimiser that keeps second moments.
+
+    Raises:
+        UsageError: neither adam nor adamw.
+    """
+    if optimizer not in ("adam", "adamw"):
+        raise UsageError(f"scale=lab follows Adam's second moments; choose optimizer adam, not {optimizer}")
 
 
 def loss_aware_factor(weight: Tensor, second: Tensor) -> Tensor:
