@@ -24,7 +24,7 @@ $(READY): pyproject.toml constraints.txt
 	@touch $(READY)
 
 install-runtimes: $(READY)
-	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,runtimes]"
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,runtimes,qonnx,tvm]"
 
 demo: $(READY)
 	$(BIN)/tersa shrink --data digits --max-loss 2.0 --out runs/demo --overwrite
