@@ -103,7 +103,7 @@ def test_a_perceptron_of_the_zoo_from_torch(tmp_path: Path) -> None:
     program = convert(network("tfc", (1, 28, 28)), CLASSES, (1, 28, 28), MEAN[:1], STD[:1])
     pixels = images(program.shape, 8)
     library = compiled(c_source(program, "net"), tmp_path, "-O2")
-    np.testing.assert_array_equal(logits_of(library, pixels, len(CLASSES)), Runner(program)(pixels))
+    np.testing.assert_array_equal(logits_of(library, pixels, len(CLASSES)), reference.run(program, pixels))
 
 
 @pytest.mark.slow
