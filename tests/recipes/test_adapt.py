@@ -293,7 +293,7 @@ def test_faults_show_before_any_work(changes: dict[str, object], said: str, tmp_
 
 
 def test_values_outside_their_range_are_told_together() -> None:
-    with pytest.raises(UsageError, match=r"(?s)2 faults.*delta is 2.*hybrid is 3"):
+    with pytest.raises(UsageError, match=r"(?s)2 faults.*hybrid is 3.*delta is 2"):
         specified(delta=2.0, hybrid=3.0)
 
 

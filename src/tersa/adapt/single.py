@@ -171,7 +171,7 @@ def _activation(name: str, source: str) -> list[onnx.NodeProto]:
         steps = [("Mul", [source, "root"], "a"), ("Erf", ["a"], "b"), ("Add", ["b", "one"], "c")]
         steps += [("Mul", [source, "half"], "d"), ("Mul", ["c", "d"], OUTPUT)]
         return [half, root, one, *(helper.make_node(op, ins, [out]) for op, ins, out in steps)]
-    options = {"alpha": 1.0 / 6.0} if name == "hardsigmoid" else {}  # ONNX's default is 0.2
+    options: dict[str, Any] = {"alpha": 1.0 / 6.0} if name == "hardsigmoid" else {}  # ONNX's default is 0.2
     return [helper.make_node(kind, [source], [OUTPUT], **options)]
 
 

@@ -166,7 +166,7 @@ def _run(
 def _table(
     spec: AdaptSpec, setting: Setting, anatomy: Anatomy, store: AdaptStore, fresh: bool
 ) -> tuple[Table | None, Adaptation]:
-    """The latencies of the network's layers, measured where they are missing; no table where none is needed."""
+    """Latencies of the network's layers, measured where they are missing; no table where none is asked."""
     if spec.goals.latency is None:
         return None, Adaptation(search=spec.search)
 
