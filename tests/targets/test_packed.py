@@ -24,7 +24,7 @@ HEADER = Header(CLASSES, SHAPE, MEAN, STD)
 
 @pytest.fixture(scope="module")
 def artefact(tmp_path_factory: pytest.TempPathFactory) -> Artefact:
-    """A packed file of bresnet20, made as every verb makes one; asked for as .onnx, it gets its own ending."""
+    """A packed file, made as every verb makes one; asked for as .onnx, it gets its own ending."""
     subject = Subject("bresnet20", HEADER, network("bresnet20", SHAPE))
     return to_artefact(subject, PACKED, tmp_path_factory.mktemp("packed") / "net.onnx", None)
 
@@ -80,7 +80,7 @@ def test_what_cannot_be_is_refused(artefact: Artefact, tmp_path: Path) -> None:
         with pytest.raises(TargetError, match="is a packed file, its fp32 weights are gone"):
             to_artefact(find_subject(str(artefact.path), None), precision, tmp_path / "x.onnx", None)
     (tmp_path / "bad.tersa").write_bytes(artefact.path.read_bytes()[:-1])
-    with pytest.raises(ModelError, match="is damaged|in a file of"):
+    with pytest.raises(ModelError, match=r"is damaged|in a file of"):
         read_artefact(tmp_path / "bad.tersa")
     with pytest.raises(UsageError, match="threads is 1 to"):
         parse("packed@threads=1000")

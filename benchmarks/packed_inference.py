@@ -1,0 +1,525 @@
+"""How fast is a fully binary VGG16 in packed integers, beside the runtimes for floats and for INT8?
+
+    python benchmarks/packed_inference.py                   all of it, about three minutes
+    python benchmarks/packed_inference.py --threads 1 --batch 1 --seconds 2
+
+`bvgg16` on 3x32x32 (document 004's network, every weight and activation 1 bit, pixels 8 bits), with drawn
+weights: they decide what is computed, not how long it takes. All sides run in one process, in alternating
+rounds, at the same number of threads:
+
+    packed                            the `.tersa` program
+    onnxruntime, openvino, torch      the same topology in floats: convolution, normalisation, ReLU
+    onnxruntime, openvino int8        that network after calibration, as a QDQ file
+    openvino binary                   the very same binary network on OpenVINO's `binary_convolution` (AVX2),
+                                      its logits checked to be ours, bit for bit
+
+The packed program's logits are compared with PyTorch's first. The limit of the processor is measured too: how
+many bits a second XOR and popcount go through in registers, with nothing loaded, added or stored. A layer's
+share of it is binary multiply-accumulates a second over that. With `--no-avx512` (on by itself where the
+processor has AVX-512) the packed program runs a second time in a process whose kernels use AVX2 only.
+
+Writes `results/packed_inference.csv`. The last line is the speed-up over the best of each kind at the first
+batch size and number of threads.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import math
+import os
+import shlex
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import llvmlite.binding as llvm
+import numpy as np
+import torch
+from llvmlite import ir
+from numba import njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic
+from torch import nn
+
+from tersa.binary.convert import convert
+from tersa.binary.program import Convolution, MaxPool, Pixels, Program, SumPool, Threshold
+from tersa.binary.runtime import Runner, execute
+from tersa.binary.tiles import cpu_features
+from tersa.export.artefact import Artefact, Header
+from tersa.export.bundle import write_bundle
+from tersa.export.int8 import Calibration, quantise_onnx
+from tersa.export.onnx import export_onnx
+from tersa.models import zoo
+from tersa.models.bvgg import BVGG16_PLAN, BVGG16_UNITS, POOL
+from tersa.quant.layers import PixelInput
+from tersa.targets.base import Session
+from tersa.targets.environment import environment
+from tersa.targets.measure import Effort, time_rounds
+from tersa.targets.openvino_cpu import load_openvino
+from tersa.targets.registry import parse
+from tersa.targets.statistics import compare_rounds
+
+RESULTS = Path(__file__).parent / "results" / "packed_inference.csv"
+SHAPE, CLASSES = (3, 32, 32), 10
+MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
+NAMES = tuple(str(label) for label in range(CLASSES))
+CHECKED = 64
+"""Images on which logits are compared."""
+VECTORS = 24
+"""Registers in flight when the limit is measured: enough to hide every latency."""
+SHOWN = ("popcnt", "avx2", "fma", "avxvnni", "avx512f", "avx512vpopcntdq", "avx512vnni")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--batch", type=int, nargs="+", default=[1, 32])
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--seconds", type=float, default=3.0, help="of timed calls per side")
+    parser.add_argument("--no-avx512", action=argparse.BooleanOptionalAction, default=None)
+    parser.add_argument("--packed-only", action="store_true", help="print the packed program's times as JSON")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    network = drawn_network()
+    program = convert(network, NAMES, SHAPE, MEAN, STD)
+    if arguments.packed_only:
+        print(json.dumps(packed_only(program, arguments)))
+        return
+    print(f"bvgg16, {program.precision}, {macs(program) / 1e6:.0f} million binary multiply-accumulates")
+    check(network, program)
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        fp32, int8 = float_files(folder)
+        rows += sizes(program, fp32, folder)
+        for threads in arguments.threads:
+            for batch in arguments.batch:
+                rows += compared(program, fp32, int8, batch, threads, arguments.seconds)
+    limit = popcount_limit()
+    print(f"\nlimit of this processor: {limit / 1e9:.0f} G bits/s through XOR and popcount, one thread")
+    rows += layers(program, limit)
+    wide = "avx512f" in cpu_features()
+    if arguments.no_avx512 or (arguments.no_avx512 is None and wide):
+        rows += without_avx512(arguments, rows)
+    write(rows, arguments)
+    print(verdict(rows, arguments.batch[0], arguments.threads[0]))
+
+
+# Networks -------------------------------------------------------------------------------------------------
+
+
+def drawn_network() -> nn.Module:
+    """bvgg16 with drawn weights, scales of both signs and statistics of 16 drawn images."""
+    torch.manual_seed(0)
+    model = zoo.build("bvgg16", SHAPE, CLASSES)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+            nn.init.normal_(module.weight)
+            nn.init.normal_(module.bias, std=0.5)
+        if isinstance(module, PixelInput):
+            module.settle_(MEAN, STD)
+    with torch.no_grad():
+        model(normalised(images(16)))
+    return model.eval()
+
+
+def float_network() -> nn.Module:
+    """The same topology in floats; the channels' vote is a mean."""
+    torch.manual_seed(0)
+    layers: list[nn.Module] = []
+    channels = SHAPE[0]
+    for width in BVGG16_PLAN:
+        if width == POOL:
+            layers.append(nn.MaxPool2d(2))
+        else:
+            layers += [nn.Conv2d(channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
+            channels = width
+    layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    for units in BVGG16_UNITS:
+        layers += [nn.Linear(channels, units, bias=False), nn.BatchNorm1d(units), nn.ReLU()]
+        channels = units
+    return nn.Sequential(*layers, nn.Linear(channels, CLASSES)).eval()
+
+
+def images(count: int) -> np.ndarray:
+    """Drawn bytes (N, C, H, W)."""
+    return np.random.default_rng(0).integers(0, 256, (count, *SHAPE), dtype=np.uint8)
+
+
+def normalised(pixels: np.ndarray) -> torch.Tensor:
+    mean, std = torch.tensor(MEAN).view(-1, 1, 1), torch.tensor(STD).view(-1, 1, 1)
+    return (torch.from_numpy(pixels).float() / 255 - mean) / std
+
+
+def float_files(folder: Path) -> tuple[Artefact, Artefact]:
+    """The float network as files, fp32 and INT8."""
+    header = Header(NAMES, SHAPE, MEAN, STD)
+    fp32 = export_onnx(float_network(), header, folder / "fp32.onnx")
+    calibration = Calibration((images(64) / np.float32(255)).astype(np.float32))
+    return fp32, quantise_onnx(fp32, folder / "int8.onnx", calibration)
+
+
+def macs(program: Program) -> int:
+    """Products of binary layers; the first, on pixels of 8 bits, is not one."""
+    return sum(layer_macs(program, i) for i in binary_layers(program))
+
+
+def binary_layers(program: Program) -> list[int]:
+    return [
+        i
+        for i, one in enumerate(program.operations)
+        if isinstance(one, Convolution) and program.values[one.source].bits == 1
+    ]
+
+
+def layer_macs(program: Program, index: int) -> int:
+    layer = program.operations[index]
+    assert isinstance(layer, Convolution)
+    return math.prod(layer.weights.shape) * math.prod(program.values[index].shape[1:])
+
+
+# OpenVINO's binary convolution ----------------------------------------------------------------------------
+
+
+def binary_openvino(program: Program, batch: int, threads: int) -> Session:
+    """The very operations in OpenVINO: thresholds as FakeQuantize to 0 and 1, poolings before them."""
+    openvino = load_openvino()
+    ops, u1 = openvino.opset1, openvino.Type.u1
+    pixels = ops.parameter([batch, *SHAPE], np.float32)
+    made: dict[int, Any] = {}
+    bits: set[int] = set()  # values that are 0 and 1 for -1 and 1
+    for i, one in enumerate(program.operations):
+        match one:
+            case Pixels():
+                rounded = openvino.opset5.round(ops.multiply(pixels, np.float32(255)), "half_to_even")
+                made[i] = ops.subtract(ops.multiply(rounded, np.float32(2)), np.float32(255))
+            case Convolution():
+                made[i] = _layer(openvino, ops, u1, made[one.source], one, one.source in bits)
+            case Threshold():
+                pool = next(
+                    (r for r in program.readers(i) if isinstance(program.operations[r], MaxPool)), None
+                )
+                x = made[one.source]
+                if pool is not None:  # the maximum of sums and then their sign is the sign's maximum
+                    size = program.operations[pool].size
+                    x = ops.max_pool(x, [size] * 2, [0, 0], [0, 0], [size] * 2)
+                end = np.clip(one.table[:, 0].astype(np.float64), -(2.0**23), 2.0**23) - 0.5
+                end = end.astype(np.float32).reshape(1, -1, 1, 1)
+                one_, zero = (np.full((1, 1, 1, 1), value, np.float32) for value in (1, 0))
+                made[i] = ops.fake_quantize(x, end, end, zero, one_, 2)
+                bits.add(i)
+            case MaxPool():
+                made[i] = made[one.source]
+                bits.add(i)
+            case SumPool():
+                places = math.prod(program.values[one.source].shape[1:])
+                total = ops.reduce_sum(made[one.source], np.array([2, 3]), keep_dims=True)
+                total = ops.subtract(ops.multiply(total, np.float32(2)), np.float32(places))
+                turned = np.zeros(total.shape[1]) if one.turned is None else one.turned
+                made[i] = ops.multiply(total, (1 - 2 * turned.astype(np.float32)).reshape(1, -1, 1, 1))
+            case _:
+                scale, shift = (v.reshape(1, -1, 1, 1) for v in (one.scale, one.shift))
+                made[i] = ops.reshape(
+                    ops.add(ops.multiply(made[one.source], scale), shift), np.array([-1, CLASSES]), False
+                )
+    model = openvino.Model([made[len(program.operations) - 1]], [pixels])
+    settings = {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1, "PERFORMANCE_HINT": "LATENCY"}
+    compiled = openvino.Core().compile_model(model, "CPU", settings | {"INFERENCE_PRECISION_HINT": "f32"})
+    kinds = [
+        str(n.get_rt_info()["primitiveType"].astype(str)) for n in compiled.get_runtime_model().get_ops()
+    ]
+    print(
+        f"openvino binary: {sum('u1' in kind or 'bin' in kind.lower() for kind in kinds)} binary primitives"
+    )
+    request = compiled.create_infer_request()
+
+    def run(batch: np.ndarray) -> np.ndarray:
+        return np.array(request.infer([batch], share_inputs=True)[0])
+
+    return Session("bvgg16", "openvino binary", "1/1", threads, "openvino", run)
+
+
+def _layer(openvino: Any, ops: Any, u1: Any, x: Any, layer: Convolution, binary: bool) -> Any:
+    weights = np.moveaxis(layer.weights.integers(), -1, 1)  # (O, C, kh, kw)
+    edge = [layer.padding] * 2
+    if not binary:
+        return ops.convolution(x, weights.astype(np.float32), [1, 1], edge, edge, [1, 1])
+    packed = np.packbits((weights > 0).reshape(-1), bitorder="little")
+    tensor = openvino.Tensor(openvino.Type.u1, openvino.Shape(list(weights.shape)))  # its own memory
+    tensor.data.reshape(-1)[...] = packed
+    constant = openvino.op.Constant(tensor)
+    return ops.binary_convolution(x, constant, [1, 1], edge, edge, [1, 1], "xnor-popcount", 0.0)
+
+
+# Checking and timing --------------------------------------------------------------------------------------
+
+
+def check(network: nn.Module, program: Program) -> None:
+    """The packed program and OpenVINO's give PyTorch's logits."""
+    pixels = images(CHECKED)
+    with torch.inference_mode():
+        wanted = network(normalised(pixels)).numpy()
+    found = Runner(program)(pixels)
+    equal = int((found == wanted).all(1).sum())
+    print(f"packed against torch: {equal} of {CHECKED} images with the very same logits")
+    other = binary_openvino(program, CHECKED, 1).run((pixels / np.float32(255)).astype(np.float32))
+    same = int((other == wanted).all(1).sum())
+    print(f"openvino binary against torch: {same} of {CHECKED} images with the very same logits")
+    if min(equal, same) < CHECKED:
+        raise SystemExit("the sides do not compute the same; nothing is timed")
+
+
+def packed_session(program: Program, threads: int) -> Session:
+    runner = Runner(program, threads)
+    return Session("bvgg16", "packed", "1/1", threads, "tersa", runner)
+
+
+def compared(
+    program: Program, fp32: Artefact, int8: Artefact, batch: int, threads: int, seconds: float
+) -> list[dict[str, Any]]:
+    """All sides in the same rounds."""
+    sessions = [packed_session(program, threads)]
+    for target in ("onnxruntime", "openvino", "torch"):
+        sessions.append(parse(f"{target}@threads={threads}").prepare(fp32, "bvgg16"))
+    for target in ("onnxruntime", "openvino"):
+        sessions.append(parse(f"{target}@threads={threads}").prepare(int8, "bvgg16"))
+    sessions.append(binary_openvino(program, batch, threads))
+    pixels = (images(batch) / np.float32(255)).astype(np.float32)
+    timings = time_rounds(sessions, [pixels] * len(sessions), Effort(seconds=seconds, rounds=60))
+    print(f"\nbatch {batch}, {threads} thread{'s' if threads > 1 else ''}: ms of one call, and over packed")
+    rows: list[dict[str, Any]] = []
+    for session, timing in zip(sessions, timings, strict=True):
+        ratio = compare_rounds(timing.times_ms, timings[0].times_ms)
+        low, median, high = np.percentile(timing.times_ms, [10, 50, 90])
+        name = session.target.split("@")[0]
+        row = {
+            "kind": "time", "runtime": name, "precision": session.precision, "batch": batch,
+            "threads": threads, "ms": f"{median:.4f}", "p10": f"{low:.4f}", "p90": f"{high:.4f}",
+            "rounds": len(timing.times_ms),
+            "over_packed": f"{ratio.speedup:.2f}", "low": f"{ratio.low:.2f}", "high": f"{ratio.high:.2f}",
+        }  # fmt: skip
+        rows.append(row)
+        words = f"{row['over_packed']:>8}x  ({row['low']}-{row['high']})" if name != "packed" else ""
+        print(f"  {name:16} {session.precision:5} {median:10.3f}  {words}")
+    return rows
+
+
+def layers(program: Program, limit: float) -> list[dict[str, Any]]:
+    """Each step by itself, its data in the cache: time, and multiply-accumulates a second."""
+    runner = Runner(program)
+    runner(images(1))
+    table = runner.table(1)
+    print("\nlayer by layer, batch 1, one thread")
+    rows: list[dict[str, Any]] = []
+    binary = set(binary_layers(program))
+    spent = 0.0
+    for place, names in enumerate(table.names):
+        row = np.ascontiguousarray(table.rows[place : place + 1])
+        seconds = best(lambda row=row: execute(row, 1))
+        kinds = " ".join(type(program.operations[i]).__name__ for i in names)
+        words = f"  {place:2} {kinds:34} {program.values[names[-1]].shape!s:14} {1e6 * seconds:7.1f} us"
+        found = {"kind": "layer", "runtime": "packed", "precision": kinds, "batch": 1, "threads": 1}
+        found["ms"] = f"{1e3 * seconds:.4f}"
+        if names[0] in binary:
+            rate = layer_macs(program, names[0]) / seconds
+            spent += seconds
+            found |= {"gmacs_per_s": f"{rate / 1e9:.0f}", "share_of_limit": f"{rate / limit:.2f}"}
+            words += f"  {rate / 1e9:6.0f} G MAC/s  {100 * rate / limit:3.0f} % of the limit"
+        rows.append(found)
+        print(words)
+    rate = macs(program) / spent
+    print(f"  all binary layers: {rate / 1e9:.0f} G MAC/s, {100 * rate / limit:.0f} % of the limit")
+    whole = {"kind": "layers", "runtime": "packed", "precision": "1/1", "batch": 1, "threads": 1}
+    whole |= {
+        "ms": f"{1e3 * spent:.4f}",
+        "gmacs_per_s": f"{rate / 1e9:.0f}",
+        "share_of_limit": f"{rate / limit:.2f}",
+    }
+    limits = {"kind": "limit", "runtime": "xor popcount", "threads": 1, "gmacs_per_s": f"{limit / 1e9:.0f}"}
+    return [*rows, whole, limits]
+
+
+def best(call: Callable[[], object], repeats: int = 300) -> float:
+    """Shortest time of a call, in seconds: a layer alone is too short for anything else."""
+    times: list[float] = []
+    for _ in range(repeats):
+        start = time.perf_counter_ns()
+        call()
+        times.append((time.perf_counter_ns() - start) / 1e9)
+    return float(np.percentile(times, 10))
+
+
+def sizes(program: Program, fp32: Artefact, folder: Path) -> list[dict[str, Any]]:
+    packed = write_bundle(folder / "bvgg16.tersa", program)
+    floats = fp32.size_bytes
+    print(f"size: .tersa {packed:,} bytes, fp32 .onnx {floats:,} bytes, {floats / packed:.1f} times smaller")
+    return [
+        {"kind": "size", "runtime": "packed", "precision": "1/1", "bytes": packed, "over_packed": "1.00"},
+        {
+            "kind": "size",
+            "runtime": "onnx",
+            "precision": "fp32",
+            "bytes": floats,
+            "over_packed": f"{floats / packed:.2f}",
+        },
+    ]
+
+
+# The processor --------------------------------------------------------------------------------------------
+
+
+@intrinsic
+def _popcounts(typing: Any, steps: Any) -> Any:
+    """`steps` times x = popcount(x ^ w) in each of VECTORS registers; returns something of all of them."""
+    lanes = 8 if "avx512f" in cpu_features() else 4
+    registers = VECTORS if lanes == 8 else 8
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        vector = ir.VectorType(ir.IntType(64), lanes)
+        count = cgutils.get_or_insert_function(
+            builder.module, ir.FunctionType(vector, [vector]), f"llvm.ctpop.v{lanes}i64"
+        )
+        places = [
+            cgutils.alloca_once_value(builder, ir.Constant(vector, [i + 1] * lanes)) for i in range(registers)
+        ]
+        with cgutils.for_range(builder, args[0]) as loop:
+            first = builder.insert_element(
+                ir.Constant(vector, ir.Undefined), loop.index, ir.Constant(ir.IntType(32), 0)
+            )
+            zero = ir.Constant(ir.VectorType(ir.IntType(32), lanes), [0] * lanes)
+            other = builder.shuffle_vector(first, first, zero)
+            for place in places:
+                builder.store(builder.call(count, [builder.xor(builder.load(place), other)]), place)
+        total = builder.load(places[0])
+        for place in places[1:]:
+            total = builder.add(total, builder.load(place))
+        found = builder.extract_element(total, ir.Constant(ir.IntType(32), 0))
+        return builder.add(found, ir.Constant(ir.IntType(64), 64 * lanes * registers << 32))
+
+    return types.int64(types.int64), codegen
+
+
+@njit
+def _go(steps):
+    return _popcounts(steps)
+
+
+def popcount_limit() -> float:
+    """Bits a second that go through XOR and popcount in registers, on one thread."""
+    steps = 200_000
+    bits = (_go(1) >> 32) * steps
+    return bits / min(best(lambda: _go(steps), 40) for _ in range(3))
+
+
+def packed_only(program: Program, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Times of the packed program alone, and the limit, with this process's features."""
+    found: dict[str, Any] = {"limit": popcount_limit(), "features": sorted(cpu_features())}
+    for threads in arguments.threads:
+        for batch in arguments.batch:
+            runner, pixels = Runner(program, threads), (images(batch) / np.float32(255)).astype(np.float32)
+            runner(pixels)
+            effort = Effort(seconds=arguments.seconds, rounds=60)
+            times = time_rounds([packed_session(program, threads)], [pixels], effort)[0].times_ms
+            found[f"{batch},{threads}"] = [float(value) for value in np.percentile(times, [10, 50, 90])]
+    return found
+
+
+def without_avx512(arguments: argparse.Namespace, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The packed program in a process of its own whose kernels know AVX2 only."""
+    host = llvm.get_host_cpu_features()
+    features = ",".join(
+        f"{'+' if on and 'avx512' not in name else '-'}{name}" for name, on in sorted(host.items())
+    )
+    words = [sys.executable, __file__, "--packed-only", "--seconds", str(arguments.seconds)]
+    words += ["--batch", *map(str, arguments.batch), "--threads", *map(str, arguments.threads)]
+    environ = os.environ | {"NUMBA_CPU_NAME": llvm.get_host_cpu_name(), "NUMBA_CPU_FEATURES": features}
+    done = subprocess.run(words, capture_output=True, text=True, check=True, env=environ)
+    found = json.loads(done.stdout.splitlines()[-1])
+    print(f"\npacked without AVX-512 (limit {found['limit'] / 1e9:.0f} G bits/s), a process of its own")
+    made: list[dict[str, Any]] = []
+    for threads in arguments.threads:
+        for batch in arguments.batch:
+            low, median, high = found[f"{batch},{threads}"]
+            others = [
+                row for row in rows
+                if row["kind"] == "time" and (row["batch"], row["threads"]) == (batch, threads)
+                and row["runtime"] != "packed"
+            ]  # fmt: skip
+            ratios = ", ".join(
+                f"{kind} {float(value) / median:.1f}x" for kind, value in fastest(others).items()
+            )
+            print(f"  batch {batch:2}, {threads} threads: {median:.3f} ms; over the best of each: {ratios}")
+            made.append(
+                {
+                    "kind": "time",
+                    "runtime": "packed without avx512",
+                    "precision": "1/1",
+                    "batch": batch,
+                    "threads": threads,
+                    "ms": f"{median:.4f}",
+                    "p10": f"{low:.4f}",
+                    "p90": f"{high:.4f}",
+                }
+            )
+    rate = f"{found['limit'] / 1e9:.0f}"
+    made.append(
+        {"kind": "limit", "runtime": "xor popcount without avx512", "threads": 1, "gmacs_per_s": rate}
+    )
+    return made
+
+
+# The answer -----------------------------------------------------------------------------------------------
+
+
+def fastest(rows: list[dict[str, Any]]) -> dict[str, float]:
+    """The shortest time of each kind of rival."""
+    kinds = {
+        "fp32": [row for row in rows if row["precision"] == "fp32"],
+        "int8": [row for row in rows if row["precision"] == "int8"],
+        "ov-binary": [row for row in rows if row["runtime"] == "openvino binary"],
+    }
+    return {kind: min(float(row["ms"]) for row in found) for kind, found in kinds.items()}
+
+
+def verdict(rows: list[dict[str, Any]], batch: int, threads: int) -> str:
+    """`fp32 12.3x int8 7.1x ov-binary 1.8x`."""
+    here = [
+        row for row in rows if row["kind"] == "time" and (row["batch"], row["threads"]) == (batch, threads)
+    ]
+    packed = next(float(row["ms"]) for row in here if row["runtime"] == "packed")
+    return " ".join(f"{kind} {value / packed:.1f}x" for kind, value in fastest(here).items())
+
+
+def write(rows: list[dict[str, Any]], arguments: argparse.Namespace) -> None:
+    machine = environment(max(arguments.threads))
+    here = cpu_features()
+    print(f"\n{machine.processor}: {', '.join(f'{name} {name in here}' for name in SHOWN)}")
+    shared = {
+        "command": shlex.join(["python", "benchmarks/packed_inference.py", *sys.argv[1:]]),
+        "processor": machine.processor,
+        "features": " ".join(name for name in SHOWN if name in here),
+        "versions": " ".join(f"{name} {machine.versions[name]}" for name in sorted(machine.versions)),
+        "date": machine.date,
+    }
+    columns = [
+        "kind", "runtime", "precision", "batch", "threads", "ms", "p10", "p90", "rounds", "over_packed",
+        "low", "high",
+        "gmacs_per_s", "share_of_limit", "bytes", *shared,
+    ]  # fmt: skip
+    with RESULTS.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, fieldnames=columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(row | shared for row in rows)
+
+
+if __name__ == "__main__":
+    main()
