@@ -82,7 +82,13 @@ class Grid:
         return known
 
     def _between(self, inputs: int, outputs: int) -> float:
-        place = bisect_left(self._ins, inputs)
+        ins, rows, place = self._ins, self._rows, bisect_left(self._ins, inputs)
+        if 0 < place < len(ins) and rows[place][0][-1] >= outputs <= rows[place - 1][0][-1]:
+            top = _line(*rows[place], outputs)  # the usual case, without looking further
+            if ins[place] == inputs:
+                return top
+            bottom = _line(*rows[place - 1], outputs)
+            return bottom + (inputs - ins[place - 1]) / (ins[place] - ins[place - 1]) * (top - bottom)
         above = self._row(range(place, len(self._ins)), outputs)
         if above is None:
             raise DataError(
