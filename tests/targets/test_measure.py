@@ -13,7 +13,9 @@ from tersa.errors import ModelError
 from tersa.export.artefact import Artefact
 from tersa.targets.base import Pixels, Session
 from tersa.targets.measure import (
+    TRIES,
     Effort,
+    Here,
     Timed,
     compare,
     likely_reason,
@@ -130,6 +132,30 @@ def test_settings_are_held_for_every_round_and_given_back(session: Make, clock: 
     assert inside == 0
     assert set(depth) == {1}
     assert len(depth) == 11  # warm-up and ten rounds
+
+
+def test_an_interrupted_round_is_made_again_with_half_the_calls(
+    session: Make, clock: Callable[[], int]
+) -> None:
+    log: list[str] = []
+    side = session(lambda call: 9.0 if call < 9 else 1.0, "A", log)
+    counts = iter([0, 1, 1, 1])  # the first try is interrupted, the second is not
+    found = Here(side, IMAGES, clock, lambda: next(counts)).round(8)
+    assert found == pytest.approx(1.0)
+    assert len(log) == 1 + 8 + 1 + 4
+
+
+def test_a_round_that_is_always_interrupted_gives_its_quickest_try(
+    session: Make, clock: Callable[[], int]
+) -> None:
+    log: list[str] = []
+    side = session(lambda call: 2.0 if call == 3 else 5.0, "A", log)
+    counts = iter(range(100))
+    assert Here(side, IMAGES, clock, lambda: next(counts)).round(1) == pytest.approx(5.0)
+    assert len(log) == 1 + 2 * (TRIES - 1)
+    log.clear()
+    side = session(lambda call: 2.0 if call == 4 else 5.0, "A", log)
+    assert Here(side, IMAGES, clock, lambda: next(counts)).round(1) == pytest.approx(2.0)
 
 
 def test_garbage_collection_waits_and_comes_back(session: Make, clock: Callable[[], int]) -> None:

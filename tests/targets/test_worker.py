@@ -47,6 +47,21 @@ def test_a_process_answers_like_this_one_and_is_timed(artefact: Artefact, images
         assert found.added_bytes >= 0
 
 
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="processes are bound to cores on Linux only")
+def test_rounds_change_the_core_and_all_start_at_the_first(artefact: Artefact, images: Pixels) -> None:
+    cores = sorted(os.sched_getaffinity(0))
+    with Worker(order(artefact)) as worker:
+        assert worker.pid is not None
+        worker.first(images)
+        for _ in range(2):
+            worker.warm_up(QUICK)
+            seen = []
+            for _ in range(2 * len(cores)):
+                worker.round(1)
+                seen.append(os.sched_getaffinity(worker.pid))
+            assert seen == ([{core} for core in cores] * 2 if len(cores) > 1 else [set(cores)] * 2)
+
+
 def test_memory_that_ends_is_told_and_is_not_ours(artefact: Artefact) -> None:
     with Worker(order(artefact, limit=700 * MIB)) as worker:
         worker.first(np.zeros((1, 1, 8, 8), np.float32))

@@ -14,6 +14,10 @@ system ends the process, the caller gets `Died` with the reason, and goes on.
 What loading took for a moment, and the checks that every `prepare` makes, are given back first and not
 counted.
 
+Cores of a busy machine differ, and a process stays where it is. So a network of one thread changes the core
+from round to round, all networks in the same order: round i of all of them runs on one core (Linux; elsewhere
+the system chooses, and networks of several threads use all cores that they may).
+
 Processes come from a fork server that has imported the runtimes' packages and nothing else: no threads, no
 data. Not for remote sessions: they run in another process as it is.
 """
@@ -24,6 +28,7 @@ import ctypes
 import gc
 import importlib.util
 import multiprocessing
+import os
 import pickle
 import re
 import signal
@@ -199,6 +204,8 @@ class _State:
         self.session = session
         self.before = before
         self.here: Here | None = None
+        self.cores = sorted(os.sched_getaffinity(0)) if sys.platform == "linux" else []
+        self.turn = 0
 
     def first(self, images: Pixels) -> First:
         gc.collect()
@@ -206,16 +213,20 @@ class _State:
             start = time.perf_counter()
             logits = self.session.run(images)
             ms = 1e3 * (time.perf_counter() - start)
-        self.here = Here(self.session, images)
+        self.here = Here(self.session, images, interrupted=_interruptions)
         return First(ms, np.asarray(logits, np.float32), max(0, _highest() - self.before))
 
     def warm_up(self, effort: Effort) -> tuple[int, float]:
         assert self.here is not None
         gc.collect()
+        self.turn = 0
         return self.here.warm_up(effort)
 
     def round(self, calls: int) -> float:
         assert self.here is not None
+        if self.session.threads == 1 and len(self.cores) > 1:
+            _move(self.cores[self.turn % len(self.cores)])
+        self.turn += 1
         return self.here.round(calls)
 
     def answer(self, images: Pixels) -> Pixels:
@@ -239,6 +250,20 @@ def _confine(order: Order) -> None:
         import resource  # not on Windows
 
         resource.setrlimit(resource.RLIMIT_DATA, (order.limit, order.limit))
+
+
+def _move(core: int) -> None:
+    """Put every thread of this process on one core: some runtimes work in a thread of their own."""
+    for task in os.listdir("/proc/self/task"):
+        with suppress(OSError):  # a thread that has ended since
+            os.sched_setaffinity(int(task), {core})
+
+
+def _interruptions() -> int:
+    """How often the kernel took the processor away from any thread of this process."""
+    import resource  # Linux only, see `interruptions`
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw if sys.platform == "linux" else 0
 
 
 def refused(error: Exception) -> Refused:

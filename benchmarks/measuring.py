@@ -1,0 +1,133 @@
+"""Can the numbers of `tersa bench` be believed on a busy machine?
+
+    python benchmarks/measuring.py --trials 100 --pairs 20
+
+Three questions, with LeNet on 28x28 images, one thread, each network in a process of its own and new
+processes in every trial:
+
+    equal      two copies of one file: how often is the verdict "no difference"? (at least 90 of 100)
+    slower     the second copy makes eleven calls for every ten that are counted: how often "slower"? (at
+    least 90) repeated   the ratio of two targets measured twice: how often do the two differ by under 5 %?
+    (at least 18 of 20)
+
+The load of the machine is in the last line. Writes `results/measuring.csv`, a row for each trial.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import os
+import tempfile
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+
+import numpy as np
+
+from tersa.export.artefact import Artefact, Header
+from tersa.export.onnx import export_onnx
+from tersa.models import build
+from tersa.records import write_atomic
+from tersa.targets.environment import environment
+from tersa.targets.measure import Effort, time_sides
+from tersa.targets.statistics import Ratio, compare_rounds
+from tersa.targets.worker import Order, Worker, pack
+
+RESULTS = Path(__file__).parent / "results" / "measuring.csv"
+EXTRA = 1.1
+
+
+@dataclass(frozen=True)
+class Slower:
+    """A network that takes 10 % longer."""
+
+    worker: Worker
+
+    def warm_up(self, effort: Effort) -> tuple[int, float]:
+        """As `measure.Side`."""
+        made, per_call = self.worker.warm_up(effort)
+        return made, EXTRA * per_call
+
+    def round(self, calls: int) -> float:
+        """As `measure.Side`."""
+        return EXTRA * self.worker.round(calls)
+
+
+def ratio(artefact: Artefact, targets: tuple[str, str], seconds: float, *, slower: bool = False) -> Ratio:
+    """The first target over the second, from interleaved rounds in new processes."""
+    image = np.random.default_rng(0).random((1, *artefact.header.shape), dtype=np.float32)
+    with ExitStack() as stack:
+        workers = [
+            stack.enter_context(Worker(Order(target, "m", "fp32", pack(artefact, target))))
+            for target in targets
+        ]
+        for worker in workers:
+            worker.first(image)
+        sides = [workers[0], Slower(workers[1]) if slower else workers[1]]
+        first, second = time_sides(sides, Effort(seconds=seconds))
+    return compare_rounds(first.times_ms, second.times_ms)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--trials", type=int, default=100)
+    parser.add_argument("--pairs", type=int, default=20)
+    parser.add_argument("--seconds", type=float, default=1.0)
+    parser.add_argument("--targets", nargs=2, default=("onnxruntime", "torch"))
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    machine, begun = environment(threads=1), time.perf_counter()
+    rows: list[dict[str, object]] = []
+    counts = {"equal": 0, "slower": 0, "repeated": 0}
+
+    def note(kind: str, trial: int, found: Ratio, good: bool, other: float | None = None) -> None:
+        counts[kind] += good
+        rows.append(
+            {
+                "question": kind,
+                "trial": trial,
+                "ratio": f"{found.speedup:.4f}",
+                "low": f"{found.low:.4f}",
+                "high": f"{found.high:.4f}",
+                "verdict": found.verdict,
+                "again": "" if other is None else f"{other:.4f}",
+                "good": good,
+                "load": f"{os.getloadavg()[0]:.1f}",
+                "processor": machine.processor,
+                "date": machine.date,
+                "commit": machine.commit,
+            }
+        )
+
+    with tempfile.TemporaryDirectory(prefix="tersa.") as folder:
+        header = Header(tuple("0123456789"), (1, 28, 28), (0.1307,), (0.3081,))
+        artefact = export_onnx(build("lenet", header.shape, 10), header, Path(folder) / "net.onnx")
+        same = ("onnxruntime", "onnxruntime")
+        for trial in range(options.trials):
+            found = ratio(artefact, same, options.seconds)
+            note("equal", trial, found, found.verdict == "no difference")
+            found = ratio(artefact, same, options.seconds, slower=True)
+            note("slower", trial, found, found.verdict == "slower")
+        for trial in range(options.pairs):
+            first, again = (ratio(artefact, tuple(options.targets), options.seconds) for _ in range(2))
+            note("repeated", trial, first, abs(first.speedup / again.speedup - 1) < 0.05, again.speedup)
+    text = StringIO()
+    writer = csv.DictWriter(text, rows[0].keys(), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomic(options.out, text.getvalue())
+    print(f"two copies: no difference in {counts['equal']} of {options.trials}")
+    print(f"10 % slower: slower in {counts['slower']} of {options.trials}")
+    print(f"{' over '.join(options.targets)}, twice: within 5 % in {counts['repeated']} of {options.pairs}")
+    loads = [float(str(row["load"])) for row in rows]
+    took = time.perf_counter() - begun
+    print(f"load {min(loads):.1f} to {max(loads):.1f} on {machine.cores} cores, {took:.0f} s")
+
+
+if __name__ == "__main__":
+    main()
