@@ -82,7 +82,7 @@ def plan(spec: AdaptSpec, setting: Setting) -> AdaptPlan:
         ("latency table", f"{missing} layers to measure, {there} there already", missing * LAYER_SECONDS),
         _search(spec, len(groups.groups), narrowed),
         ("tune", f"{protocol.tune} iterations, distilling from the baseline", protocol.tune * narrowed),
-        ("test and measure", f"{len(task.test)} test images, every installed runtime", 30.0),
+        ("test and measure", f"{len(task.test)} test images, the usual runtimes", 30.0),
     ]
     steps = [PlannedStep(name=n, what=w, seconds=s, time=in_words(s)) for n, w, s in parts]
     total = sum(step.seconds for step in steps)

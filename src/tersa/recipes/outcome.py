@@ -53,6 +53,10 @@ from tersa.train.evaluation import predict
 GUESSING = 1.5
 """A baseline below this many times the accuracy of guessing is remarked upon."""
 
+USUAL = ("torch", "onnxruntime", "openvino")
+"""Runtimes that every result is measured on where they are installed; `tersa bench` has all. Those that
+compile first (torch-compile, c) would take longer than the rest of a small job."""
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -145,11 +149,11 @@ def _test(path: Path, task: Task) -> _Tested:
 
 
 def _measure(o: Outcome, artefacts: list[Path]) -> list[Comparison]:
-    """The baseline against each file of the result on every installed runtime, the goal's target first."""
+    """The baseline against each file of the result on the usual runtimes, the goal's target first."""
     dock = o.job.dock
     files = [o.chosen.artefact, *(x.artefact for x in o.options if x is not o.chosen)]
     names = [dock.target]
-    there = [kind.name for kind in installed() if kind.version]
+    there = [kind.name for kind in installed() if kind.version and kind.name in USUAL]
     names += [f"{name}@threads=1" for name in there if name != parse(dock.target).name]
     found: list[Comparison] = []
     for name in names:

@@ -156,7 +156,7 @@ def plan(spec: ShrinkSpec, setting: Setting) -> Plan:
     if spec.cluster:
         words = "shared values, trained and coded" if protocol.tune else "shared values, coded"
         parts.append(("cluster", words, tuned))
-    parts.append(("test and measure", f"{len(task.test)} test images, every installed runtime", 30.0))
+    parts.append(("test and measure", f"{len(task.test)} test images, the usual runtimes", 30.0))
     steps = [PlannedStep(name=n, what=w, seconds=s, time=in_words(s)) for n, w, s in parts]
     total = sum(step.seconds for step in steps)
     answers = 4 * views * len(task.train) * len(task.classes) if taught else 0
