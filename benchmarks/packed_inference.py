@@ -15,8 +15,11 @@ rounds, at the same number of threads:
 
 The packed program's logits are compared with PyTorch's first. The limit of the processor is measured too: how
 many bits a second XOR and popcount go through in registers, with nothing loaded, added or stored. A layer's
-share of it is binary multiply-accumulates a second over that. With `--no-avx512` (on by itself where the
-processor has AVX-512) the packed program runs a second time in a process whose kernels use AVX2 only.
+share of it is binary multiply-accumulates a second over that. Where the processor has AVX-512 all is measured
+again in a process that is held to AVX2 (`--no-avx2` leaves that out), without ONNX Runtime, which cannot be.
+
+`--clock cpu` counts the process's processor time instead of wall time, on one thread: what a call costs on a
+machine that others use at the same time.
 
 Writes `results/packed_inference.csv`. The last line is the speed-up over the best of each kind at the first
 batch size and number of threads.
@@ -52,7 +55,7 @@ from torch import nn
 from tersa.binary.convert import convert
 from tersa.binary.program import Convolution, MaxPool, Pixels, Program, SumPool, Threshold
 from tersa.binary.runtime import Runner, execute
-from tersa.binary.tiles import cpu_features
+from tersa.binary.vectors import cpu_features
 from tersa.export.artefact import Artefact, Header
 from tersa.export.bundle import write_bundle
 from tersa.export.int8 import Calibration, quantise_onnx
@@ -75,6 +78,7 @@ CHECKED = 64
 """Images on which logits are compared."""
 VECTORS = 24
 """Registers in flight when the limit is measured: enough to hide every latency."""
+CLOCKS = {"wall": time.perf_counter_ns, "cpu": time.process_time_ns}
 SHOWN = ("popcnt", "avx2", "fma", "avxvnni", "avx512f", "avx512vpopcntdq", "avx512vnni")
 
 
@@ -85,14 +89,17 @@ def main() -> None:
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 32])
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--seconds", type=float, default=3.0, help="of timed calls per side")
-    parser.add_argument("--no-avx512", action=argparse.BooleanOptionalAction, default=None)
-    parser.add_argument("--packed-only", action="store_true", help="print the packed program's times as JSON")
+    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
+    parser.add_argument("--avx2", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--held", action="store_true", help="the process that is held to AVX2: prints JSON")
     arguments = parser.parse_args()
+    if arguments.clock == "cpu" and arguments.threads != [1]:
+        parser.error("--clock cpu adds up the threads of the process; give --threads 1 with it")
     torch.set_num_threads(1)
     network = drawn_network()
     program = convert(network, NAMES, SHAPE, MEAN, STD)
-    if arguments.packed_only:
-        print(json.dumps(packed_only(program, arguments)))
+    if arguments.held:
+        print(json.dumps(held(program, arguments)))
         return
     print(f"bvgg16, {program.precision}, {macs(program) / 1e6:.0f} million binary multiply-accumulates")
     check(network, program)
@@ -103,13 +110,12 @@ def main() -> None:
         rows += sizes(program, fp32, folder)
         for threads in arguments.threads:
             for batch in arguments.batch:
-                rows += compared(program, fp32, int8, batch, threads, arguments.seconds)
+                rows += compared(program, fp32, int8, batch, threads, arguments)
     limit = popcount_limit()
     print(f"\nlimit of this processor: {limit / 1e9:.0f} G bits/s through XOR and popcount, one thread")
     rows += layers(program, limit)
-    wide = "avx512f" in cpu_features()
-    if arguments.no_avx512 or (arguments.no_avx512 is None and wide):
-        rows += without_avx512(arguments, rows)
+    if arguments.avx2 and "avx512f" in cpu_features():
+        rows += held_to_avx2(arguments)
     write(rows, arguments)
     print(verdict(rows, arguments.batch[0], arguments.threads[0]))
 
@@ -284,18 +290,24 @@ def packed_session(program: Program, threads: int) -> Session:
 
 
 def compared(
-    program: Program, fp32: Artefact, int8: Artefact, batch: int, threads: int, seconds: float
+    program: Program,
+    fp32: Artefact,
+    int8: Artefact,
+    batch: int,
+    threads: int,
+    arguments: argparse.Namespace,
 ) -> list[dict[str, Any]]:
     """All sides in the same rounds."""
     sessions = [packed_session(program, threads)]
-    for target in ("onnxruntime", "openvino", "torch"):
+    free = [] if arguments.held else ["onnxruntime"]
+    for target in (*free, "openvino", "torch"):
         sessions.append(parse(f"{target}@threads={threads}").prepare(fp32, "bvgg16"))
-    for target in ("onnxruntime", "openvino"):
+    for target in (*free, "openvino"):
         sessions.append(parse(f"{target}@threads={threads}").prepare(int8, "bvgg16"))
     sessions.append(binary_openvino(program, batch, threads))
     pixels = (images(batch) / np.float32(255)).astype(np.float32)
-    timings = time_rounds(sessions, [pixels] * len(sessions), Effort(seconds=seconds, rounds=60))
-    print(f"\nbatch {batch}, {threads} thread{'s' if threads > 1 else ''}: ms of one call, and over packed")
+    effort = Effort(seconds=arguments.seconds, rounds=60)
+    timings = time_rounds(sessions, [pixels] * len(sessions), effort, CLOCKS[arguments.clock])
     rows: list[dict[str, Any]] = []
     for session, timing in zip(sessions, timings, strict=True):
         ratio = compare_rounds(timing.times_ms, timings[0].times_ms)
@@ -308,9 +320,20 @@ def compared(
             "over_packed": f"{ratio.speedup:.2f}", "low": f"{ratio.low:.2f}", "high": f"{ratio.high:.2f}",
         }  # fmt: skip
         rows.append(row)
-        words = f"{row['over_packed']:>8}x  ({row['low']}-{row['high']})" if name != "packed" else ""
-        print(f"  {name:16} {session.precision:5} {median:10.3f}  {words}")
+    if not arguments.held:
+        show(rows, arguments)
     return rows
+
+
+def show(rows: list[dict[str, Any]], arguments: argparse.Namespace) -> None:
+    """One comparison."""
+    first = rows[0]
+    print(
+        f"\nbatch {first['batch']}, threads {first['threads']}: ms of a call ({arguments.clock}), over packed"
+    )
+    for row in rows:
+        words = f"{row['over_packed']:>8}x  ({row['low']}-{row['high']})" if row is not first else ""
+        print(f"  {row['runtime']:16} {row['precision']:5} {float(row['ms']):10.3f}  {words}")
 
 
 def layers(program: Program, limit: float) -> list[dict[str, Any]]:
@@ -420,61 +443,55 @@ def popcount_limit() -> float:
     return bits / min(best(lambda: _go(steps), 40) for _ in range(3))
 
 
-def packed_only(program: Program, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Times of the packed program alone, and the limit, with this process's features."""
-    found: dict[str, Any] = {"limit": popcount_limit(), "features": sorted(cpu_features())}
-    for threads in arguments.threads:
-        for batch in arguments.batch:
-            runner, pixels = Runner(program, threads), (images(batch) / np.float32(255)).astype(np.float32)
-            runner(pixels)
-            effort = Effort(seconds=arguments.seconds, rounds=60)
-            times = time_rounds([packed_session(program, threads)], [pixels], effort)[0].times_ms
-            found[f"{batch},{threads}"] = [float(value) for value in np.percentile(times, [10, 50, 90])]
-    return found
+def held(program: Program, arguments: argparse.Namespace) -> dict[str, Any]:
+    """The limit and all comparisons of this process, which is held to AVX2."""
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as name:
+        fp32, int8 = float_files(Path(name))
+        for threads in arguments.threads:
+            for batch in arguments.batch:
+                rows += compared(program, fp32, int8, batch, threads, arguments)
+    return {"limit": popcount_limit(), "features": sorted(cpu_features()), "rows": rows}
 
 
-def without_avx512(arguments: argparse.Namespace, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The packed program in a process of its own whose kernels know AVX2 only."""
+def held_to_avx2(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Everything again in a process of its own: numba, oneDNN (OpenVINO, torch) and ATen know AVX2 only."""
     host = llvm.get_host_cpu_features()
     features = ",".join(
         f"{'+' if on and 'avx512' not in name else '-'}{name}" for name, on in sorted(host.items())
     )
-    words = [sys.executable, __file__, "--packed-only", "--seconds", str(arguments.seconds)]
+    words = [
+        sys.executable,
+        __file__,
+        "--held",
+        "--seconds",
+        str(arguments.seconds),
+        "--clock",
+        arguments.clock,
+    ]
     words += ["--batch", *map(str, arguments.batch), "--threads", *map(str, arguments.threads)]
     environ = os.environ | {"NUMBA_CPU_NAME": llvm.get_host_cpu_name(), "NUMBA_CPU_FEATURES": features}
+    environ |= {
+        "ONEDNN_MAX_CPU_ISA": "AVX2",
+        "ATEN_CPU_CAPABILITY": "avx2",
+        "MKL_ENABLE_INSTRUCTIONS": "AVX2",
+    }
     done = subprocess.run(words, capture_output=True, text=True, check=True, env=environ)
     found = json.loads(done.stdout.splitlines()[-1])
-    print(f"\npacked without AVX-512 (limit {found['limit'] / 1e9:.0f} G bits/s), a process of its own")
-    made: list[dict[str, Any]] = []
+    print(f"\nheld to AVX2: limit {found['limit'] / 1e9:.0f} G bits/s, one thread")
+    rows: list[dict[str, Any]] = found["rows"]
     for threads in arguments.threads:
         for batch in arguments.batch:
-            low, median, high = found[f"{batch},{threads}"]
-            others = [
-                row for row in rows
-                if row["kind"] == "time" and (row["batch"], row["threads"]) == (batch, threads)
-                and row["runtime"] != "packed"
-            ]  # fmt: skip
-            ratios = ", ".join(
-                f"{kind} {float(value) / median:.1f}x" for kind, value in fastest(others).items()
-            )
-            print(f"  batch {batch:2}, {threads} threads: {median:.3f} ms; over the best of each: {ratios}")
-            made.append(
-                {
-                    "kind": "time",
-                    "runtime": "packed without avx512",
-                    "precision": "1/1",
-                    "batch": batch,
-                    "threads": threads,
-                    "ms": f"{median:.4f}",
-                    "p10": f"{low:.4f}",
-                    "p90": f"{high:.4f}",
-                }
-            )
-    rate = f"{found['limit'] / 1e9:.0f}"
-    made.append(
-        {"kind": "limit", "runtime": "xor popcount without avx512", "threads": 1, "gmacs_per_s": rate}
-    )
-    return made
+            here = [row for row in rows if (row["batch"], row["threads"]) == (batch, threads)]
+            show(here, arguments)
+    print(f"held to AVX2: {verdict(rows, arguments.batch[0], arguments.threads[0])}")
+    limit = {
+        "kind": "limit",
+        "runtime": "xor popcount",
+        "threads": 1,
+        "gmacs_per_s": f"{found['limit'] / 1e9:.0f}",
+    }
+    return [row | {"kind": f"{row['kind']} avx2"} for row in [*rows, limit]]
 
 
 # The answer -----------------------------------------------------------------------------------------------
@@ -505,6 +522,7 @@ def write(rows: list[dict[str, Any]], arguments: argparse.Namespace) -> None:
     print(f"\n{machine.processor}: {', '.join(f'{name} {name in here}' for name in SHOWN)}")
     shared = {
         "command": shlex.join(["python", "benchmarks/packed_inference.py", *sys.argv[1:]]),
+        "clock": arguments.clock,
         "processor": machine.processor,
         "features": " ".join(name for name in SHOWN if name in here),
         "versions": " ".join(f"{name} {machine.versions[name]}" for name in sorted(machine.versions)),

@@ -1,5 +1,11 @@
 """The compiled kernels against the readable reference, bit for bit, over odd shapes and every width."""
 
+import os
+import platform
+import subprocess
+import sys
+
+import llvmlite.binding as llvm
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -134,6 +140,27 @@ def test_floats_are_taken_to_the_nearest_byte() -> None:
     assert np.array_equal(runner(floats + np.float32(0.4 / 255)), runner(pixels))
     outside = np.where(floats > 0.5, np.float32(7), np.float32(-7))
     assert np.array_equal(runner(outside), runner(np.where(floats > 0.5, 255, 0).astype(np.uint8)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("without", ["avx512", "avx"])
+def test_processors_with_less_give_the_same_bits(without: str) -> None:
+    """All of this file again in a process whose kernels know AVX2 at most, or no AVX at all."""
+    if "PYTEST_HELD" in os.environ or platform.machine() != "x86_64":
+        pytest.skip("held already, or another architecture")
+    host = llvm.get_host_cpu_features()
+    features = ",".join(
+        f"{'+' if on and not name.startswith(without) else '-'}{name}" for name, on in host.items()
+    )
+    environ = os.environ | {
+        "NUMBA_CPU_NAME": "x86-64",
+        "NUMBA_CPU_FEATURES": features,
+        "PYTEST_HELD": without,
+    }
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]
+    done = subprocess.run(command, capture_output=True, text=True, env=environ)
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert " passed" in done.stdout
 
 
 def test_wrong_images_and_threads_are_refused() -> None:

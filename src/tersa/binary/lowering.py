@@ -54,7 +54,7 @@ from tersa.binary.program import (
     sources,
 )
 from tersa.binary.reference import normalised, pixel_codes
-from tersa.binary.tiles import WIDE
+from tersa.binary.vectors import WIDE
 
 Form = Literal["words", "shorts", "floats"]
 

@@ -26,48 +26,27 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
-import llvmlite.binding as llvm
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils, config
+from numba.core import cgutils
 from numba.extending import intrinsic
 
-LANES = 32
-"""Output channels of one tile: half a word of packed output."""
-PIXELS = 4
-"""Pixels of one tile."""
-
-I8, I16, I32, I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
-
-
-def cpu_features() -> frozenset[str]:
-    """What numba compiles for: this CPU's features, or those of NUMBA_CPU_FEATURES."""
-    asked: str | None = getattr(config, "CPU_FEATURES")  # noqa: B009 - set at run time
-    if asked is not None:
-        return frozenset(piece[1:] for piece in asked.split(",") if piece.startswith("+"))
-    return frozenset(name for name, there in llvm.get_host_cpu_features().items() if there)
-
-
-WIDE = "avx512f" in cpu_features()
-"""32 registers of 512 bits; otherwise 16 of 256 bits are assumed, and tiles are computed in parts."""
-
-
-def _vector(element: ir.Type, lanes: int) -> Any:
-    return ir.VectorType(element, lanes)
-
-
-def _load(builder: Any, address: Any, kind: Any, align: int) -> Any:
-    return builder.load(builder.inttoptr(address, kind.as_pointer()), align=align)
-
-
-def _splat(builder: Any, value: Any, kind: Any) -> Any:
-    undefined = ir.Constant(kind, ir.Undefined)
-    first = builder.insert_element(undefined, value, ir.Constant(I32, 0))
-    return builder.shuffle_vector(first, undefined, ir.Constant(_vector(I32, kind.count), [0] * kind.count))
+from tersa.binary.byte_counts import SHORTEST, block_by_bytes
+from tersa.binary.vectors import (
+    BY_BYTES,
+    I16,
+    I32,
+    I64,
+    LANES,
+    PIXELS,
+    Arguments,
+    Kind,
+    load,
+    splat,
+    vector_of,
+)
 
 
 def _add_bits(builder: Any, total: Any, word: Any, weights: list[Any]) -> Any:
@@ -82,88 +61,31 @@ def _add_bits(builder: Any, total: Any, word: Any, weights: list[Any]) -> Any:
 
 def _add_products(builder: Any, total: Any, pair: Any, weights: list[Any]) -> Any:
     """total + x0 w0 + x1 w1 of 16-bit integers: one instruction (`vpmaddwd`) and an addition."""
-    halves = _vector(I16, 2 * total.type.count)
-    wide = _vector(I32, 2 * total.type.count)
+    halves = vector_of(I16, 2 * total.type.count)
+    wide = vector_of(I32, 2 * total.type.count)
     product = builder.mul(
         builder.sext(builder.bitcast(pair, halves), wide),
         builder.sext(builder.bitcast(weights[0], halves), wide),
     )
     parts = [
         builder.shuffle_vector(
-            product, product, ir.Constant(_vector(I32, total.type.count), list(range(start, wide.count, 2)))
+            product, product, ir.Constant(vector_of(I32, total.type.count), list(range(start, wide.count, 2)))
         )
         for start in (0, 1)
     ]
     return builder.add(total, builder.add(*parts))
 
 
-@dataclass(frozen=True)
-class _Kind:
-    """How a tile adds up.
-
-    Attributes:
-        element: of activations, weights and sums; a pair of 16-bit integers is one 32-bit element.
-        add: one step of one vector.
-        parts: vectors of weights for one vector of sums (2: sign and mask).
-    """
-
-    element: Any
-    add: Callable[[Any, Any, Any, list[Any]], Any]
-    parts: int = 1
-
-    @property
-    def size(self) -> int:
-        """Bytes of one element."""
-        return self.element.width // 8
-
-    @property
-    def lanes(self) -> int:
-        """Of one vector register."""
-        return (64 if WIDE else 32) // self.size
-
-    def block(self, pixels: int) -> tuple[int, int]:
-        """Pixels and lanes whose sums are in registers at one time."""
-        if WIDE:
-            return pixels, LANES
-        vectors = 8 // min(pixels, 2 if self.size == 8 else 4)
-        return min(pixels, 2 if self.size == 8 else 4), min(LANES, vectors * self.lanes)
-
-
-_BITS = _Kind(I64, _add_bits)
-_TERNARY = _Kind(I64, _add_bits, parts=2)
-_INTEGERS = _Kind(I32, _add_products)
-
-
-@dataclass(frozen=True)
-class _Arguments:
-    """What every tile takes: addresses and counts, all 64-bit integers.
-
-    Attributes:
-        pixels: address of the first tap of each pixel.
-        weights: of the group of 32 channels, (row, step, part, lane).
-        rows: of the kernel.
-        run: steps along one row of the kernel: words, or pairs of 16-bit integers.
-        row_bytes: from one row of the input to the next.
-        pairs: of planes, int64 (count, 3): bytes to the activation plane, bytes to the weight plane, shift.
-        count: of plane pairs.
-        out: int32 (pixels, 32).
-    """
-
-    pixels: list[Any]
-    weights: Any
-    rows: Any
-    run: Any
-    row_bytes: Any
-    pairs: Any
-    count: Any
-    out: Any
+_BITS = Kind(I64, _add_bits)
+_TERNARY = Kind(I64, _add_bits, parts=2)
+_INTEGERS = Kind(I32, _add_products)
 
 
 def _block(
-    builder: Any, kind: _Kind, a: _Arguments, first_pixel: int, pixels: int, lane: int, lanes: int
+    builder: Any, kind: Kind, a: Arguments, first_pixel: int, pixels: int, lane: int, lanes: int
 ) -> None:
     """Sums of some pixels and lanes of the tile; the accumulators become registers (mem2reg)."""
-    vector = _vector(kind.element, kind.lanes)
+    vector = vector_of(kind.element, kind.lanes)
     vectors = lanes // kind.lanes
     zero = ir.Constant(vector, None)
     sums = [[cgutils.alloca_once_value(builder, zero) for _ in range(vectors)] for _ in range(pixels)]
@@ -174,10 +96,10 @@ def _block(
     with cgutils.for_range(builder, a.count) as pair:
         entry = builder.add(a.pairs, builder.mul(pair.index, ir.Constant(I64, 24)))
         plane, weight_plane, shift = (
-            _load(builder, builder.add(entry, ir.Constant(I64, 8 * place)), I64, 8) for place in range(3)
+            load(builder, builder.add(entry, ir.Constant(I64, 8 * place)), I64, 8) for place in range(3)
         )
         if kind.element is I64:
-            shifts = _splat(builder, shift, vector)
+            shifts = splat(builder, shift, vector)
             for one in (one for row in sums for one in row):
                 builder.store(builder.shl(builder.load(one), shifts), one)
         weights = cgutils.alloca_once(builder, I64)
@@ -191,7 +113,7 @@ def _block(
                 at = builder.load(weights)
                 loaded = [
                     [
-                        _load(
+                        load(
                             builder,
                             builder.add(at, ir.Constant(I64, (part * LANES + i * kind.lanes) * kind.size)),
                             vector,
@@ -202,8 +124,8 @@ def _block(
                     for i in range(vectors)
                 ]
                 for base, accumulators in zip(bases, sums, strict=True):
-                    value = _load(builder, builder.add(base, along), kind.element, 2)
-                    spread = _splat(builder, value, vector)
+                    value = load(builder, builder.add(base, along), kind.element, 2)
+                    spread = splat(builder, value, vector)
                     for accumulator, one in zip(accumulators, loaded, strict=True):
                         builder.store(kind.add(builder, builder.load(accumulator), spread, one), accumulator)
                 builder.store(builder.add(at, weight_bytes), weights)
@@ -211,22 +133,36 @@ def _block(
         for j, accumulator in enumerate(accumulators):
             total = builder.load(accumulator)
             if kind.element is I64:
-                total = builder.trunc(total, _vector(I32, kind.lanes))
+                total = builder.trunc(total, vector_of(I32, kind.lanes))
             place = 4 * ((first_pixel + i) * LANES + lane + j * kind.lanes)
             where = builder.add(a.out, ir.Constant(I64, place))
             builder.store(total, builder.inttoptr(where, total.type.as_pointer()), align=4)
 
 
-def _tile(kind: _Kind, pixels: int) -> Any:
-    """A numba function of `pixels` addresses and the rest of `_Arguments`."""
+def _blocks(builder: Any, kind: Kind, a: Arguments, pixels: int, *, by_bytes: bool) -> None:
+    """All blocks of a tile."""
+    at_once, lanes = kind.block(pixels, by_bytes=by_bytes)
+    one = block_by_bytes if by_bytes else _block
+    for first in range(0, pixels, at_once):
+        for lane in range(0, LANES, lanes):
+            one(builder, kind, a, first, at_once, lane, lanes)
+
+
+def _tile(kind: Kind, pixels: int) -> Any:
+    """A numba function of `pixels` addresses and the rest of `Arguments`."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         del context, signature
-        arguments = _Arguments(list(args[:pixels]), *args[pixels:])
-        at_once, lanes = kind.block(pixels)
-        for first in range(0, pixels, at_once):
-            for lane in range(0, LANES, lanes):
-                _block(builder, kind, arguments, first, at_once, lane, lanes)
+        arguments = Arguments(list(args[:pixels]), *args[pixels:])
+        if not BY_BYTES or kind.element is not I64:
+            _blocks(builder, kind, arguments, pixels, by_bytes=False)
+            return cgutils.get_null_value(I64)
+        long = builder.icmp_unsigned(">=", arguments.run, ir.Constant(I64, SHORTEST))
+        with builder.if_else(long) as (then, otherwise):
+            with then:
+                _blocks(builder, kind, arguments, pixels, by_bytes=True)
+            with otherwise:
+                _blocks(builder, kind, arguments, pixels, by_bytes=False)
         return cgutils.get_null_value(I64)
 
     signature = types.int64(*[types.int64] * (pixels + 7))
@@ -255,9 +191,9 @@ def reached(typing, sums, thresholds):  # type: ignore[no-untyped-def]
     """Bits of the 32 lanes whose int32 sum is at least its int32 threshold, from their addresses."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        vector = _vector(I32, LANES)
+        vector = vector_of(I32, LANES)
         found = builder.icmp_signed(
-            ">=", _load(builder, args[0], vector, 4), _load(builder, args[1], vector, 4)
+            ">=", load(builder, args[0], vector, 4), load(builder, args[1], vector, 4)
         )
         return builder.zext(builder.bitcast(found, I32), I64)
 
@@ -269,7 +205,7 @@ def scratch(typing):  # type: ignore[no-untyped-def]
     """Address of room on the stack for the sums of one tile, int32 (4, 32)."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        room = cgutils.alloca_once(builder, ir.ArrayType(_vector(I32, LANES), PIXELS))
+        room = cgutils.alloca_once(builder, ir.ArrayType(vector_of(I32, LANES), PIXELS))
         return builder.ptrtoint(room, I64)
 
     return types.int64(), codegen
@@ -279,7 +215,7 @@ def _peek(element: Any, kind: Any) -> Any:
     @intrinsic
     def read(typing, address):  # type: ignore[no-untyped-def]
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            return _load(builder, args[0], element, element.width // 8)
+            return load(builder, args[0], element, element.width // 8)
 
         return kind(types.int64), codegen
 
