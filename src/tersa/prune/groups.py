@@ -33,6 +33,7 @@ from tersa.errors import ModelError
 from tersa.prune.disjoint import DisjointSets
 from tersa.prune.rules import activation_after, name_of, visit
 from tersa.prune.trace import Gate, Owner, Slot, Trace
+from tersa.prune.twins import plain_twin
 
 BATCH = 2
 """Images in the traced batch; numbers must agree between them."""
@@ -101,8 +102,10 @@ def find_groups(model: nn.Module, shape: Sequence[int], keep: Sequence[str] = ()
         keep: names of layers whose output channels must stay (exact, or a prefix ending in `*`).
 
     Raises:
-        ModelError: the network cannot be traced, naming torch's reason.
+        ModelError: the network cannot be traced, naming torch's reason, or its levels would change when
+            channels go (`twins.check_levels`).
     """
+    model = plain_twin(model)
     program = _export(model, shape)
     trace = Trace(Owner(model))
     signature = program.graph_signature

@@ -36,6 +36,8 @@ def visit(trace: Trace, node: fx.Node) -> None:
     """Give `node` its numbers by the rule for its operation."""
     value = node.meta.get("val")
     name = name_of(node)
+    if name in CHECKS:
+        return
     inputs = [n for n in node.all_input_nodes if isinstance(trace.values.get(n), (Tensor, list, tuple))]
     if not inputs:  # a constant, which stays as it is, and so must the parameters that it is made of
         _used_elsewhere(trace, node)
@@ -295,6 +297,9 @@ def _argument(node: fx.Node, index: int) -> Any:
 
 
 Rule = Callable[[Trace, fx.Node], bool]
+
+CHECKS = frozenset(["_assert_tensor_metadata", "_assert_scalar"])
+"""Operations that the trace adds to check types and sizes; they give nothing."""
 
 RULES: dict[str, Rule] = {
     **dict.fromkeys(("conv1d", "conv2d", "conv3d", "convolution"), _convolution),

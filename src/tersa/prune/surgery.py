@@ -31,6 +31,7 @@ from torch.optim import Optimizer
 from tersa.errors import ModelError
 from tersa.prune.groups import Groups
 from tersa.prune.trace import BATCH_NORMS
+from tersa.prune.twins import levels_
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
@@ -223,6 +224,7 @@ def verify(model: nn.Module, groups: Groups, units: Tensor, images: Tensor) -> f
     """
     pruned, masked = copy.deepcopy(model).eval(), copy.deepcopy(model).eval()
     remove_(pruned, groups, units)
+    levels_(masked)
     mask_(masked, groups, units)
     with torch.inference_mode():
         expected = masked(images)

@@ -40,6 +40,7 @@ from tersa.prune.masks import choose_masks, parse_granularity
 from tersa.prune.protocol import choose, fits, within
 from tersa.prune.surgery import verify
 from tersa.prune.trace import LAYERS
+from tersa.prune.twins import is_low_bit
 from tersa.recipes.deploy import Dock, export_options, pick, race, shippable
 from tersa.recipes.descent import descend_
 from tersa.recipes.folder import RESULT, open_folder
@@ -196,6 +197,11 @@ def trained_baseline(spec: ShrinkSpec, setting: Setting, task: Task, begin: Begi
 def prunable(model: nn.Module, task: Task, protocol: Protocol) -> Groups:
     """The channel groups, after removing a unit of each has given the masked network's outputs."""
     keep = listed(protocol.keep)
+    if protocol.granularity != "map" and is_low_bit(model):
+        raise UsageError(
+            f"--granularity {protocol.granularity} makes weights zero, which is no level of a low-bit "
+            "network; leave it out to remove whole channels"
+        )
     groups = find_groups(model, task.shape, keep)
     layers = [name for name, module in model.named_modules() if isinstance(module, LAYERS)]
     for name in keep:
