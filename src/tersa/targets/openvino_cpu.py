@@ -64,6 +64,7 @@ class OpenVino:
             "NUM_STREAMS": 1,
             "PERFORMANCE_HINT": self.hint.upper(),
             "INFERENCE_PRECISION_HINT": HINTS[asked],
+            "ENABLE_CPU_PINNING": False,  # bound to a core that others use, every call waits for its turn
         }
         start = time.perf_counter()
         try:

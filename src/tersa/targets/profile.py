@@ -191,6 +191,7 @@ def _openvino(
         "NUM_STREAMS": 1,
         "PERFORMANCE_HINT": target.hint.upper(),
         "INFERENCE_PRECISION_HINT": HINTS[precision],
+        "ENABLE_CPU_PINNING": False,
         "PERF_COUNT": True,
     }
     request = openvino.Core().compile_model(artefact.path, "CPU", settings).create_infer_request()
