@@ -28,7 +28,7 @@ are zeros of v), which FINN cannot move.
 
 Example:
     >>> from tersa.models.zoo import build
-    >>> header = Header(("a", "b"), (1, 2, 2), (0.5,), (0.25,))
+    >>> header = Header(("a", "b"), (1, 2, 2), (0.0,), (1.0,))
     >>> model = build_qonnx(build("tfc", (1, 2, 2), 2).eval(), header)
     >>> [node.op_type for node in model.graph.node][:8]
     ['Mul', 'Add', 'Flatten', 'BipolarQuant', 'MatMul', 'Add', 'BipolarQuant', 'BipolarQuant']
