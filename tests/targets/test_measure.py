@@ -13,6 +13,7 @@ from tersa.errors import ModelError
 from tersa.export.artefact import Artefact
 from tersa.targets.base import Pixels, Session
 from tersa.targets.measure import (
+    LEAST_ROUNDS,
     TRIES,
     Effort,
     Here,
@@ -21,8 +22,10 @@ from tersa.targets.measure import (
     likely_reason,
     measure,
     measure_timed,
+    never,
     not_offered,
     time_rounds,
+    time_sides,
 )
 from tersa.targets.registry import parse
 
@@ -143,6 +146,13 @@ def test_an_interrupted_round_is_made_again_with_half_the_calls(
     found = Here(side, IMAGES, clock, lambda: next(counts)).round(8)
     assert found == pytest.approx(1.0)
     assert len(log) == 1 + 8 + 1 + 4
+
+
+def test_a_busy_machine_ends_the_rounds(session: Make, clock: Callable[[], int]) -> None:
+    passing = iter(range(0, 10**6, 10))  # ten seconds between two looks
+    side = Here(session(lambda _: 5.0), IMAGES, clock, never)
+    [found] = time_sides([side], Effort(seconds=0.5), lambda: next(passing))
+    assert len(found.times_ms) == LEAST_ROUNDS < 100
 
 
 def test_a_round_that_is_always_interrupted_gives_its_quickest_try(
