@@ -27,7 +27,9 @@ HERE = [one.name for one in installed() if one.version]
 CORE = ("torch", "torch-compile", "onnxruntime", "c")
 SLOW = ("torch-compile",)
 """A compilation for every batch size."""
-FILES = [name for name in HERE if not name.startswith("torch") and name != "executorch"]
+FLOATS = [name for name in HERE if name != "packed"]
+"""Those that run networks in floating point or INT8; `packed` runs low-bit ones (`test_packed.py`)."""
+FILES = [name for name in FLOATS if not name.startswith("torch") and name != "executorch"]
 """Those that read the file; the others run its module."""
 
 
@@ -52,7 +54,7 @@ def test_the_core_runtimes_are_here() -> None:
     assert {"torch", "torch-compile", "onnxruntime"} <= set(HERE)
 
 
-@pytest.mark.parametrize("name", each(HERE))
+@pytest.mark.parametrize("name", each(FLOATS))
 def test_fp32_gives_the_networks_logits(name: str, artefact: Artefact, images: Pixels) -> None:
     session = parse(f"{name}@threads=1").prepare(artefact, "baseline")
     assert artefact.module is not None
@@ -79,7 +81,7 @@ def test_int8_gives_onnx_runtimes_logits(name: str, int8_artefact: Artefact, ima
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize("name", each(HERE))
+@pytest.mark.parametrize("name", each(FLOATS))
 def test_a_precision_is_executed_or_refused(
     name: str, precision: str, artefact: Artefact, int8_artefact: Artefact, images: Pixels
 ) -> None:
@@ -101,7 +103,7 @@ def test_a_precision_is_executed_or_refused(
     assert difference > 0 or precision == "fp32", "rounding to fewer bits changes the logits"
 
 
-@pytest.mark.parametrize("name", each(HERE))
+@pytest.mark.parametrize("name", each(FLOATS))
 def test_the_file_must_be_of_the_precision(name: str, artefact: Artefact, int8_artefact: Artefact) -> None:
     target = parse(name)
     if "int8" in target.precisions:
@@ -172,7 +174,7 @@ def test_more_batch_sizes_than_a_compiler_keeps(artefact: Artefact, images: Pixe
         np.testing.assert_allclose(found, exact[:batch], atol=SAME)
 
 
-@pytest.mark.parametrize("name", each(HERE))
+@pytest.mark.parametrize("name", each(FLOATS))
 def test_results_do_not_share_memory_between_calls(name: str, artefact: Artefact, images: Pixels) -> None:
     session = parse(name).prepare(artefact, "m")
     with session.pinned():
