@@ -190,7 +190,7 @@ def test_a_run_knows_its_model_without_the_earlier_one(tmp_path: Path) -> None:
 
 def test_runs_of_other_verbs_have_no_points(tmp_path: Path) -> None:
     (tmp_path / "spec.toml").write_text('verb = "train"\ndata = "digits"\n')
-    with pytest.raises(UsageError, match="was made by tersa train; --at needs a run of shrink, prune or adapt"):
+    with pytest.raises(UsageError, match="made by tersa train; --at needs a run of shrink, prune or adapt"):
         find_point(tmp_path, "1")
 
 
