@@ -17,7 +17,7 @@ from tersa.records import read_record, write_record
 from tersa.train.config import TrainConfig
 from tersa.train.evaluation import evaluate, predict
 from tersa.train.lessons import prepare
-from tersa.train.loop import TrainResult, train
+from tersa.train.loop import train
 
 SPEC = "mlp:24"
 
@@ -146,23 +146,6 @@ def test_codebooks_and_coders(task: Task, pruned: nn.Module, tmp_path: Path) -> 
     )
     assert arithmetic.size_bytes < huffman.size_bytes < raw.size_bytes
     assert raw.validation_accuracy == huffman.validation_accuracy == arithmetic.validation_accuracy
-
-
-def test_the_best_moment_of_a_training_is_kept(
-    task: Task, pruned: nn.Module, teacher: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    looks: list[float] = []
-
-    def watched(*given: object, **how: object) -> TrainResult:
-        done = train(*given, **how)  # type: ignore[arg-type]
-        looks.extend(row.validation_accuracy for row in done.history)
-        return done
-
-    monkeypatch.setattr("tersa.recipes.compress.train", watched)
-    kept = squeeze(task, pruned, teacher, tmp_path / "m.coded", Compression(bits=2, iterations=BRIEF))
-    assert len(looks) > 5
-    assert max(looks) > kept.accuracy_clustered
-    assert kept.validation_accuracy == max(looks)
 
 
 def test_lessons_teach_as_well(task: Task, pruned: nn.Module, teacher: nn.Module, tmp_path: Path) -> None:

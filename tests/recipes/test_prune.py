@@ -30,9 +30,8 @@ from tersa.prune.normalise import NORMALISATIONS
 from tersa.prune.protocol import choose, within
 from tersa.prune.schedules import SCHEDULES
 from tersa.prune.surgery import after, remove_
-from tersa.recipes import beside, channels, descent, outcome, retraining
+from tersa.recipes import channels, descent, outcome, retraining
 from tersa.recipes.channels import Channels
-from tersa.recipes.compress import Compression, compress
 from tersa.recipes.deploy import Dock
 from tersa.recipes.descent import descend_
 from tersa.recipes.goals import Bound, Goals, Start
@@ -51,7 +50,6 @@ from tersa.records import ShrinkResult, Step
 from tersa.train.config import TrainConfig
 from tersa.train.continued import learn_
 from tersa.train.evaluation import evaluate
-from tersa.train.lessons import Lessons
 from tersa.train.loop import train
 
 LENET = "lenet:4-6-8"
@@ -695,29 +693,6 @@ def test_zeros_of_an_earlier_run_stay(cache: Path, tmp_path: Path) -> None:
     channels = run(tmp_path / "three", cache, run=str(tmp_path / "one"))
     assert any("had zeroed by weight: under --granularity map its zeros" in note for note in channels.notes)
     assert not any("had zeroed" in note for note in result.notes)
-
-
-@pytest.mark.parametrize("weight", [0.0, 0.5])
-def test_shared_values_have_a_teacher(
-    weight: float, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The baseline's answers where the run follows them, else the result itself."""
-    seen: list[tuple[object, Compression]] = []
-
-    def watched(task: Task, network: nn.Module, spec: str, teacher: object, how: Compression, **more: object):
-        seen.append((teacher, how))
-        assert isinstance(teacher, Lessons) or teacher is network
-        return compress(task, network, spec, teacher, how, **more)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(beside, "compress", watched)
-    result = run(
-        tmp_path / "run", cache, cluster=3, protocol={"teacher_weight": weight, "tune": 12, "pad": 1}
-    )
-    ((teacher, how),) = seen
-    assert isinstance(teacher, Lessons) is (weight > 0)
-    assert (how.iterations, how.pad) == (12, 1)
-    assert result.coded is not None
-    assert result.coded.same == result.coded.images
 
 
 @pytest.mark.slow

@@ -24,7 +24,7 @@ from tersa.prune.surgery import remove_
 from tersa.recipes.compress import Compression, compress
 from tersa.recipes.job import Job
 from tersa.recipes.request import ShrinkSpec
-from tersa.recipes.retraining import lessons_of, shifts_of
+from tersa.recipes.retraining import lessons_of
 from tersa.records import CodedFile, SparseSize, Twin
 from tersa.train.config import TrainConfig
 from tersa.train.device import reproducible
@@ -88,8 +88,6 @@ def coded_file(
 ) -> CodedFile:
     """The result with clustered weights as an entropy-coded file, and what its decoder answers.
 
-    Its shared values follow the baseline where the run does, else the result before it was clustered.
-
     Args:
         job: the run.
         spec: asks for bits and coder.
@@ -102,18 +100,17 @@ def coded_file(
     assert spec.cluster is not None
     assert job.dock.start is not None
     allowed = job.allowed_loss
-    spatial = any(isinstance(module, nn.Conv2d) for module in network.modules())
     how = Compression(
         bits=spec.cluster,
         coder=spec.coder,
         floor=None if allowed is None else min(100.0, max(0.0, job.dock.start.accuracy - allowed)),
-        iterations=protocol.tune,
+        iterations=protocol.tune // 2,
         batch=protocol.batch,
-        pad=shifts_of(job, spatial=spatial)[1],
         seed=job.seed,
     )
-    teacher = (lessons_of(job, spatial=spatial) or network) if protocol.tune else None
-    made, exact = compress(task, network, model, teacher, how, path=path, device=job.device, say=job.say)
+    spatial = any(isinstance(module, nn.Conv2d) for module in network.modules())
+    lessons = lessons_of(job, spatial=spatial) if protocol.tune else None
+    made, exact = compress(task, network, model, lessons, how, path=path, device=job.device, say=job.say)
     decoded, _ = read_coded(path, model)
     wanted, found = (predict(each, task.test, task) for each in (exact, decoded))
     correct = (found.argmax(dim=1) == task.test.labels).numpy()

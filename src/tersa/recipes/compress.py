@@ -5,10 +5,10 @@
     train      centroids (and, straight-through, which weight takes which) `prune.clustering.Sharing`
     code       Huffman or arithmetic                                       `prune.coding`, `export.coded`
 
-by distillation from a teacher, AdamW with one cycle; of `CHOICES` moments of it the most accurate on the
-validation split is kept. The accuracy that is reported is of the network that was read back from the file.
-With `bits="auto"` widths are tried from 2 up, and the first whose validation accuracy keeps the floor is
-taken; where none does, the most accurate one is, and the record says so.
+by distillation from the network before pruning, AdamW with one cycle. The accuracy that is reported is of the
+network that was read back from the file. With `bits="auto"` widths are tried from 2 up, and the first whose
+validation accuracy keeps the floor is taken; where none does, the most accurate one is, and the record says
+so.
 
 Validation steers; the test split is not looked at.
 
@@ -58,7 +58,7 @@ from tersa.prune.clustering import (
 from tersa.prune.coding import entropy_bits
 from tersa.recipes.setting import Say, Setting
 from tersa.records import SCHEMA, Record
-from tersa.train.config import TrainConfig, extent, override
+from tersa.train.config import TrainConfig, override
 from tersa.train.evaluation import evaluate
 from tersa.train.lessons import Lessons
 from tersa.train.loop import Progress, train
@@ -68,9 +68,6 @@ FEWEST_BITS, MOST_BITS = 2, 8
 
 BOOK_SHARE = 0.02
 """A codebook for all layers is taken unasked where it saves this share of the file."""
-
-CHOICES = 40
-"""Moments of a training, evenly spaced, of which the best is kept."""
 
 TRIES = 3
 """Attempts at a training that diverges, each at a quarter of the last one's learning rate."""
@@ -101,8 +98,6 @@ class Compression(Record):
     """Of the distillation."""
     teacher_weight: float = Field(default=0.9, ge=0, le=1)
     """Share of the teacher's term in the loss, where there is a teacher."""
-    pad: int | None = Field(default=None, ge=0)
-    """Largest shift of training images, pixels; None for what suits the data, or the teacher's lessons."""
     seed: int = Field(default=0, ge=0)
     """Of the order of images and their augmentation."""
 
@@ -348,15 +343,8 @@ def _train(work: _Work, start: Clustered) -> Clustered:
     for _ in range(TRIES):
         sharing = Sharing(work.network, start, reassign=work.how.reassign)
         config, teacher = _settings(work, rate), work.teacher
-        every = max(1, extent(config, len(work.task.train)).epochs // CHOICES)
         done = train(
-            sharing,
-            work.task,
-            config,
-            teacher=teacher,
-            device=work.device,
-            evaluate_every=every,
-            progress=show,
+            sharing, work.task, config, teacher=teacher, device=work.device, evaluate_every=0, progress=show
         )
         if done.status != "diverged":
             return sharing.to("cpu").clustered()
@@ -370,7 +358,7 @@ def _settings(work: _Work, rate: float) -> TrainConfig:
         flip, pad = work.teacher.augmentation
     else:
         augmentation = default_augmentation(work.task) if spatial else NONE
-        flip, pad = augmentation.flip, augmentation.pad if how.pad is None else how.pad
+        flip, pad = augmentation.flip, augmentation.pad
     plain = TrainConfig(
         optimizer="adamw",
         learning_rate=rate,
@@ -380,7 +368,7 @@ def _settings(work: _Work, rate: float) -> TrainConfig:
         warmup=0.1,
         flip=flip,
         pad=pad,
-        keep="best",
+        keep="last",
         seed=how.seed,
         channels_last=spatial,
     )
