@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +15,11 @@ import torch
 from safetensors.torch import load_file
 
 from tersa.data import load as load_task
-from tersa.data.task import Split
 from tersa.errors import TargetError, UsageError
 from tersa.models.zoo import build
 from tersa.prune.surgery import resize_
 from tersa.recipes.goals import Bound, Goals
-from tersa.recipes.request import ShrinkSpec, protocol_of
+from tersa.recipes.request import ShrinkSpec
 from tersa.recipes.setting import Setting
 from tersa.recipes.shrink import shrink
 from tersa.recipes.subjects import find_subject
@@ -65,31 +63,6 @@ def outside(folder: Path, name: str) -> np.ndarray:
     task = load_task("digits")
     session = onnxruntime.InferenceSession(folder / name, providers=["CPUExecutionProvider"])
     return session.run(None, {session.get_inputs()[0].name: task.test.images.numpy()})[0]
-
-
-@pytest.mark.parametrize(
-    ("channels", "source", "wanted"),
-    [
-        (1, "mnist", ("nesterov", 0.0, 1)),
-        (1, "bundled", ("nesterov", 0.0, 0)),
-        (3, "cifar-10", ("nesterov", 0.5, None)),
-    ],
-)
-def test_how_it_retrains_suits_the_data(
-    channels: int, source: str, wanted: tuple[str, float, int | None]
-) -> None:
-    """Grey images from their labels, shifted a little where shifts suit them; what is asked comes first."""
-    digits = load_task("digits")
-    provenance = replace(digits.provenance, source=source)
-    images = torch.zeros(4, channels, 28, 28)
-    some = Split(images, torch.arange(4))
-    task = replace(digits, train=some, validation=some, test=some, provenance=provenance)
-    task = replace(task, mean=(0.5,) * channels, std=(0.5,) * channels)
-    found = protocol_of(ShrinkSpec(), task)
-    assert (found.update, found.teacher_weight, found.pad) == wanted
-    assert found.optimiser == "follow"
-    asked = protocol_of(ShrinkSpec(protocol={"teacher_weight": 0.7, "update": "adamw"}), task)
-    assert (asked.teacher_weight, asked.update) == (0.7, "adamw")
 
 
 def test_the_file_reaches_the_stated_accuracy_to_the_image(done: tuple[Path, ShrinkResult]) -> None:

@@ -121,24 +121,6 @@ STRONG: dict[str, int | float | str] = {
 """How `tersa prune` retrains: what trains small convolutional networks best, where there is time for it."""
 
 
-def shrinking(channels: int, pad: int) -> dict[str, int | float | str]:
-    """How `tersa shrink` retrains, where it differs from `default_protocol`.
-
-    As `prune` does, and the optimiser goes on from step to step. Grey images are learnt from their labels
-    alone and shifted by one pixel at most: on MNIST the very small networks that come out ended several times
-    smaller so than under distillation and the baseline's larger shifts.
-
-    Args:
-        channels: of the images.
-        pad: the shift in pixels that suits them.
-
-    >>> shrinking(1, 2)["pad"], "pad" in shrinking(3, 4)
-    (1, False)
-    """
-    labels: dict[str, int | float | str] = {"teacher_weight": 0.0, "pad": min(1, pad)}
-    return STRONG | {"optimiser": "follow"} | (labels if channels == 1 else {})
-
-
 def check_protocol(protocol: Protocol) -> None:
     """Faults between settings, all together, before any work.
 

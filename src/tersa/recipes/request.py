@@ -12,12 +12,11 @@ from typing import Literal
 
 from pydantic import Field, ValidationError
 
-from tersa.data.augment import default_augmentation
 from tersa.data.task import Task
 from tersa.errors import UsageError, faults, unknown
 from tersa.recipes.deploy import shippable
 from tersa.recipes.goals import Goals, Kind
-from tersa.recipes.pruning import Protocol, check_protocol, default_protocol, shrinking
+from tersa.recipes.pruning import Protocol, check_protocol, default_protocol
 from tersa.records import (
     Record,
 )
@@ -177,9 +176,8 @@ def bits_of(text: str | None) -> int | Literal["auto"] | None:
 
 
 def protocol_of(spec: ShrinkSpec, task: Task) -> Protocol:
-    """The pruning settings of a run: what suits the verb and the data, with what was asked to differ."""
-    usual = shrinking(task.shape[0], default_augmentation(task).pad) if spec.verb == "shrink" else {}
-    return _protocol(usual | spec.protocol, len(task.train))
+    """The pruning settings of a run: what suits the data, with what was asked to differ."""
+    return _protocol(spec.protocol, len(task.train))
 
 
 def _protocol(changes: dict[str, int | float | str], images: int) -> Protocol:
