@@ -53,9 +53,9 @@ def classify_qonnx(path: Path, images: Images) -> npt.NDArray[np.float32]:
         raise TargetError(
             f"a QONNX file is checked by executing it, which needs the qonnx package: {INSTALL}"
         )
-    from qonnx.core.modelwrapper import ModelWrapper
-    from qonnx.core.onnx_exec import execute_onnx
-    from qonnx.transformation.infer_shapes import InferShapes
+    from qonnx.core.modelwrapper import ModelWrapper  # pyright: ignore - optional
+    from qonnx.core.onnx_exec import execute_onnx  # pyright: ignore - optional
+    from qonnx.transformation.infer_shapes import InferShapes  # pyright: ignore - optional
 
     try:
         model = onnx.load(path)

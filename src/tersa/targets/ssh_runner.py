@@ -81,7 +81,7 @@ def rewritten_graph(onnxruntime, content, settings):
 def load_openvino(content, threads, options, precision):
     sys.modules.setdefault("openvino_telemetry", None)  # pyright: ignore - it writes an identifier to the home folder
     import numpy
-    import openvino
+    import openvino  # pyright: ignore - optional
 
     hints = {"fp32": "f32", "bf16": "bf16", "fp16": "f16", "int8": "f32"}
     names = {"f32": "fp32", "bf16": "bf16", "f16": "fp16", "i8": "int8", "u8": "int8"}
@@ -110,7 +110,7 @@ def load_openvino(content, threads, options, precision):
 def load_litert(content, threads, options, precision):
     import importlib.metadata
 
-    from ai_edge_litert.interpreter import Interpreter
+    from ai_edge_litert.interpreter import Interpreter  # pyright: ignore - optional
 
     start = time.perf_counter()
     model = Interpreter(model_content=content, num_threads=threads)
