@@ -80,6 +80,9 @@ def test_a_network_in_floating_point_has_no_bits() -> None:
         ("cnv+w2a1:draw=stochastic", "draw=stochastic is for weights of 1 bit"),
         ("cnv+w32a1:scale=channel", "float weights take no scale"),
         ("cnv+w1a2:scale=xnor", "scale=xnor is for w1a1"),
+        ("cnv+w1a1:pool=maps", "unknown pool 'maps'; known: signs, sums"),
+        ("bresnet20+w1a1:pool=sums", "pool=sums is for networks with poolings"),
+        ("sfc+w1a1:pool=sums", "pool=sums is for networks with poolings"),
         ("cnv+w1a1:draw=stochastic,by=tanh", "draw=stochastic is estimated by ste, not tanh"),
         ("cnv+w1a1+separable", "not a plain 2-D convolution"),
         ("cnv+w1a1+w2a2", "unknown light module 'w2a2'"),
@@ -190,6 +193,19 @@ def test_weights_come_back_from_a_checkpoint_with_equal_logits(
     save_file(model.state_dict(), tmp_path / "w.safetensors")
     again = load(spec, COLOUR, 10, seed=9, checkpoint=tmp_path / "w.safetensors").module.eval()
     assert torch.equal(model.eval()(images(COLOUR)), again(images(COLOUR)))
+
+
+@pytest.mark.parametrize("name", ["cnv+w1a1", "bvgg16+w1a1", "vgg-small+w2a2", "cnv+w1a1:scale=xnor"])
+def test_what_poolings_choose_from_in_training_does_not_change_the_network(
+    name: str, images: Callable[..., Tensor]
+) -> None:
+    plain = build(name, COLOUR, 10, seed=3).eval()
+    spec = name + (",pool=sums" if ":" in name else ":pool=sums")
+    pooled = build(spec, COLOUR, 10, seed=4)
+    assert pooled(images(COLOUR)).shape == (len(images(COLOUR)), 10)
+    pooled.load_state_dict(plain.state_dict())
+    assert torch.equal(pooled.eval()(images(COLOUR)), plain(images(COLOUR)))
+    assert bits_of(spec).describe() == bits_of(name).describe() + ", pool=sums"
 
 
 def test_stages_share_their_weights_by_name(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from tersa.quant.layers import (
     QuantActivation,
     QuantConv2d,
     QuantLinear,
+    SignPool2d,
     SumPool2d,
     WeightForm,
     shaped,
@@ -207,3 +208,34 @@ def test_what_cannot_be_is_refused_in_one_line(make, words: str) -> None:
     with pytest.raises(UsageError, match=words) as caught:
         make()
     assert "\n" not in str(caught.value)
+
+
+def test_signs_of_maxima_are_maxima_of_signs_where_scales_are_positive() -> None:
+    norm, sign, pool = IntegerBatchNorm2d(5, pool=2), QuantActivation(), SignPool2d(2)
+    with torch.no_grad():
+        norm.weight.copy_(wave(5).abs())
+        norm.bias.copy_(wave(5))
+        norm.running_mean.copy_(3 * wave(5))
+        norm.running_var.copy_(9 * wave(5).abs() + 0.1)
+    block, sums = nn.Sequential(norm, sign, pool).eval(), (7 * wave(4, 5, 7, 6)).round()
+    assert torch.equal(block(sums), sign(norm(F.max_pool2d(sums, 2))))
+
+
+def test_a_normalisation_that_pools_learns_the_mean_of_maxima() -> None:
+    norm, sums = IntegerBatchNorm2d(2, pool=2), (7 * wave(8, 2, 4, 4)).round()
+    norm.momentum = 1.0
+    block = nn.Sequential(norm, QuantActivation(), SignPool2d(2))
+    assert block(sums).shape == (8, 2, 2, 2)
+    torch.testing.assert_close(norm.running_mean, F.max_pool2d(sums, 2).mean((0, 2, 3)))
+    assert block.eval()(sums).shape == (8, 2, 2, 2)
+
+
+def test_a_normalisation_that_pools_sends_the_gradient_to_the_largest_sum() -> None:
+    sums = wave(6, 1, 2, 2).requires_grad_()
+    block = nn.Sequential(IntegerBatchNorm2d(1, pool=2), QuantActivation(), SignPool2d(2))
+    (block(sums).flatten() * torch.tensor([1.0, 0.0, 3.0, 0.0, -2.0, 5.0])).sum().backward()
+    assert sums.grad is not None
+    moved = sums.grad.flatten(1) != 0
+    largest = sums.detach().flatten(1).argmax(1)
+    assert moved.any()
+    assert not moved.scatter(1, largest[:, None], False).any()

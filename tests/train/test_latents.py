@@ -13,11 +13,19 @@ from tersa.errors import UsageError
 from tersa.models.binary_mlp import build_hidden
 from tersa.models.bvgg import dense, stack
 from tersa.models.lowbit import BINARY, Builder, LowBitNetwork, LowBits
-from tersa.quant.layers import PixelInput, QuantActivation, QuantConv2d, QuantLinear, WeightForm
+from tersa.quant.layers import (
+    IntegerBatchNorm2d,
+    PixelInput,
+    QuantActivation,
+    QuantConv2d,
+    QuantLinear,
+    SignPool2d,
+    WeightForm,
+)
 from tersa.quant.subsidiary import START, masks_of
 from tersa.train.config import TrainConfig
 from tersa.train.evaluation import evaluate, predict
-from tersa.train.latents import Latents, loss_aware_factor
+from tersa.train.latents import SMALLEST_SCALE, Latents, loss_aware_factor
 from tersa.train.loop import train
 
 ADAM = TrainConfig(optimizer="adam", learning_rate=0.05, batch=40, epochs=3, schedule="cosine", keep="last")
@@ -67,6 +75,22 @@ def test_latents_stay_within_one_and_reach_it(task: Task) -> None:
     model = small()
     train(model, task, ADAM.model_copy(update={"learning_rate": 0.5}))
     assert all(w.abs().max() == 1 for w in latent(model))
+
+
+def test_scales_of_normalisations_that_pool_stay_above_nothing(task: Task) -> None:
+    model = nn.Sequential(
+        PixelInput(8, 1),
+        QuantConv2d(1, 4, 3, padding=1, input_bits=8),
+        IntegerBatchNorm2d(4, pool=2),
+        QuantActivation(),
+        SignPool2d(2),
+        nn.Flatten(),
+        QuantLinear(36, 3),
+    )
+    nn.init.constant_(model[2].weight, -1.0)
+    train(model, task, ADAM.model_copy(update={"learning_rate": 0.5}))
+    assert bool((model[2].weight >= SMALLEST_SCALE).all())
+    assert bool((model[2].weight > SMALLEST_SCALE).any())
 
 
 def test_float_weights_are_left_alone() -> None:

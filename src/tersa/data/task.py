@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -92,9 +93,16 @@ class Task:
 
     def normalise(self, images: Tensor) -> Tensor:
         """Network input: `(pixels(images) - mean) / std`, per channel, float32, (N, C, H, W)."""
-        mean = torch.tensor(self.mean, device=images.device).view(1, -1, 1, 1)
-        std = torch.tensor(self.std, device=images.device).view(1, -1, 1, 1)
-        return (pixels(images) - mean) / std
+        return (pixels(images) - _per_channel(self.mean, images.device)) / _per_channel(
+            self.std, images.device
+        )
+
+
+@lru_cache(maxsize=64)
+def _per_channel(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """(1, C, 1, 1) on a device, made once: a copy to a GPU waits for it, and cannot be part of a graph."""
+    with torch.inference_mode(False):
+        return torch.tensor(values, device=device).view(1, -1, 1, 1)
 
 
 def pixels(images: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ import math
 
 from torch import nn
 
+from tersa.errors import UsageError
 from tersa.models.family import Shape
 from tersa.models.lowbit import Builder, LowBitFamily, LowBitNetwork, LowBits, binary_family
 
@@ -29,6 +30,8 @@ HIDDEN = 3
 
 def build_hidden(widths: tuple[int, ...], shape: Shape, classes: int, bits: LowBits) -> nn.Module:
     """Fully connected layers of these widths and the logits."""
+    if bits.sums:
+        raise UsageError("pool=sums is for networks with poolings; leave it out")
     layers = Builder(bits, shape[0])
     features = nn.Sequential(layers.pixels(), nn.Flatten())
     inputs = math.prod(shape)

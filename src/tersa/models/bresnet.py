@@ -76,6 +76,10 @@ def build(stages: tuple[tuple[int, int], ...], shape: Shape, classes: int, bits:
     """A residual network of these stages, as one `nn.Sequential`."""
     if bits.masked:
         raise UsageError("mask=subsidiary is for networks without shortcuts, which show every channel")
+    if bits.sums:
+        raise UsageError(
+            "pool=sums is for networks with poolings, and a binary ResNet has strides; leave it out"
+        )
     layers = Builder(bits, shape[0])
     channels, rows, columns = stages[0][0], shape[1], shape[2]
     modules: list[nn.Module] = [layers.pixels(), *layers.conv(shape[0], channels, padding=1)]

@@ -60,12 +60,16 @@ def stack(
     final = max(place for place, width in enumerate(plan) if width != POOL)
     for place, width in enumerate(plan):
         if width == POOL:
-            modules.append(nn.MaxPool2d(2))
+            modules.append(layers.pool(2))
             continue
+        pool = 2 if place + 1 < len(plan) and plan[place + 1] == POOL else 1
         last = before_last and place == final
         masked = not (before_vote and place == final)
         act = layers.activation
-        modules += [*layers.conv(channels, width, padding=padding), act(before_last=last, masked=masked)]
+        modules += [
+            *layers.conv(channels, width, padding=padding, pool=pool),
+            act(before_last=last, masked=masked),
+        ]
         channels = width
     return modules
 

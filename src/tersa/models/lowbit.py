@@ -14,6 +14,8 @@ and, after a colon, any of these, with commas between them:
     draw=stochastic     weights drawn while training (BinaryConnect)                     [deterministic]
     shape=...           none, standardise, recu: latent weights before their sign                 [none]
     mask=subsidiary     learn which filters can go (`quant.subsidiary`); without shortcuts        [none]
+    pool=sums|signs     what poolings choose from while training (`quant.layers`); trained on sums,
+                        scales are kept at 0 or more, and the network is the same in the end     [signs]
 
 A network is printed as `1/1 (W/A), input 8, first 1/8, last 1/1`: bits of weights and of the activations
 that they meet. *Fully binary* means that every weight has 1 bit, and every activation between layers too,
@@ -54,6 +56,7 @@ from tersa.quant.layers import (
     QuantLinear,
     Scale,
     Shaping,
+    SignPool2d,
     SumPool2d,
     WeightBits,
     WeightForm,
@@ -66,7 +69,7 @@ SUFFIX = re.compile(r"\+w([^+:@a]*)a([^+:@]*)(?::([^+]*))?$")
 """The last part of a spec that may be one."""
 GRAMMAR = "+w1a1, w 1..8, t or 32, a 1..8 or 32; then :in=8,first=8/8,last=8/8,by=ste,scale=none,..."
 ALLOWED = {str(bits) for bits in (*range(1, MOST_BITS + 1), FLOAT)}
-KEYS = ("in", "first", "last", "by", "scale", "draw", "shape", "mask")
+KEYS = ("in", "first", "last", "by", "scale", "draw", "shape", "mask", "pool")
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,7 @@ class LowBits:
         last: bits of the last layer's weights.
         last_input: of the activations that the last layer reads.
         masked: activations have a subsidiary network's masks (`quant.subsidiary`).
+        sums: poolings choose from sums while training (`quant.layers.IntegerBatchNorm2d`).
         xnor: inner layers put the magnitude of their inputs back, in floating point (`quant.xnor`).
         by: gradient of the sign.
         scale: of the weights.
@@ -100,6 +104,7 @@ class LowBits:
     shaping: Shaping = "none"
     xnor: bool = False
     masked: bool = False
+    sums: bool = False
 
     def describe(self) -> str:
         """`1/1 (W/A), input 8, first 1/8, last 1/1`, and the training's settings where they are not plain."""
@@ -110,13 +115,22 @@ class LowBits:
         plain = LowBits()
         scale = "xnor" if self.xnor else self.scale
         mask = "subsidiary" if self.masked else "none"
-        named = {"by": self.by, "scale": scale, "draw": self.draw, "shape": self.shaping, "mask": mask}
+        pool = "sums" if self.sums else "signs"
+        named = {
+            "by": self.by,
+            "scale": scale,
+            "draw": self.draw,
+            "shape": self.shaping,
+            "mask": mask,
+            "pool": pool,
+        }
         usual = {
             "by": plain.by,
             "scale": plain.scale,
             "draw": plain.draw,
             "shape": plain.shaping,
             "mask": "none",
+            "pool": "signs",
         }
         return ", ".join([text, *(f"{key}={value}" for key, value in named.items() if value != usual[key])])
 
@@ -213,11 +227,17 @@ class Builder:
         """The first module."""
         return PixelInput(self.bits.pixels, self.channels)
 
-    def conv(self, inputs: int, outputs: int, kernel: int = 3, **how: int) -> list[nn.Module]:
-        """A convolution and its normalisation."""
+    def conv(
+        self, inputs: int, outputs: int, kernel: int = 3, *, pool: int = 1, **how: int
+    ) -> list[nn.Module]:
+        """A convolution and its normalisation; `pool` is the window of the pooling that follows, or 1."""
         self._outputs = outputs
         conv = QuantConv2d(inputs, outputs, kernel, form=self._form(), input_bits=self._incoming, **how)
-        return [self._whole(conv), IntegerBatchNorm2d(outputs)]
+        return [self._whole(conv), IntegerBatchNorm2d(outputs, pool if self.bits.sums else 1)]
+
+    def pool(self, size: int) -> nn.Module:
+        """The maximum over windows, behind an activation."""
+        return SignPool2d(size) if self.bits.sums else nn.MaxPool2d(size)
 
     def linear(self, inputs: int, outputs: int) -> list[nn.Module]:
         """A fully connected layer and its normalisation."""
@@ -294,6 +314,7 @@ def _parse(weights: str, activations: str, settings: str | None, spec: str) -> L
     bits = LowBits(w, a, first_input, first, last, last_input)
     if given.get("mask") == "subsidiary":
         bits = replace(bits, masked=True)
+    bits = replace(bits, sums=given.get("pool") == "sums")
     if given.get("scale") == "xnor":
         bits, given = replace(bits, xnor=True), {**given, "scale": "channel"}
     named = {"by": "by", "scale": "scale", "draw": "draw", "shape": "shaping"}
@@ -307,6 +328,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "draw": get_args(Draw),
     "shape": get_args(Shaping),
     "mask": ("none", "subsidiary"),
+    "pool": ("signs", "sums"),
 }
 
 

@@ -35,6 +35,7 @@ from tersa.quant.layers import (
     QuantActivation,
     QuantConv2d,
     QuantLinear,
+    SignPool2d,
     WeightForm,
 )
 from tersa.quant.subsidiary import FilterMask
@@ -116,6 +117,8 @@ def _plain(module: nn.Module) -> nn.Module | None:
         for leaf, tensor in (*module.named_parameters(), *module.named_buffers()):
             setattr(plain, leaf, tensor)
         return plain
+    if isinstance(module, SignPool2d):
+        return nn.MaxPool2d(module.kernel_size)
     if isinstance(module, QuantActivation):
         return nn.Hardtanh()
     return nn.Identity() if isinstance(module, PixelInput) else None

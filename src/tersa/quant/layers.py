@@ -294,7 +294,37 @@ class _Affine(nn.modules.batchnorm._BatchNorm):  # pyright: ignore[reportPrivate
 
 
 class IntegerBatchNorm2d(_Affine, nn.BatchNorm2d):
-    """Batch normalisation of (N, C, H, W) whose eval mode numpy repeats bit for bit."""
+    """Batch normalisation of (N, C, H, W) whose eval mode numpy repeats bit for bit.
+
+    With `pool` above 1 it learns from maxima: while training its input is pooled first, and the `SignPool2d`
+    behind the activation passes on what it gets. With gamma >= 0 (`train.latents` sees to it) that is the
+    same function as normalisation, activation, maximum, in eval mode bit for bit, since all of these rise
+    with their input. What differs is how it trains: means and variances are those of the maxima, so that
+    signs stay balanced behind a pooling (of four balanced signs the maximum is +1 in 15 of 16), and the
+    gradient goes to the largest sum of a window rather than to its first +1.
+
+    Args:
+        num_features: C.
+        pool: side of the window, 1 for none.
+    """
+
+    def __init__(self, num_features: int, pool: int = 1) -> None:
+        super().__init__(num_features)
+        self.pool = pool
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(N, C, H, W), while training (N, C, H / pool, W / pool)."""
+        if self.training and self.pool > 1:
+            input = F.max_pool2d(input, self.pool)
+        return super().forward(input)
+
+
+class SignPool2d(nn.MaxPool2d):
+    """The maximum over windows of what a normalisation with `pool` gave, which has pooled while training."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Maxima in eval mode, the input itself while training."""
+        return input if self.training else F.max_pool2d(input, self.kernel_size)
 
 
 class IntegerBatchNorm1d(_Affine, nn.BatchNorm1d):

@@ -40,9 +40,10 @@ def steps(bits: int) -> int:
 
 
 @lru_cache
-def _thresholds(bits: int) -> Tensor:
+def _thresholds(bits: int, device: torch.device) -> Tensor:
     n = steps(bits)
-    return (2 * torch.arange(n, dtype=torch.float64) - n + 1).div(n).float()
+    with torch.inference_mode(False):
+        return (2 * torch.arange(n, dtype=torch.float64) - n + 1).div(n).float().to(device)
 
 
 def thresholds(bits: int) -> Tensor:
@@ -51,7 +52,7 @@ def thresholds(bits: int) -> Tensor:
     >>> thresholds(1).tolist()
     [0.0]
     """
-    return _thresholds(bits).clone()
+    return _thresholds(bits, torch.device("cpu")).clone()
 
 
 def to_odd(x: Tensor, bits: int) -> Tensor:
@@ -63,7 +64,7 @@ def to_odd(x: Tensor, bits: int) -> Tensor:
         return torch.copysign(x.new_ones(()), x + 0.0)  # -0.0 + 0.0 is +0.0
     images = x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
     rows = x.permute(0, 2, 3, 1) if images else x.contiguous()  # a search writes its answer in rows
-    places = torch.bucketize(rows.float(), _thresholds(bits).to(x.device), right=True)
+    places = torch.bucketize(rows.float(), _thresholds(bits, x.device), right=True)
     levels = (2 * places - steps(bits)).to(x.dtype)
     return levels.permute(0, 3, 1, 2) if images else levels
 

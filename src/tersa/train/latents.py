@@ -3,7 +3,8 @@
     before the run      pixels take over the task's normalisation, latent weights are put into -1..1
     before an update    estimators that sharpen learn how far the run has come; masks of a subsidiary network
                         take their turn (a third of the run: the main network, the masks, the main network)
-    after an update     latent weights are put into -1..1 (BinaryConnect), LAB's factors follow the optimiser
+    after an update     latent weights are put into -1..1 (BinaryConnect), scales of normalisations that pool
+                        are kept above 0, LAB's factors follow the optimiser
 
 A latent weight outside -1..1 would move without changing its level, and lose its gradient.
 
@@ -36,9 +37,19 @@ from torch.optim import Optimizer
 from tersa.data.task import Task
 from tersa.errors import UsageError
 from tersa.quant.estimators import sharpens
-from tersa.quant.layers import FLOAT, PixelInput, QuantActivation, QuantConv2d, QuantLayer, QuantLinear
+from tersa.quant.layers import (
+    FLOAT,
+    IntegerBatchNorm2d,
+    PixelInput,
+    QuantActivation,
+    QuantConv2d,
+    QuantLayer,
+    QuantLinear,
+)
 from tersa.quant.subsidiary import masks_of
 
+SMALLEST_SCALE = 1e-4
+"""Of a normalisation that learns from maxima."""
 SECOND_MOMENTS = "exp_avg_sq"
 """Where torch's Adam and AdamW keep v."""
 
@@ -51,6 +62,7 @@ class Latents:
         weights: latent weights, which are kept in -1..1.
         sharpening: modules that are told the progress.
         loss_aware: layers whose factor follows the optimiser.
+        scales: of normalisations that learn from maxima, which are kept above 0.
         masks: latents of a subsidiary network, from the first layer to the last.
         main: every other parameter, where there are masks.
     """
@@ -58,6 +70,7 @@ class Latents:
     weights: tuple[Tensor, ...]
     sharpening: tuple[QuantLayer | QuantActivation, ...]
     loss_aware: tuple[QuantLayer, ...]
+    scales: tuple[Tensor, ...] = ()
     masks: tuple[nn.Parameter, ...] = ()
     main: tuple[nn.Parameter, ...] = ()
 
@@ -77,9 +90,19 @@ class Latents:
                 *(part for part in acting if sharpens(part.by)),
             ),
             loss_aware=tuple(layer for layer in layers if layer.form.scale == "lab"),
+            scales=tuple(
+                part.weight
+                for part in model.modules()
+                if isinstance(part, IntegerBatchNorm2d) and part.pool > 1
+            ),
         )
         found.clip_()
         return found
+
+    @property
+    def change(self) -> bool:
+        """Something outside of tensors changes from update to update."""
+        return bool(self.sharpening or self.loss_aware or self.masks)
 
     def check(self, optimizer: str) -> None:
         """Refuse a run whose optimiser lacks what a layer follows.
@@ -91,9 +114,11 @@ class Latents:
             check_moments(optimizer)
 
     def clip_(self) -> None:
-        """Put latent weights into -1..1."""
+        """Put latent weights into -1..1, and scales above 0."""
         if self.weights:
             with torch.no_grad():
+                if self.scales:
+                    torch._foreach_clamp_min_(self.scales, SMALLEST_SCALE)  # pyright: ignore[reportPrivateUsage]
                 torch._foreach_clamp_min_(self.weights, -1.0)  # pyright: ignore[reportPrivateUsage] - all at once
                 torch._foreach_clamp_max_(self.weights, 1.0)  # pyright: ignore[reportPrivateUsage]
 

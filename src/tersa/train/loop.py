@@ -28,12 +28,13 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from tersa.data.augment import draw
+from tersa.data.augment import Shifts, draw
 from tersa.data.task import Task, fingerprint
 from tersa.errors import UsageError
 from tersa.records import Epoch
 from tersa.train import device as devices
 from tersa.train.batches import Resident, inputs, order, parts, settle
+from tersa.train.captured import Inputs, Replayed, rates_in_tensors_, reason, state_in_numbers
 from tersa.train.checkpoint import (
     Identity,
     Snapshot,
@@ -57,6 +58,11 @@ Status = Literal["done", "diverged", "stopped-early"]
 
 CHECK_EVERY = 20
 """Updates between two looks at whether the loss is still finite."""
+
+QUICK_WRITE = 0.25
+"""Seconds that a checkpoint may take to be written after every epoch."""
+WRITE_SHARE = 20
+"""A slower one is written again after so many times what it took."""
 
 PROGRESS_SECONDS = 0.25
 """Least time between two calls of `progress` within an epoch."""
@@ -126,10 +132,13 @@ class _Run:
     evaluate_every: int
     progress: Callable[[Progress], None] | None
     kept: dict[str, Tensor]
+    replayed: Replayed | None = None
     iteration: int = 0
     history: list[Epoch] = field(default_factory=list)
     earlier_seconds: float = 0.0
     earlier_iterations: int = 0
+    writing: float = 0.0
+    written: float = 0.0
     started: float = field(default_factory=time.perf_counter)
     shown: float = 0.0
 
@@ -164,7 +173,8 @@ def train(
         teacher: followed as `config.distillation` says: a network (read in eval mode, moved to `device`, not
             changed), or its answers to fixed views (`lessons.prepare`), which costs nothing per batch.
         device: `cpu`, `cuda`, or `auto`.
-        checkpoint: file for the state of the run, written after every epoch.
+        checkpoint: file for the state of the run, written after every epoch (a large one where epochs are
+            short: less often, so that it takes a twentieth of the time).
         resume: go on from `checkpoint` where it is there; else the run starts at its beginning.
         progress: called a few times per second and after each evaluation.
         on_epoch: called for every row of the history in order; when resuming, for the restored ones first.
@@ -251,7 +261,7 @@ def _begin(
             check_logits(teacher.to(device).eval()(sample), len(sample), task)
     if config.channels_last:
         model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] - stub lacks it
-    return _Run(
+    run = _Run(
         model=model,
         teacher=teacher,
         task=task,
@@ -267,6 +277,11 @@ def _begin(
         progress=progress,
         kept=_copy(model),
     )
+    largest = -(-len(task.train) // length.per_epoch)
+    if not reason(config, device, length.iterations, largest, changes=latents.change):
+        run.replayed = Replayed(lambda batch: _on_tensors_(run, batch))
+        rates_in_tensors_(optimizer, device)
+    return run
 
 
 def _epochs_(
@@ -282,14 +297,24 @@ def _epochs_(
             row = _epoch_(run)
             if row and on_epoch:
                 on_epoch(row)
-            if checkpoint and identity:
+            if checkpoint and identity and _due(run):
+                began = time.perf_counter()
                 write_snapshot(checkpoint, _snapshot(run), identity)
+                run.written = time.perf_counter()
+                run.writing = run.written - began
     except _NotFinite:
         run.model.load_state_dict(run.kept)
         return "diverged"
     if run.config.keep == "best":
         run.model.load_state_dict(run.kept)
     return status
+
+
+def _due(run: _Run) -> bool:
+    """A checkpoint is to be written: after every epoch, but where that takes long, not all the time."""
+    if run.writing < QUICK_WRITE or run.iteration == run.length.iterations:
+        return True
+    return time.perf_counter() - run.written >= WRITE_SHARE * run.writing
 
 
 def _stale(history: list[Epoch], patience: int) -> bool:
@@ -346,11 +371,26 @@ def _update_(run: _Run, index: Tensor, rate: float) -> Outcome:
     run.latents.before_(run.iteration / run.length.iterations)
     if isinstance(run.teacher, Lessons):
         shifts, taught = run.teacher.pick(index, run.augmenting)
-        images = inputs(run.data, index, run.task, run.config, shifts)
         taught = taught.to(run.device)
     else:
         shifts = draw(len(index), run.augmenting, flip=run.config.flip, pad=run.config.pad)
-        images = inputs(run.data, index, run.task, run.config, shifts)
+        taught = None
+    drawn = (shifts.mirrored, shifts.rows, shifts.columns)
+    chosen: Inputs = (index, *(None if each is None else each.to(run.device) for each in drawn), taught)
+    return run.replayed(chosen, len(index)) if run.replayed else _on_tensors_(run, chosen)
+
+
+def _on_tensors_(run: _Run, chosen: Inputs) -> Outcome:
+    """What an update does once its images, their shifts and the teacher's answers are chosen: tensors alone.
+
+    Args:
+        run: whose weights move.
+        chosen: index (N,), mirrored (N,), rows (N,), columns (N,), taught (N, K); None where there is none.
+    """
+    index, mirrored, rows, columns, taught = chosen
+    assert index is not None
+    images = inputs(run.data, index, run.task, run.config, Shifts(mirrored, rows, columns, run.config.pad))
+    if not isinstance(run.teacher, Lessons):
         with autocast(run.device, run.config.precision):
             taught = _teach(run.teacher, images)
     batch = Batch(images, run.data.labels.index_select(0, index), taught)
@@ -433,7 +473,7 @@ def _snapshot(run: _Run) -> Snapshot:
         history=tuple(run.history),
         weights=run.model.state_dict(),
         kept=run.kept,
-        optimizer=run.optimizer.state_dict(),
+        optimizer=state_in_numbers(run.optimizer),
         generators={
             "shuffling": run.shuffling.get_state(),
             "augmenting": run.augmenting.get_state(),
@@ -446,6 +486,8 @@ def _restore_(run: _Run, snapshot: Snapshot) -> None:
     """Put a run back where it was."""
     run.model.load_state_dict(snapshot.weights)
     run.optimizer.load_state_dict(snapshot.optimizer)
+    if run.replayed:
+        rates_in_tensors_(run.optimizer, run.device)
     run.kept = {name: tensor.to(run.device) for name, tensor in snapshot.kept.items()}
     run.shuffling.set_state(snapshot.generators["shuffling"])
     run.augmenting.set_state(snapshot.generators["augmenting"])

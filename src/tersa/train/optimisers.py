@@ -105,4 +105,7 @@ FACTORIES: dict[str, Callable[[Groups, TrainConfig], Optimizer]] = {
 def set_rate_(optimizer: Optimizer, rate: float) -> None:
     """Set the learning rate of every parameter group."""
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        if isinstance(group["lr"], torch.Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
