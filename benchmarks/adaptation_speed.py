@@ -1,182 +1,67 @@
-"""NetAdapt as published against ours: where the time of a search goes, remedy by remedy.
+"""NetAdapt as published against `tersa adapt`: where the time of a search goes, remedy by remedy.
 
-    python benchmarks/netadapt_speed.py [--models alexnet,mobilenet:1.0] [--delta 0.025] [--steps 500]
+    python benchmarks/adaptation_speed.py [--models alexnet,mobilenet:1.0] [--target onnxruntime]
+    python benchmarks/adaptation_speed.py --accuracy [--seeds 5] [--out runs/adaptation]
 
-The original: candidates' widths one by one, for every estimate the table read from its file and an
-interpolator (scipy's Rbf) built anew for each layer that is not in it, every candidate fine-tuned and
-evaluated. Ours: (a) bisection, table in memory, NAS-WOT for the first 70 % of the way and accuracy for the
-rest; (b) all widths at once. Both sides search the same network with the same table, on one thread.
+The original: candidates' widths one by one; for every estimate the table read from its file and an
+interpolator (scipy's Rbf, cubic) built anew for each layer that is not in it; every candidate fine-tuned for
+T iterations and evaluated on what the published code evaluates on, the 50,000 images of the training split.
+Ours: (a) `--search netadapt --cut bisect --score naswot --hybrid 0.3`; (b) `--search budget`, with its share
+of the latency table: all the points that this network needs, measured in this run. Same network, images,
+budget, T, delta, target and machine, one thread.
 
-What is run and what is multiplied: the greedy loop is walked to the end with estimates from memory, counting
-every estimate and every interpolated layer of the linear and of the bisecting search; one estimate of each
-kind, one iteration of training, one evaluation and one score are timed, and the times are their products:
-the original of AlexNet would take days here. The table is made of MACs, in sixteens of channels
-(the time of a search hardly depends on the costs in it), so that no target is needed; measuring it is counted
-on neither side. Not shown here: final accuracies, and tables as large as the document's, whose Rbf of
-thousands of points is what its 37 times mostly come from.
+What is run and what is multiplied. The original: two whole steps, the first and the middle one of a greedy
+way, stage by stage (`recipes.adaptation_stages` says how), times the number of steps. Of a fine-tune's T
+iterations `--timed` are run, of a layer's interpolators two, and the rest charged. Ours is run whole on
+CIFAR-10 from a network trained for some iterations, with fine-tunes of `--short` iterations, whose time is
+multiplied by T over that; `--short 500` multiplies nothing. Everything else is ours' wall clock: importances,
+scores, surgery, measurements of the whole network, files. The closing fine-tune is the same on both sides and
+counted on neither, nor is the published table's measuring. Images are 32x32 throughout. Seconds are the
+processor's, of one thread, on both sides: other work on the machine takes none of them.
+
+With `--accuracy`: final test accuracies of the original (`--cut linear --score finetune`), (a) and (b), each
+run whole with its closing fine-tune, for several seeds; a killed run goes on with the same command.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
-import json
+import math
+import platform
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
 from pathlib import Path
+from statistics import mean, stdev
+from types import SimpleNamespace
+from typing import Any
 
-import numpy as np
 import torch
-from scipy.interpolate import Rbf
-from torch import nn
 
-from tersa.adapt.budget import Damage, solve
-from tersa.adapt.cost import Cost, Limit
-from tersa.adapt.grid import Grid, widths
-from tersa.adapt.measuring import wanted
-from tersa.adapt.netadapt import Reduction, bisecting, by_accuracy, linear
-from tersa.adapt.proxies import PROXIES, Probe
-from tersa.adapt.resource import Counter, Macs, Table
-from tersa.adapt.signature import Anatomy, layers_of
-from tersa.models.zoo import build
-from tersa.prune.groups import find_groups
+from tersa.adapt.grid import Grid
+from tersa.recipes import adapt_store
+from tersa.recipes.adapt import adapt
+from tersa.recipes.adapt_request import AdaptSpec, specified
+from tersa.recipes.adaptation_result import Timed
+from tersa.recipes.adaptation_stages import Measured, Subject, measured_table, stages
+from tersa.recipes.goals import Goals, parse_bound
+from tersa.recipes.setting import Setting
+from tersa.records import ShrinkResult
+from tersa.targets.environment import environment
+from tersa.targets.registry import parse
 
-SHAPE, CLASSES, BATCH = (3, 32, 32), 10, 128
-VALIDATION = 5000
-HYBRID = 0.3
-RESULTS = Path(__file__).parent / "results" / "netadapt_speed.csv"
-
-
-def made_up(anatomy: Anatomy) -> dict[str, dict[tuple[int, int], float]]:
-    """A table of the network's grid: milliseconds from MACs, channels rounded up to sixteens."""
-    points: dict[str, dict[tuple[int, int], float]] = {}
-    for each in wanted(anatomy):
-        ins, outs = (-(-n // 16) * 16 for n in (each.inputs, each.outputs))
-        family = replace(each.family, groups=1) if each.family.groups > 1 else each.family
-        cost = 1e-3 + 1e-7 * Macs().of(family, ins, outs).value + 1e-6 * ins
-        points.setdefault(each.family.key(), {})[each.inputs, each.outputs] = cost
-    return points
-
-
-@dataclass
-class Walk:
-    """One greedy search to the end, by estimates alone.
-
-    Attributes:
-        steps: that it took.
-        trained: of those, ranked by accuracy under the hybrid schedule.
-        candidates: in all.
-        trained_candidates: of those, in steps ranked by accuracy.
-        tries: estimates of whole networks.
-        misses: layers of these estimates that were not in the table.
-        seconds: of the search for widths, as it was run here.
-    """
-
-    steps: int = 0
-    trained: int = 0
-    candidates: int = 0
-    trained_candidates: int = 0
-    tries: int = 0
-    misses: int = 0
-    seconds: float = 0.0
-
-
-def walk(anatomy: Anatomy, table: Table, delta: float, how: str, budget: float) -> Walk:
-    """Narrow one group at a step, the one with the most channels left, and count."""
-    cost = Cost([Limit(Counter(anatomy, table), 1.0)])
-    now, first, found = list(anatomy.widths), cost.at(anatomy.widths), Walk()
-    limit = budget * first
-    seen: dict[tuple[int, ...], int] = {}
-    while (here := cost.at(now)) > limit:
-        constraint = Reduction(delta).constraint(here, first, found.steps, limit)
-        trained = by_accuracy(here, first, limit, HYBRID)
-        choices: list[tuple[float, int, int]] = []
-        for group in range(len(now)):
-            along, asked = cost.along(group, now), list[int]()
-
-            def ask(width: int, along: Callable[[int], float] = along, asked: list[int] = asked) -> float:
-                asked.append(width)
-                return along(width)
-
-            tried = [w for w in widths(anatomy.widths[group]) if w < now[group]]
-            began = time.perf_counter()
-            cut = linear(tried, ask, constraint) if how == "linear" else bisecting(tried, ask, constraint)
-            found.seconds += time.perf_counter() - began
-            found.tries += len(asked)
-            for width in asked:
-                at = (*now[:group], width, *now[group + 1 :])
-                if at not in seen:
-                    seen[at] = sum(not table.of(*layer).exact for layer in anatomy.channels(at))
-                found.misses += seen[at]
-            if cut is not None:
-                choices.append((cut.width / anatomy.widths[group], group, cut.width))
-        if not choices:
-            break
-        _, group, width = max(choices)
-        now[group] = width
-        found.steps += 1
-        found.candidates += len(choices)
-        found.trained += trained
-        found.trained_candidates += len(choices) * trained
-    return found
-
-
-def timed(work: Callable[[], object], least: float = 0.3) -> float:
-    """Seconds of one call, the fastest of those that fit."""
-    work()
-    best, began = float("inf"), time.perf_counter()
-    while time.perf_counter() - began < least or best == float("inf"):
-        start = time.perf_counter()
-        work()
-        best = min(best, time.perf_counter() - start)
-    return best
-
-
-def original_estimates(
-    anatomy: Anatomy, points: dict[str, dict[tuple[int, int], float]]
-) -> tuple[float, float]:
-    """Seconds of reading the table's file, and of one interpolation with an interpolator of its own."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "table.json"
-        path.write_text(
-            json.dumps({key: [[*at, ms] for at, ms in grid.items()] for key, grid in points.items()})
-        )
-        read = timed(lambda: json.loads(path.read_text()))
-    two = [
-        grid for grid in points.values() if len({i for i, _ in grid}) > 1 and len({o for _, o in grid}) > 1
-    ]
-    each: list[float] = []
-    for grid in two:
-        ins, outs = (np.array(axis, float) for axis in zip(*grid, strict=True))
-        keep = ins != outs if len(set(ins - outs)) > 1 else np.ones(len(ins), bool)
-        ms = np.array(list(grid.values()))
-        distinct = len(set(zip(ins[keep], outs[keep], strict=True))) > 3
-        if distinct:
-            each.append(
-                timed(lambda i=ins, o=outs, m=ms: float(Rbf(i, o, m, function="linear")(3.5, 5.5)), 0.1)
-            )
-    return read, float(np.mean(each)) if each else 0.0
-
-
-def training(model: nn.Module) -> tuple[float, float, float]:
-    """Seconds of an iteration of training, of an evaluation of the validation split, of a NAS-WOT score."""
-    images, labels = torch.randn(BATCH, *SHAPE), torch.randint(CLASSES, (BATCH,))
-    optimiser = torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9)
-
-    def step() -> None:
-        optimiser.zero_grad()
-        nn.functional.cross_entropy(model.train()(images), labels).backward()
-        optimiser.step()
-
-    def forward() -> None:
-        with torch.inference_mode():
-            model.eval()(images)
-
-    iteration, one = timed(step, 1.0), timed(forward, 0.5)
-    probe = Probe(images[:64], labels[:64])
-    return iteration, one * VALIDATION / BATCH, timed(lambda: PROXIES["naswot"].score(model, probe), 0.5)
+SIDE, CLASSES = 32, 10
+RESULTS = Path(__file__).parent / "results" / "adaptation_speed.csv"
+ACCURACY = Path(__file__).parent / "results" / "adaptation_accuracy.csv"
+processor = SimpleNamespace(perf_counter=time.process_time)
+SIDES = {
+    "original": {"search": "netadapt", "cut": "linear", "score": "finetune"},
+    "(a)": {"search": "netadapt", "cut": "bisect", "score": "naswot", "hybrid": 0.3},
+    "(b)": {"search": "budget"},
+}
+Row = tuple[str, str, float, float, str]
+"""Network, what, seconds, times faster, how it was found."""
 
 
 def queries() -> tuple[float, float]:
@@ -186,54 +71,237 @@ def queries() -> tuple[float, float]:
     began = time.perf_counter()
     for at in places:
         grid.at(*at)
-    between = (time.perf_counter() - began) / len(places)
-    exact = timed(lambda: [grid.at(48, 64) for _ in range(1000)], 0.1) / 1000
-    return 1e6 * exact, 1e6 * between
-
-
-def compare(name: str, delta: float, iterations: int, budget: float) -> list[tuple[str, str, float, float]]:
-    """Rows of (model, what, seconds, times faster than the original)."""
-    model = build(name, SHAPE, CLASSES)
-    groups = find_groups(model, SHAPE)
-    anatomy = layers_of(model, SHAPE, groups)
-    points = made_up(anatomy)
-    one, two = (walk(anatomy, Table(points), delta, how, budget) for how in ("linear", "bisect"))
-    read, rebuild = original_estimates(anatomy, points)
-    iteration, evaluation, score = training(model)
-    tune = iterations * iteration + evaluation
-    slow = one.tries * read + one.misses * rebuild
-    whole = slow + one.candidates * tune
-    fast = two.seconds + (two.candidates - two.trained_candidates) * score + two.trained_candidates * tune
+    between = time.perf_counter() - began
     began = time.perf_counter()
-    table = Table(points)
-    first = Counter(anatomy, table).total(anatomy.widths)
-    chance = torch.Generator().manual_seed(0)
-    damage = [Damage(torch.rand(n, generator=chance).tolist(), widths(n)) for n in anatomy.widths]
-    solve(damage, Cost([Limit(Counter(anatomy, table), budget * first)]))
-    solved = time.perf_counter() - began
-    importances = 1000 / BATCH * iteration  # Taylor scores of 1,000 images: forward and backward
-    print(f"\n{name}: {len(anatomy.groups)} groups, {sum(map(len, points.values()))} points in the table")
-    for how, each in (("linear", one), ("bisecting", two)):
-        print(
-            f"  {how}: {each.steps} steps, {each.candidates} candidates, {each.tries} estimates, "
-            f"{each.misses} layers interpolated"
-        )
-    print(
-        f"  reading the table {1e3 * read:.2f} ms, an Rbf {1e3 * rebuild:.2f} ms, an iteration "
-        f"{iteration:.3f} s, an evaluation {evaluation:.1f} s, NAS-WOT {score:.2f} s"
+    for at in places:
+        grid.at(*at)
+    return 1e6 * (time.perf_counter() - began) / len(places), 1e6 * between / len(places)
+
+
+def ours(
+    asked: argparse.Namespace, model: str, side: str, table: Path, folder: Path, steps: int
+) -> ShrinkResult:
+    """One run of adapt without its closing fine-tune."""
+    spec: AdaptSpec = specified(
+        **SIDES[side],
+        data=asked.data,
+        model=model,
+        target=asked.target,
+        goals=Goals(latency=parse_bound(f"{asked.budget}x", "latency")),
+        delta=asked.delta,
+        finetune_steps=steps,
+        table=str(table),
+        training={"iterations": str(asked.baseline)},
+        protocol={"tune": 0},
     )
-    rows = [
-        ("original: linear, file read and Rbf built each time, all fine-tuned", whole),
-        ("  of which the search for widths", slow),
-        ("  of which fine-tunes and evaluations", one.candidates * tune),
-        ("bisection alone", two.tries * read + two.misses * rebuild + two.candidates * tune),
-        ("table in memory alone", one.seconds + one.candidates * tune),
-        ("both", two.seconds + two.candidates * tune),
-        ("(a) both, NAS-WOT, last 30 % by accuracy", fast),
-        ("(b) all widths at once, importances included", solved + importances),
-        ("  of which solving", solved),
+    adapt_store.time = processor  # pyright: ignore[reportAttributeAccessIssue] - a clock for its stages
+    return adapt(spec, folder, setting=Setting(threads=1, seconds=0.2, say=told))
+
+
+def told(task: str, done: float, remark: str) -> None:
+    if remark.startswith("step"):
+        print(f"    {task} {100 * done:.0f} %: {remark}", flush=True)
+
+
+def compare(asked: argparse.Namespace, model: str, folder: Path) -> list[Row]:
+    """Rows of one network."""
+    shape = (3, SIDE, SIDE)
+    file = folder / "table.db"
+    began = time.process_time()
+    points, filled = measured_table(model, shape, CLASSES, parse(asked.target), file)
+    filling = time.process_time() - began
+    print(f"\n{model} at {SIDE}x{SIDE}: {filled.measured} layers measured in {filling:.0f} s", flush=True)
+    subject = Subject.of(model, shape, CLASSES, points)
+    measured = Measured(asked.delta, asked.budget, asked.steps, asked.timed, asked.builds)
+    found = stages(
+        subject,
+        measured,
+        network=model,
+        folder=folder,
+        say=lambda _, remark: print(f"  {remark}", flush=True),
+    )
+    tell(found)
+    part = asked.short / asked.steps
+    rows = original_rows(found, model)
+    whole = found.total("original")
+    for side, text in (("(a)", "netadapt, bisection, NAS-WOT, last 30 % by accuracy"), ("(b)", "budget")):
+        result = ours(asked, model, side, file, folder / side.strip("()"), asked.short)
+        assert result.adaptation is not None
+        spent = result.adaptation.seconds
+        tuned = spent.get("finetune", 0.0)
+        seconds = spent["search"] + tuned * (1 / part - 1)
+        how = (
+            "run whole" if part == 1 or not tuned else f"run; fine-tunes of {asked.short} times {1 / part:g}"
+        )
+        if side == "(b)":
+            seconds += filling
+            text += ", its latency table included"
+        rows.append((model, f"{side} {text}", seconds, whole / seconds, how))
+        shown = {name: value for name, value in spent.items() if name not in ("search", "tune", "table")}
+        shown["finetune"] = tuned / part
+        shown["all else"] = seconds - sum(shown.values()) - (filling if side == "(b)" else 0.0)
+        rows += [(model, f"  {side} of which {name}", value, math.nan, how) for name, value in shown.items()]
+        if side == "(b)":
+            rows.append((model, "  (b) of which latency table", filling, math.nan, "run whole"))
+    return rows
+
+
+def original_rows(found: Timed, model: str) -> list[Row]:
+    """The original, and what each remedy leaves of it."""
+    whole, how = found.total("original"), f"2 steps of {found.steps}, times {found.steps} / 2"
+    names = {
+        "bisection": "bisection alone",
+        "interpolation": "interpolators built once",
+        "bisection_interpolation": "both",
+        "file_interpolation": "interpolators once, table in memory",
+        "ours": "bisection, grid in memory (ours)",
+    }
+    rows: list[Row] = [(model, "original", whole, 1.0, how)]
+    rows += [
+        (model, f"  of which {text}", found.steps * found.of_step(stage), math.nan, how)
+        for text, stage in (
+            ("search for widths", "original"),
+            ("fine-tunes", "finetune_s"),
+            ("evaluations", "evaluate_s"),
+        )
     ]
-    return [(name, what, seconds, whole / seconds if seconds else float("inf")) for what, seconds in rows]
+    for name, text in names.items():
+        rows.append((model, text, found.total(name), whole / found.total(name), how))
+        alone = found.steps * found.of_step(name)
+        rows.append(
+            (
+                model,
+                f"  {text}, the search alone",
+                alone,
+                found.of_step("original") / found.of_step(name),
+                how,
+            )
+        )
+    scored = found.hybrid()
+    rows.append(
+        (
+            model,
+            "the same, NAS-WOT but for the last 30 %, all of those fine-tuned",
+            scored,
+            whole / scored,
+            how,
+        )
+    )
+    return rows
+
+
+def tell(found: Timed) -> None:
+    """The measured steps, block by block."""
+    print(f"  {found.steps} steps, {found.trained} of them in the last 30 % of the way")
+    print(
+        f"  {'step':<5}{'block':<34}{'width':>12}{'tries':>7}{'Rbfs':>6}{'search s':>10}"
+        f"{'tune s':>9}{'eval s':>8}"
+    )
+    for row in found.blocks:
+        width = f"{row.before} to {row.width or '-'}"
+        print(
+            f"  {row.step:<5}{row.name[:32]:<34}{width:>12}{row.tries:>7}{row.built:>6}"
+            f"{row.cuts['original']:>10.3f}{row.finetune_s:>9.1f}{row.evaluate_s:>8.1f}"
+        )
+
+
+def accuracy(asked: argparse.Namespace) -> None:
+    """Final accuracies of whole runs, seed by seed."""
+    rows: list[dict[str, Any]] = []
+    print(
+        f"{'network':<16}{'seed':>5}{'side':>10}{'baseline':>10}{'test accuracy':>15}"
+        f"{'speed-up':>10}{'search s':>10}"
+    )
+    for model in asked.models.split(","):
+        for seed in range(asked.seeds):
+            for side, settings in SIDES.items():
+                spec: AdaptSpec = specified(
+                    **settings,
+                    data=asked.data,
+                    model=model,
+                    target=asked.target,
+                    goals=Goals(latency=parse_bound(f"{asked.budget}x", "latency")),
+                    delta=asked.delta,
+                    finetune_steps=asked.steps,
+                    seed=seed,
+                    epochs=asked.epochs,
+                    table=str(asked.out / "table.db"),
+                    protocol={} if asked.tune is None else {"tune": asked.tune},
+                )
+                folder = asked.out / f"{model.replace(':', '-')}-{seed}-{side.strip('()')}"
+                result = adapt(
+                    spec, folder, setting=Setting(threads=1, device=asked.device), resume=folder.exists()
+                )
+                assert result.adaptation is not None
+                row: dict[str, Any] = {
+                    "network": model,
+                    "seed": seed,
+                    "side": side,
+                    "baseline": result.baseline.test_accuracy,
+                    "accuracy": result.result.test_accuracy,
+                    "speedup": result.speedup,
+                    "search_s": result.adaptation.seconds["search"],
+                    "met": all(goal.met for goal in result.goals),
+                    "delta": asked.delta,
+                    "finetune_steps": asked.steps,
+                    "device": asked.device,
+                }
+                rows.append(row)
+                print(
+                    f"{model:<16}{seed:>5}{side:>10}{row['baseline']:>10.2f}{row['accuracy']:>15.2f}"
+                    f"{row['speedup'] or math.nan:>10.2f}{row['search_s']:>10.0f}",
+                    flush=True,
+                )
+    write(ACCURACY, list(rows[0]), [list(row.values()) for row in rows])
+    told_off: list[str] = []
+    for model in asked.models.split(","):
+        for side in ("(a)", "(b)"):
+            gaps = [gap(rows, model, side, seed) for seed in range(asked.seeds)]
+            spread = f" +- {stdev(gaps) / math.sqrt(len(gaps)):.2f}" if len(gaps) > 1 else ""
+            told_off.append(f"{model} {side} {mean(gaps):+.2f}{spread} points")
+    print("ratio " + ", ".join(told_off) + " against the original")
+
+
+def gap(rows: Sequence[dict[str, Any]], model: str, side: str, seed: int) -> float:
+    """Points of accuracy above the original."""
+    at = {row["side"]: row["accuracy"] for row in rows if (row["network"], row["seed"]) == (model, seed)}
+    return at[side] - at["original"]
+
+
+def write(path: Path, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """A file of results."""
+    path.parent.mkdir(exist_ok=True)
+    with path.open("w", newline="") as file:
+        out = csv.writer(file, lineterminator="\n")
+        out.writerow(header)
+        out.writerows(rows)
+
+
+def speed(asked: argparse.Namespace) -> None:
+    """The comparison of times."""
+    exact, between = queries()
+    print(f"a query: {exact:.2f} us measured, {between:.2f} us interpolated")
+    rows: list[Row] = []
+    for name in asked.models.split(","):
+        with tempfile.TemporaryDirectory(prefix="tersa.") as folder:
+            rows += compare(asked, name, Path(folder))
+    wide = max(len(what) for _, what, *_ in rows)
+    print(f"\n{'network':<16}{'search':<{wide + 2}}{'seconds':>12}{'times faster':>14}  how")
+    for name, what, seconds, ratio, how in rows:
+        faster = "" if math.isnan(ratio) else f"{ratio:.3g}"
+        print(f"{name:<16}{what:<{wide + 2}}{seconds:>12.4g}{faster:>14}  {how}")
+    machine = environment(1)
+    common = [SIDE, asked.target, asked.delta, asked.steps, asked.budget, machine.processor]
+    common += [platform.python_version(), torch.__version__, machine.commit]
+    write(
+        RESULTS if asked.csv is None else asked.csv,
+        ["network", "search", "seconds", "times_faster", "how", "side", "target", "delta", "finetune_steps",
+         "budget", "processor", "python", "torch", "commit"],
+        [[n, w, f"{s:.4g}", "" if math.isnan(r) else f"{r:.4g}", h, *common] for n, w, s, r, h in rows],
+    )  # fmt: skip
+    found = {(name, what[:3]): ratio for name, what, _, ratio, _ in rows if what.startswith("(")}
+    names = asked.models.split(",")
+    print("ratio " + ", ".join(f"{n}: (a) {found[n, '(a)']:.1f}x (b) {found[n, '(b)']:.0f}x" for n in names))
 
 
 def main() -> None:
@@ -241,28 +309,25 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--models", default="alexnet,mobilenet:1.0")
+    parser.add_argument("--data", default="cifar-10")
+    parser.add_argument("--target", default="onnxruntime@threads=1")
     parser.add_argument("--delta", type=float, default=0.025)
-    parser.add_argument("--steps", type=int, default=500, help="iterations of a short fine-tune")
+    parser.add_argument("--steps", type=int, default=500, help="T, iterations of a short fine-tune")
     parser.add_argument("--budget", type=float, default=0.5)
+    parser.add_argument("--timed", type=int, default=4, help="of the original's T, iterations that are run")
+    parser.add_argument("--builds", type=int, default=2, help="interpolators of a layer that are built")
+    parser.add_argument("--short", type=int, default=20, help="of ours' T, iterations that are run")
+    parser.add_argument("--baseline", type=int, default=20, help="iterations that train the network first")
+    parser.add_argument("--csv", type=Path, help="results go here, not to benchmarks/results")
+    parser.add_argument("--accuracy", action="store_true", help="final accuracies of whole runs")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--epochs", type=int, help="of the baseline's training")
+    parser.add_argument("--tune", type=int, help="iterations of the closing fine-tune")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--out", type=Path, default=Path("runs/adaptation"))
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    exact, between = queries()
-    print(f"a query: {exact:.2f} us measured, {between:.2f} us interpolated")
-    names = asked.models.split(",")
-    rows = [row for name in names for row in compare(name, asked.delta, asked.steps, asked.budget)]
-    width = max(len(what) for _, what, _, _ in rows)
-    print(f"\n{'network':<16}{'search':<{width + 2}}{'seconds':>12}{'times faster':>14}")
-    for name, what, seconds, ratio in rows:
-        print(f"{name:<16}{what:<{width + 2}}{seconds:>12.4g}{ratio:>14.4g}")
-    RESULTS.parent.mkdir(exist_ok=True)
-    with RESULTS.open("w", newline="") as file:
-        out = csv.writer(file)
-        out.writerow(["network", "search", "seconds", "times_faster", "delta", "finetune_steps", "budget"])
-        out.writerows((*row, asked.delta, asked.steps, asked.budget) for row in rows)
-    told = {(name, what[:3]): ratio for name, what, _, ratio in rows}
-    print("ratio " + ", ".join(
-        f"{name}: (a) {told[name, '(a)']:.1f}x (b) {told[name, '(b)']:.0f}x" for name in names
-    ))  # fmt: skip
+    (accuracy if asked.accuracy else speed)(asked)
 
 
 if __name__ == "__main__":

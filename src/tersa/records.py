@@ -430,7 +430,8 @@ class Adaptation(Record):
         checked: estimates against measurements, along the trajectory.
         candidates: of every step of NetAdapt.
         front: networks of a Pareto front.
-        seconds: by stage: `table`, `cut`, `score`, `finetune`, `evaluate`, `measure`, `solve`.
+        seconds: by stage: `table`, `solve`, `cut`, `score`, `finetune`, `evaluate`, `measure`, `tune`; and
+            `search`, the wall clock of choosing widths, most of these included.
     """
 
     search: Literal["netadapt", "budget"]

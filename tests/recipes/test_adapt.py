@@ -10,13 +10,15 @@ from pathlib import Path
 
 import pytest
 from tests.adapt.machine import FakeClock, FakeTarget
+from torch import nn
 
 from tersa.errors import TargetError, UsageError
 from tersa.recipes import adapt as recipe
-from tersa.recipes import adapt_fit, deploy, outcome
+from tersa.recipes import adapt_candidates, adapt_fit, deploy, outcome
 from tersa.recipes.adapt import adapt
 from tersa.recipes.adapt_request import AdaptSpec, adapt_command, specified
 from tersa.recipes.goals import Goals, parse_bound
+from tersa.recipes.job import Job
 from tersa.recipes.setting import Setting
 from tersa.recipes.subjects import find_point
 from tersa.recipes.trajectory import Trajectory
@@ -123,6 +125,48 @@ def test_netadapt_step_by_step(tmp_path: Path, setting: Callable[..., Setting]) 
     assert macs == sorted(set(macs), reverse=True)
     first = macs[0]
     assert all(a - b >= 0.09 * first or b <= 0.5 * first for a, b in itertools.pairwise(macs))
+
+
+def test_a_step_ranked_by_accuracy_fine_tunes_a_short_list(
+    tmp_path: Path, setting: Callable[..., Setting], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two of three candidates for a quarter of the iterations; the winner alone for the rest."""
+    asked = spec(model="mlp:24x16x12", search="netadapt", hybrid=1.0, finetune_steps=8)
+    runs: list[int] = []
+    whole = adapt_candidates.retrain_
+
+    def counted(job: Job, model: nn.Module, iterations: int, *, seed: int) -> None:
+        assert job.protocol.teacher_weight == 0.0, "labels teach short fine-tunes"
+        runs.append(iterations)
+        whole(job, model, iterations, seed=seed)
+
+    monkeypatch.setattr(adapt_candidates, "retrain_", counted)
+    result = adapt(asked, tmp_path / "run", setting=setting())
+    assert result.adaptation is not None
+    rows = result.adaptation.candidates
+    steps = {row.step for row in rows}
+    raced = 0
+    for step in steps:
+        own = [row for row in rows if row.step == step]
+        tuned = [row for row in own if row.scored_by == "finetune"]
+        assert len(tuned) == min(2, len(own))
+        assert [row.chosen for row in own if row.scored_by == "naswot"] == [False] * (len(own) - len(tuned))
+        assert sum(row.chosen for row in tuned) == 1
+        raced += len(tuned) == 2
+    assert raced
+    assert sorted(runs) == sorted([2, 2, 6] * raced + [8] * (len(steps) - raced))
+
+
+def test_without_a_short_list_all_candidates_are_fine_tuned_in_full(
+    tmp_path: Path, setting: Callable[..., Setting], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = spec(search="netadapt", hybrid=1.0, shortlist=0, finetune_steps=3, delta=0.3)
+    runs: list[int] = []
+    monkeypatch.setattr(adapt_candidates, "retrain_", lambda _job, _model, n, *, seed: runs.append(n))
+    result = adapt(asked, tmp_path / "run", setting=setting())
+    assert result.adaptation is not None
+    assert {row.scored_by for row in result.adaptation.candidates} == {"finetune"}
+    assert runs == [3] * len(result.adaptation.candidates)
 
 
 class Stop(Exception):

@@ -68,6 +68,14 @@ def adapt(
             "--hybrid", min=0.0, max=1.0, help="Last share of the way ranked by fine-tuned accuracy."
         ),
     ] = 0.3,
+    shortlist: Annotated[
+        int,
+        typer.Option(
+            "--shortlist",
+            min=0,
+            help="Of these, candidates that the score names for fine-tuning. [0: all, for all iterations]",
+        ),
+    ] = 2,
     delta: Annotated[
         float, typer.Option("--delta", help="Share of the first latency that a step takes off.")
     ] = 0.025,
@@ -163,6 +171,7 @@ def adapt(
         cut=cut,
         score=score,
         hybrid=hybrid,
+        shortlist=shortlist,
         delta=delta,
         decay=decay,
         finetune_steps=finetune_steps,

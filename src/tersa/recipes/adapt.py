@@ -134,7 +134,8 @@ def _run(
         say=setting.say,
     )
     fit = Fit(job, spec, anatomy, table, store)
-    kept = by_budget(fit) if spec.search == "budget" else by_netadapt(fit)
+    with store.timed("search"):
+        kept = by_budget(fit) if spec.search == "budget" else by_netadapt(fit)
     with store.timed("tune"):
         tuned = Search(job).of(kept) if kept else None
     if tuned:

@@ -32,7 +32,7 @@ from tersa.recipes.adapt_store import AdaptStore
 from tersa.recipes.deploy import QUICK_SECONDS, race
 from tersa.recipes.job import Job
 from tersa.records import Checked, Comparison, Step
-from tersa.train.evaluation import evaluate
+from tersa.train.evaluation import Evaluation, evaluate
 
 log = logging.getLogger(__name__)
 
@@ -216,12 +216,21 @@ class Fit:
         for row in rows:
             self._learn(row)
 
-    def weigh(self, model: nn.Module, groups: Groups, index: int, what: str, seconds: float) -> Step:
-        """The row of a step."""
+    def weigh(
+        self,
+        model: nn.Module,
+        groups: Groups,
+        index: int,
+        what: str,
+        seconds: float,
+        found: Evaluation | None = None,
+    ) -> Step:
+        """The row of a step; `found` are its answers on the validation split where they are known."""
         job = self.job
-        with self.store.timed("evaluate"):
-            found = evaluate(model, job.task.validation, job.task, device=job.device)
-            model.cpu()
+        if found is None:
+            with self.store.timed("evaluate"):
+                found = evaluate(model, job.task.validation, job.task, device=job.device)
+                model.cpu()
         loss = paired_loss(job.dock.correct, found.correct.numpy())
         return Step(
             index=index,

@@ -15,6 +15,7 @@ from tersa.adapt.signature import layers_of
 from tersa.adapt.table import default_path
 from tersa.data.sources import load as load_task
 from tersa.models.zoo import default_spec
+from tersa.recipes.adapt_candidates import RUNG
 from tersa.recipes.adapt_request import AdaptSpec, checked
 from tersa.recipes.plan import PlannedStep
 from tersa.recipes.request import baseline_config, protocol_of
@@ -102,7 +103,11 @@ def _search(spec: AdaptSpec, groups: int, each: float) -> tuple[str, str, float]
     bound = spec.goals.latency or spec.goals.macs or spec.goals.size or spec.goals.parameters
     share = bound.value if bound and bound.relative else 0.5
     count = max(1, math.ceil((1.0 - share) / spec.delta))
-    trained = count if spec.score == "finetune" else math.ceil(count * spec.hybrid)
-    what = f"about {count} steps of {groups} candidates"
-    what += f"; {trained} of them fine-tune each {spec.finetune_steps} iterations"
-    return "netadapt", what, count * (groups * 0.3 + 2.0) + trained * groups * spec.finetune_steps * each
+    faithful = spec.score == "finetune"
+    trained = count if faithful else math.ceil(count * spec.hybrid)
+    listed = groups if faithful or not spec.shortlist else min(groups, spec.shortlist)
+    whole, what = spec.finetune_steps, f"about {count} steps of {groups} candidates"
+    raced = not faithful and spec.shortlist > 0
+    runs = 1 + RUNG * (listed - 1) if raced else groups
+    what += f"; {trained} of them fine-tune {listed} each, up to {whole} iterations"
+    return "netadapt", what, count * (groups * 0.3 + 2.0) + trained * runs * whole * each

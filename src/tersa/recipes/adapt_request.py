@@ -44,6 +44,7 @@ class AdaptSpec(ShrinkSpec):
         cut: how NetAdapt finds a candidate's width.
         score: what NetAdapt ranks candidates by: `finetune`, or a training-free score.
         hybrid: share of NetAdapt's way, at its end, that is ranked by fine-tuned accuracy all the same.
+        shortlist: candidates that a step ranked by accuracy fine-tunes, named by the score; 0 for all.
         delta: share of the first latency that a step of NetAdapt takes off.
         decay: what every step's delta is multiplied by against the one before.
         finetune_steps: iterations of a short fine-tune.
@@ -61,6 +62,7 @@ class AdaptSpec(ShrinkSpec):
     cut: Literal["linear", "bisect"] = "bisect"
     score: str = "naswot"
     hybrid: float = Field(default=0.3, ge=0, le=1)
+    shortlist: int = Field(default=2, ge=0)
     delta: float = Field(default=0.025, gt=0, lt=1)
     decay: float = Field(default=1.0, gt=0, le=1)
     finetune_steps: int = Field(default=500, ge=0)
@@ -141,8 +143,8 @@ def adapt_command(spec: AdaptSpec) -> str:
     given: dict[str, object] = {"model": spec.model, "run": spec.run, "checkpoint": spec.checkpoint}
     given |= {**limits, **floors}
     for name in (
-        *("target", "batch", "seed", "epochs", "validation", "search", "cut", "score", "hybrid", "delta"),
-        *("decay", "finetune_steps", "score_images", "check_every", "front", "table"),
+        *("target", "batch", "seed", "epochs", "validation", "search", "cut", "score", "hybrid"),
+        *("shortlist", "delta", "decay", "finetune_steps", "score_images", "check_every", "front", "table"),
     ):
         usual = AdaptSpec.model_fields[name].get_default()
         given[name.replace("_", "-")] = None if getattr(spec, name) == usual else getattr(spec, name)

@@ -7,27 +7,21 @@ budget is met, the whole network is measured and the estimate corrected, until a
 
 from __future__ import annotations
 
-import copy
 import logging
-import math
 import time
-from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from tersa.adapt.budget import Damage, solve
 from tersa.adapt.grid import widths as widths_to_try
-from tersa.adapt.netadapt import Cut, Reduction, by_accuracy, price, search
-from tersa.adapt.proxies import PROXIES, Probe
-from tersa.errors import Diverged
 from tersa.prune.groups import Groups
 from tersa.prune.surgery import after, remove_
+from tersa.recipes.adapt_candidates import ways
 from tersa.recipes.adapt_fit import Fit, lowest
 from tersa.recipes.retraining import retrain_
-from tersa.records import Candidate, Step
+from tersa.records import Step
 from tersa.report.numbers import plural
-from tersa.train.evaluation import evaluate
 
 log = logging.getLogger(__name__)
 
@@ -36,9 +30,6 @@ LANDINGS = 6
 
 NEAR = 0.93
 """A network whose interval ends this near below the limit is not tried to be made wider."""
-
-SAVES = 1.0 - 1e-9
-"""A candidate must save something, also where the constraint has been met already by another estimate."""
 
 
 def begin(fit: Fit) -> list[Step]:
@@ -131,15 +122,6 @@ def _narrowed(
     return network, groups, gone
 
 
-@dataclass(frozen=True)
-class _Way:
-    """One candidate with its network."""
-
-    row: Candidate
-    model: nn.Module
-    groups: Groups
-
-
 def by_netadapt(fit: Fit) -> int:
     """Narrow one group at a step until the budget is met; returns the last step.
 
@@ -154,18 +136,18 @@ def by_netadapt(fit: Fit) -> int:
     quality = _last_quality(fit, rows[-1].index)
     while not _arrived(fit, model, fit.widths(groups), rows[-1].index):
         index = rows[-1].index + 1
-        ways = _ways(fit, model, groups, index, first, quality)
-        if not ways:
+        found = ways(fit, model, groups, index, first, quality)
+        if not found:
             job.ended = "empty"
             break
-        best = next(way for way in ways if way.row.chosen)
+        best = next(way for way in found if way.row.chosen)
         model, groups, quality = best.model, best.groups, (best.row.scored_by, best.row.score)
         what = (
-            f"narrowed {best.row.group} from {best.row.before} to {best.row.width}, the best of {len(ways)}"
+            f"narrowed {best.row.group} from {best.row.before} to {best.row.width}, the best of {len(found)}"
         )
-        seconds = sum(way.row.cut_seconds + way.row.score_seconds + way.row.evaluate_seconds for way in ways)
-        step = fit.weigh(model, groups, index, what, seconds)
-        fit.store.add_candidates([way.row for way in ways])
+        seconds = sum(way.row.cut_seconds + way.row.score_seconds + way.row.evaluate_seconds for way in found)
+        step = fit.weigh(model, groups, index, what, seconds, best.found)
+        fit.store.add_candidates([way.row for way in found])
         job.way.add("steps", step, model, job.groups.units[~torch.isin(job.groups.units, groups.units)])
         rows.append(step)
         done = (first - fit.cost().at(fit.widths(groups))) / max(first - 1.0, 1e-9)
@@ -189,106 +171,3 @@ def _arrived(fit: Fit, model: nn.Module, widths: tuple[int, ...], index: int) ->
 def _last_quality(fit: Fit, step: int) -> tuple[str, float] | None:
     chosen = [row for row in fit.store.candidates() if row.step == step and row.chosen]
     return (chosen[-1].scored_by, chosen[-1].score) if chosen else None
-
-
-def _ways(
-    fit: Fit,
-    model: nn.Module,
-    groups: Groups,
-    index: int,
-    first: float,
-    quality: tuple[str, float] | None,
-) -> list[_Way]:
-    """All candidates of step `index`, the one that wins marked; none where no group can give way."""
-    spec, widths = fit.spec, fit.widths(groups)
-    now = fit.cost().at(widths)
-    trained = spec.score == "finetune" or by_accuracy(now, first, 1.0, spec.hybrid)
-    name = "finetune" if trained else spec.score
-    constraint = Reduction(spec.delta, spec.decay).constraint(now, first, index - 1, 1.0)
-    before = quality[1] if quality and quality[0] == name else _score(fit, model, name)[0]
-    importances = fit.importances(model, groups, index)
-    ways: list[_Way] = []
-    for place in range(len(widths)):
-        began = time.perf_counter()
-        choices = [w for w in widths_to_try(fit.anatomy.widths[place]) if w < widths[place]]
-        found = search(spec.cut, choices, fit.cost().along(place, widths), min(constraint, now * SAVES))
-        seconds = time.perf_counter() - began
-        fit.store.spend("cut", seconds)
-        if found is not None:
-            cut = _Chosen(place, found, seconds)
-            ways += _candidate(fit, model, groups, importances, cut, name, index)
-    if ways:
-        best = min(
-            range(len(ways)), key=lambda i: (price(before, ways[i].row.score, now, ways[i].row.cost), i)
-        )
-        ways[best] = replace(ways[best], row=ways[best].row.model_copy(update={"chosen": True}))
-    return ways
-
-
-@dataclass(frozen=True)
-class _Chosen:
-    """A group, the width that was found for it, and how long that took."""
-
-    place: int
-    cut: Cut
-    seconds: float
-
-
-def _candidate(
-    fit: Fit,
-    model: nn.Module,
-    groups: Groups,
-    importances: list[Tensor],
-    chosen: _Chosen,
-    name: str,
-    index: int,
-) -> list[_Way]:
-    """The network with one group narrower, scored; empty where its fine-tune diverged."""
-    place, widths = chosen.place, list(fit.widths(groups))
-    trial, before = copy.deepcopy(model), widths[place]
-    widths[place] = chosen.cut.width
-    left = remove_(trial, groups, lowest(groups, importances, widths))
-    began = time.perf_counter()
-    if name == "finetune":
-        try:
-            with fit.store.timed("finetune"):
-                seed = fit.job.seed + 1000 * index + place
-                retrain_(fit.job, trial, fit.spec.finetune_steps, seed=seed)
-        except Diverged as error:
-            log.warning("%s at width %d: %s; left out", groups.groups[place].name, chosen.cut.width, error)
-            return []
-    tuned = time.perf_counter() - began
-    score, scoring = _score(fit, trial, name)
-    row = Candidate(
-        step=index,
-        group=groups.groups[place].name,
-        before=before,
-        width=chosen.cut.width,
-        estimate_ms=fit.estimate_ms(widths),
-        cost=chosen.cut.cost,
-        score=score,
-        scored_by=name,
-        chosen=False,
-        tries=chosen.cut.tries,
-        cut_seconds=chosen.seconds,
-        score_seconds=tuned if name == "finetune" else scoring,
-        evaluate_seconds=scoring if name == "finetune" else 0.0,
-    )
-    return [_Way(row, trial, left)]
-
-
-def _score(fit: Fit, model: nn.Module, name: str) -> tuple[float, float]:
-    """What a network is ranked by, and how long that took."""
-    began, job = time.perf_counter(), fit.job
-    if name == "finetune":
-        with fit.store.timed("evaluate"):
-            found = evaluate(model, job.task.validation, job.task, device=job.device).accuracy
-            model.cpu()
-        return found, time.perf_counter() - began
-    with fit.store.timed("score"):
-        images = job.task.train.take(slice(0, fit.spec.score_images))
-        probe = Probe(job.task.normalise(images.images), images.labels, job.seed)
-        value = PROXIES[name].score(model, probe)
-    if not math.isfinite(value):
-        raise Diverged(f"the score {name} of a candidate is {value}; take another --score")
-    return value, time.perf_counter() - began
