@@ -11,6 +11,8 @@ import pytest
 import torch
 
 from tersa.errors import TersaError
+from tersa.models.load import load
+from tersa.records import Epoch
 
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "gpu" / "bvgg16.py"
 
@@ -45,11 +47,43 @@ def test_a_missing_piece_and_too_large_a_tensor_are_refused(script: ModuleType, 
         script.write_pieces(STATE, tmp_path, 399)
 
 
-def test_lines_stay_open_until_a_network_was_trained(
-    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(script, "RESULTS", tmp_path / "results" / "t.csv")
-    script.store()
-    assert [line["test_accuracy"] for line in script.stored().values()] == ["not run: needs a GPU"] * 2
-    script.store({**script.row("binary", None), "test_accuracy": "90.91"})
-    assert [line["test_accuracy"] for line in script.stored().values()] == ["90.91", "not run: needs a GPU"]
+def test_lines_stay_open_until_a_network_was_trained(script: ModuleType, tmp_path: Path) -> None:
+    table = tmp_path / "results" / "t.csv"
+    script.store(table)
+    assert {line["test_accuracy"] for line in script.stored(table).values()} == {"not run: needs a GPU"}
+    script.store(table, {**script.row("binary", None), "test_accuracy": "90.91"})
+    found = {name: line["test_accuracy"] for name, line in script.stored(table).items()}
+    assert found.pop("binary") == "90.91"
+    assert set(found.values()) == {"not run: needs a GPU"}
+
+
+def test_curves_of_networks_stand_beside_one_another(script: ModuleType, tmp_path: Path) -> None:
+    def epoch(number: int, accuracy: float) -> Epoch:
+        return Epoch(
+            epoch=number,
+            train_loss=1.0,
+            train_accuracy=accuracy,
+            validation_loss=1.0,
+            validation_accuracy=accuracy,
+            learning_rate=0.1,
+            seconds=1.0,
+        )
+
+    table = tmp_path / "t.csv"
+    script.store_curve("cnv", [epoch(5, 50.0)], table)
+    script.store_curve("binary", [epoch(5, 60.0)], table)
+    script.store_curve("cnv", [epoch(5, 51.0), epoch(10, 70.0)], table)
+    lines = (tmp_path / "t_curves.csv").read_text().splitlines()
+    assert lines[1:] == ["binary,5,60.00,60.00", "cnv,5,51.00,51.00", "cnv,10,70.00,70.00"]
+
+
+def test_weights_of_one_bit_travel_as_bytes(script: ModuleType, tmp_path: Path) -> None:
+    model = load("cnv+w1a1:first=8/8,by=ste/approx,pool=sums", (3, 32, 32), 10).module.eval()
+    state = script.compact(model)
+    bytewise = [name for name, tensor in state.items() if tensor.dtype == torch.int8]
+    assert len(bytewise) == 8  # of nine layers the first has 8 bits
+    script.write_pieces(state, tmp_path, 2_000_000)
+    again = load("cnv+w1a1:first=8/8", (3, 32, 32), 10, seed=1).module.eval()
+    again.load_state_dict(script.read_pieces(tmp_path))
+    images = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(model(images), again(images))

@@ -1,14 +1,19 @@
 """Document 004's B-VGG16 on CIFAR-10 at full length, on a GPU: fully binary, and with 8-bit ends.
 
     python benchmarks/gpu/bvgg16.py --dry-run             on any machine, a minute: does all of it work?
-    python benchmarks/gpu/bvgg16.py                       both networks, 400 epochs each
+    python benchmarks/gpu/bvgg16.py                       all networks, one after another
+    python benchmarks/gpu/bvgg16.py binary --fit 400      as many epochs as take about 400 seconds here
     python benchmarks/gpu/bvgg16.py binary --minutes 9    stop in time; the same command goes on
 
-Aims: 90.5 % fully binary (document 004: 88.21 %), 92.5 % with 8-bit first and last layers. Forward passes are
-in bfloat16 with channels last; images stay on the device and are augmented there. A training that was stopped
-goes on from its last epoch (`--out`), a finished one is not run again. Its weights are written as safetensors
-in pieces of at most `--limit` MB, which `read_pieces` puts together; its row goes to
-`benchmarks/results/bvgg16_gpu.csv`, where a network that was not trained stands as "not run: needs a GPU".
+Aims: 90.5 % fully binary (document 004: 88.21 %), 92.5 % with 8-bit first and last layers, 82 % for
+BNN-PYNQ's CNV. All of them follow a VGG16 in floating point (`teacher`, trained before them); poolings learn
+from sums. Forward passes are in bfloat16 with channels last; images stay on the device and are augmented
+there; updates are replayed as CUDA graphs.
+
+A training that was stopped goes on from its last checkpoint (`--out`), a finished one is not run again. The
+network's weights (signs as bytes) are written as safetensors in pieces of at most `--limit` MB, which
+`read_pieces` puts together; its row goes to `--results`, its accuracy after every fifth epoch to the same
+name with `_curves`. A network that was not trained stands there as "not run: needs a GPU".
 """
 
 from __future__ import annotations
@@ -17,7 +22,8 @@ import argparse
 import csv
 import tempfile
 import time
-from dataclasses import dataclass
+import tomllib
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -29,26 +35,38 @@ from tersa.data.task import Task
 from tersa.errors import TersaError
 from tersa.models.load import load as load_model
 from tersa.models.summary import macs, parameters
+from tersa.quant.layers import QuantConv2d, QuantLinear
 from tersa.recipes.setting import Setting
-from tersa.recipes.train import TrainedRun, TrainRequest, bits_in_words, run_training
+from tersa.recipes.train import WEIGHTS, TrainedRun, TrainRequest, bits_in_words, history_of, run_training
+from tersa.records import Epoch
 from tersa.train.baseline import default_config
-from tersa.train.config import override
+from tersa.train.config import TrainConfig, override
+from tersa.train.device import choose
 from tersa.train.evaluation import predict
 from tersa.train.loop import train
 
 RESULTS = Path(__file__).parents[1] / "results" / "bvgg16_gpu.csv"
 OPEN = "not run: needs a GPU"
 DATA = "cifar-10"
-SETTINGS: dict[str, object] = {
-    "batch": 128,
-    "epochs": 400,
-    "learning_rate": 0.02,
-    "schedule": "cosine",
+TEACHER = "vgg:16"
+TEACHING: dict[str, object] = {"batch": 256, "epochs": 30, "learning_rate": 0.1, "label_smoothing": 0.0}
+LEARNING: dict[str, object] = {
+    "batch": 256,
+    "epochs": 250,
+    "learning_rate": 0.005,
+    "label_smoothing": 0.0,
     "keep": "last",
+    "distillation": "temperature",
+    "distillation_weight": 0.7,
+    "distillation_temperature": 4.0,
 }
+EVERY = 5
+"""Epochs between two looks at the validation split."""
 MB = 1_000_000
 FEW = 64
 """Images of a dry run."""
+TIMED = (60, 260)
+"""Updates of the two short trainings whose difference is the time of an update."""
 
 
 @dataclass(frozen=True)
@@ -57,23 +75,39 @@ class Network:
 
     Attributes:
         model: its spec.
-        aim: test accuracy in percent.
-        document: document 004's.
+        aim: test accuracy in percent, or None.
+        published: accuracy that was published for it.
+        settings: of the training.
     """
 
     model: str
-    aim: float
-    document: float | None
+    aim: float | None
+    published: float | None
+    settings: dict[str, object] = field(default_factory=lambda: LEARNING)
 
 
 NETWORKS = {
-    "binary": Network("bvgg16", 90.5, 88.21),
-    "8-bit-ends": Network("bvgg16+w1a1:first=8/8,last=8/8", 92.5, None),
+    "teacher": Network(TEACHER, None, None, TEACHING),
+    "binary": Network("bvgg16+w1a1:by=ste/approx,pool=sums", 90.5, 88.21),
+    "8-bit-ends": Network("bvgg16+w1a1:first=8/8,last=8/8,by=ste/approx,pool=sums", 92.5, None),
+    "cnv": Network("cnv+w1a1:by=ste/approx,pool=sums", 82.0, 84.22, LEARNING | {"epochs": 150}),
 }
 
 
 class TimeIsUp(Exception):
     """The minutes that were given are over."""
+
+
+def compact(model: nn.Module) -> dict[str, Tensor]:
+    """A network's state with weights of one bit as bytes, which is what it computes with.
+
+    Latent weights are lost: it can be evaluated and packed, not trained further.
+    """
+    state = dict(model.state_dict())
+    for name, layer in model.named_modules():
+        if isinstance(layer, (QuantConv2d, QuantLinear)) and layer.form.bits == 1:
+            state[f"{name}.weight"] = layer.integer_weight().to(torch.int8)
+    return state
 
 
 def write_pieces(state: dict[str, Tensor], folder: Path, limit: int) -> list[Path]:
@@ -101,7 +135,7 @@ def write_pieces(state: dict[str, Tensor], folder: Path, limit: int) -> list[Pat
 
 
 def read_pieces(folder: Path) -> dict[str, Tensor]:
-    """What `write_pieces` wrote.
+    """What `write_pieces` wrote, bytes as float32.
 
     Raises:
         TersaError: pieces are missing.
@@ -109,24 +143,73 @@ def read_pieces(folder: Path) -> dict[str, Tensor]:
     paths = sorted(folder.glob("part-*-of-*.safetensors"))
     if not paths or len(paths) != int(paths[0].stem.rpartition("-")[2]):
         raise TersaError(f"{folder} holds {len(paths)} pieces, and not all of a network's; copy the others")
-    return {name: tensor for path in paths for name, tensor in load_file(path).items()}
+    read = {name: tensor for path in paths for name, tensor in load_file(path).items()}
+    return {name: tensor.float() if tensor.dtype == torch.int8 else tensor for name, tensor in read.items()}
 
 
-def train_network(name: str, out: Path, minutes: float | None, limit: int, device: str) -> dict[str, str]:
-    """Train, or go on, write the pieces, and give the row."""
-    network, folder = NETWORKS[name], out / name
-    end = time.monotonic() + 60 * minutes if minutes else float("inf")
+def fitting_epochs(name: str, seconds: float, device: str) -> int:
+    """Epochs that take about so many seconds on this machine as it is now."""
+    network, task = NETWORKS[name], load_task(DATA)
+    config = settle(network, task, device)
+    config = override(
+        config, {"distillation": "none", "distillation_weight": 0.5, "distillation_temperature": 1}
+    )
+    spent: list[float] = []
+    for updates in (TIMED[0], *TIMED):  # the first one warms up
+        model = load_model(network.model, task.shape, len(task.classes)).module
+        start = time.perf_counter()
+        train(model, task, override(config, {"iterations": updates}), device=device, evaluate_every=0)
+        spent.append(time.perf_counter() - start)
+    update = (spent[2] - spent[1]) / (TIMED[1] - TIMED[0])
+    if config.distillation != settle(network, task, device).distillation:
+        update *= TAUGHT
+    epoch = update * -(-len(task.train) // config.batch) * (1 + EVALUATED)
+    print(f"{name}: {1e3 * update:.2f} ms an update, {epoch:.2f} s an epoch", flush=True)
+    return max(1, int(seconds / epoch))
+
+
+TAUGHT, EVALUATED = 1.2, 0.06
+"""What the teacher's answers and the looks at the validation split add to an update and an epoch."""
+
+
+def settle(network: Network, task: Task, device: str) -> TrainConfig:
+    """The whole config of a network's training."""
+    return override(default_config(task, network.model, device=device), network.settings)
+
+
+def train_network(name: str, asked: argparse.Namespace) -> dict[str, str]:
+    """Train, or go on, write the pieces and the curve, and give the row."""
+    network, folder = NETWORKS[name], asked.out / name
+    end = time.monotonic() + 60 * asked.minutes if asked.minutes else float("inf")
 
     def say(task: str, done: float, remark: str) -> None:
-        print(f"{name}: {done:6.1%} {remark}", flush=True)
-        if done < 1 and time.monotonic() > end:
+        if time.monotonic() > end and done < 1:
             raise TimeIsUp
+        if done == 1 or time.monotonic() - said[0] > 10:
+            said[0] = time.monotonic()
+            print(f"{name}: {done:6.1%} {remark}", flush=True)
 
-    request = TrainRequest(data=DATA, model=network.model, settings=SETTINGS)
+    said, started = [0.0], folder / "spec.toml"
+    settings = dict(network.settings)
+    if started.exists():
+        settings["epochs"] = tomllib.loads(started.read_text(encoding="utf-8"))["config"]["epochs"]
+    elif asked.fit:
+        settings["epochs"] = fitting_epochs(name, asked.fit, choose(asked.device))
+    request = TrainRequest(data=DATA, model=network.model, settings=settings)
+    if "distillation" in settings:
+        taught = {"teacher": TEACHER, "teacher_checkpoint": str(asked.out / "teacher" / WEIGHTS)}
+        request = request.model_copy(update=taught)
     result = run_training(
-        request, folder, setting=Setting(device=device, say=say), resume=(folder / "spec.toml").exists()
+        request,
+        folder,
+        setting=Setting(device=asked.device, say=say),
+        resume=started.exists(),
+        evaluate_every=EVERY,
     )
-    write_pieces(load_file(folder / result.artefacts[0]), folder / "pieces", limit)
+    if network.aim is not None:
+        model = load_model(network.model, (3, 32, 32), 10, checkpoint=folder / result.artefacts[0]).module
+        write_pieces(compact(model), folder / "pieces", int(asked.limit * MB))
+    store_curve(name, history_of(folder), asked.results)
     return row(name, result)
 
 
@@ -137,45 +220,73 @@ def row(name: str, result: TrainedRun | None) -> dict[str, str]:
         "name": name,
         "model": network.model,
         "bits": bits_in_words(network.model),
-        "aim": f"{network.aim}",
-        "document": "" if network.document is None else f"{network.document}",
-        "epochs": f"{SETTINGS['epochs']}",
+        "aim": "" if network.aim is None else f"{network.aim}",
+        "published": "" if network.published is None else f"{network.published}",
+        "epochs": "",
         "test_accuracy": OPEN,
         "validation_accuracy": "",
         "seconds": "",
         "device": "",
+        "torch": "",
         "seed": "0",
         "note": "",
+        "command": f"python benchmarks/gpu/bvgg16.py {name}",
     }
     if result is not None:
         found |= {
+            "epochs": f"{result.config.epochs}",
             "test_accuracy": f"{result.test_accuracy:.2f}",
             "validation_accuracy": f"{result.validation_accuracy:.2f}",
             "seconds": f"{result.seconds:.0f}",
             "device": torch.cuda.get_device_name() if result.device.startswith("cuda") else result.device,
+            "torch": result.environment.versions.get("torch", ""),
             "seed": f"{result.config.seed}",
             "note": result.task_note,
         }
     return found
 
 
-def stored() -> dict[str, dict[str, str]]:
+def stored(results: Path) -> dict[str, dict[str, str]]:
     """Lines by name, open ones where nothing is stored."""
     lines = {name: row(name, None) for name in NETWORKS}
-    if RESULTS.exists():
-        with RESULTS.open(newline="", encoding="utf-8") as file:
+    if results.exists():
+        with results.open(newline="", encoding="utf-8") as file:
             lines |= {line["name"]: line for line in csv.DictReader(file)}
     return lines
 
 
-def store(line: dict[str, str] | None = None) -> None:
+def store(results: Path, line: dict[str, str] | None = None) -> None:
     """Write the table, with one line replaced."""
-    lines = stored() | ({line["name"]: line} if line else {})
-    RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    with RESULTS.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(row("binary", None)), lineterminator="\n")
+    lines = stored(results) | ({line["name"]: line} if line else {})
+    write(results, list(lines.values()))
+
+
+def store_curve(name: str, history: list[Epoch], results: Path) -> None:
+    """Put a training's accuracies among those of the others."""
+    path = results.with_name(f"{results.stem}_curves.csv")
+    kept: list[dict[str, str]] = []
+    if path.exists():
+        with path.open(newline="", encoding="utf-8") as file:
+            kept = [line for line in csv.DictReader(file) if line["name"] != name]
+    new = [
+        {
+            "name": name,
+            "epoch": f"{epoch.epoch}",
+            "train_accuracy": f"{epoch.train_accuracy:.2f}",
+            "validation_accuracy": f"{epoch.validation_accuracy:.2f}",
+        }
+        for epoch in history
+    ]
+    write(path, [*kept, *new])
+
+
+def write(path: Path, lines: list[dict[str, str]]) -> None:
+    """Lines as a CSV file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(lines[0]), lineterminator="\n")
         writer.writeheader()
-        writer.writerows(lines.values())
+        writer.writerows(lines)
 
 
 def rehearse(limit: int) -> None:
@@ -185,15 +296,15 @@ def rehearse(limit: int) -> None:
         **{**vars(whole), **{s: getattr(whole, s).take(slice(FEW)) for s in ("train", "validation", "test")}}
     )
     for name, network in NETWORKS.items():
-        config = override(
-            default_config(few, network.model, device="cuda"), {**SETTINGS, "iterations": 2, "batch": 32}
-        )
+        config = override(settle(network, few, "cuda"), {"iterations": 2, "batch": 32})
+        teacher = load_model(TEACHER, few.shape, len(few.classes)).module
         model = load_model(network.model, few.shape, len(few.classes)).module
         size = f"{parameters(model):,} parameters, {macs(model, few.shape):,} MACs"
         print(f"{name}: {network.model}, {bits_in_words(network.model)}, {size}", flush=True)
-        done = train(model, few, config, progress=None)
+        follows = config.distillation != "none"
+        done = train(model, few, config, teacher=teacher if follows else None, progress=None)
         with tempfile.TemporaryDirectory() as folder:
-            pieces = write_pieces(model.state_dict(), Path(folder), limit)
+            pieces = write_pieces(compact(model), Path(folder), limit)
             largest = max(path.stat().st_size for path in pieces) / MB
             again: nn.Module = load_model(network.model, few.shape, len(few.classes), seed=1).module
             again.load_state_dict(read_pieces(Path(folder)))
@@ -215,31 +326,32 @@ def main() -> None:
     parser.add_argument(
         "--dry-run", action="store_true", help="rehearse on the CPU; the table keeps its lines"
     )
+    parser.add_argument("--fit", type=float, help="choose the epochs so that they take about so many seconds")
     parser.add_argument("--minutes", type=float, help="stop after so many")
-    parser.add_argument("--limit", type=float, default=25.0, help="MB of a piece of the weights")
+    parser.add_argument("--limit", type=float, default=16.0, help="MB of a piece of the weights")
     parser.add_argument("--out", type=Path, default=Path("runs/bvgg16-gpu"), help="folder of the trainings")
-    parser.add_argument("--device", default="cuda")
-    arguments = parser.parse_args()
-    if wrong := [name for name in arguments.names if name not in NETWORKS]:
+    parser.add_argument("--results", type=Path, default=RESULTS, help="the table")
+    parser.add_argument("--device", default="auto")
+    asked = parser.parse_args()
+    if wrong := [name for name in asked.names if name not in NETWORKS]:
         parser.error(f"unknown network {wrong[0]}; known: {', '.join(NETWORKS)}")
-    store()
+    store(asked.results)
     try:
-        if arguments.dry_run:
-            rehearse(int(arguments.limit * MB))
+        if asked.dry_run:
+            rehearse(int(asked.limit * MB))
             return
-        for name in arguments.names:
-            if stored()[name]["test_accuracy"] == OPEN:
-                store(
-                    train_network(
-                        name, arguments.out, arguments.minutes, int(arguments.limit * MB), arguments.device
-                    )
-                )
+        if choose(asked.device) == "cpu":
+            parser.error("there is no GPU here; --dry-run rehearses on the CPU, --device cpu would take days")
+        for name in asked.names:
+            if stored(asked.results)[name]["test_accuracy"] == OPEN:
+                store(asked.results, train_network(name, asked))
     except TimeIsUp:
-        print("time is up; the same command goes on from the last whole epoch")
+        print("time is up; the same command goes on from the last checkpoint")
     except TersaError as error:
         parser.exit(error.exit_code, f"error: {error}\n")
-    for line in stored().values():
-        print(f"{line['model']}: {line['test_accuracy']} on test, aim {line['aim']} %")
+    for line in stored(asked.results).values():
+        aim = f", aim {line['aim']} %" if line["aim"] else ""
+        print(f"{line['model']}: {line['test_accuracy']} on test{aim}")
 
 
 if __name__ == "__main__":

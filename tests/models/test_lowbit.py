@@ -80,6 +80,9 @@ def test_a_network_in_floating_point_has_no_bits() -> None:
         ("cnv+w2a1:draw=stochastic", "draw=stochastic is for weights of 1 bit"),
         ("cnv+w32a1:scale=channel", "float weights take no scale"),
         ("cnv+w1a2:scale=xnor", "scale=xnor is for w1a1"),
+        ("cnv+w1a1:by=ste/step", "unknown by 'step'; did you mean 'ste'"),
+        ("cnv+w1a1:by=ste/ste/ste", "names more than two estimators"),
+        ("cnv+w1a2:by=ste/approx", "is for 1 bit of weights and of activations; give one"),
         ("cnv+w1a1:pool=maps", "unknown pool 'maps'; known: signs, sums"),
         ("bresnet20+w1a1:pool=sums", "pool=sums is for networks with poolings"),
         ("sfc+w1a1:pool=sums", "pool=sums is for networks with poolings"),
@@ -193,6 +196,13 @@ def test_weights_come_back_from_a_checkpoint_with_equal_logits(
     save_file(model.state_dict(), tmp_path / "w.safetensors")
     again = load(spec, COLOUR, 10, seed=9, checkpoint=tmp_path / "w.safetensors").module.eval()
     assert torch.equal(model.eval()(images(COLOUR)), again(images(COLOUR)))
+
+
+def test_weights_and_activations_may_have_estimators_of_their_own() -> None:
+    model = build("cnv+w1a1:by=ste/approx", COLOUR, 10)
+    assert {m.form.by for m in model.modules() if isinstance(m, (QuantConv2d, QuantLinear))} == {"ste"}
+    assert {m.by for m in model.modules() if isinstance(m, QuantActivation)} == {"approx"}
+    assert bits_of("cnv+w1a1:by=ste/approx").describe().endswith(", by=ste/approx")
 
 
 @pytest.mark.parametrize("name", ["cnv+w1a1", "bvgg16+w1a1", "vgg-small+w2a2", "cnv+w1a1:scale=xnor"])

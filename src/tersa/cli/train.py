@@ -36,7 +36,7 @@ Examples:
   tersa train --data cifar-10 --model cnv+w1a1 --checkpoint runs/first/model.safetensors
 
 +wXaY behind bvgg16, vgg-small, vgg:11, cnv, bresnet18, bresnet20, tfc, sfc or lfc gives X bits of weights and
-Y of activations; after a colon in=1..8, first=8/8, last=float, by=ste|approx|swish|tanh|dsq,
+Y of activations; after a colon in=1..8, first=8/8, last=float, by=ste|approx|swish|tanh|dsq (or two, W/A),
 scale=none|channel|lab|xnor, draw=stochastic, shape=standardise|recu. The last two commands train in two
 stages: activations get their bit first, then the weights.
 

@@ -9,7 +9,8 @@ and, after a colon, any of these, with commas between them:
 
     in=1..8             bits of a pixel; 8 are the stored bytes, 1 is a threshold at one half        [8]
     first=W/A, last=W/A bits of the first and last layer's weights and inputs, or float         [X/in, X/Y]
-    by=...              gradient of the sign, an estimator of `quant.estimators`                   [ste]
+    by=...              gradient of the sign, an estimator of `quant.estimators`; two as W/A, by=ste/approx,
+                        for weights and activations                                                [ste]
     scale=...           none, channel (BWN), lab, xnor (channel, and inputs in float)             [none]
     draw=stochastic     weights drawn while training (BinaryConnect)                     [deterministic]
     shape=...           none, standardise, recu: latent weights before their sign                 [none]
@@ -86,7 +87,8 @@ class LowBits:
         masked: activations have a subsidiary network's masks (`quant.subsidiary`).
         sums: poolings choose from sums while training (`quant.layers.IntegerBatchNorm2d`).
         xnor: inner layers put the magnitude of their inputs back, in floating point (`quant.xnor`).
-        by: gradient of the sign.
+        by: gradient of the sign, of activations and weights, or of activations alone where `by_weights` is.
+        by_weights: gradient of the weights' sign, None for the same.
         scale: of the weights.
         draw: of the weights.
         shaping: of the weights.
@@ -103,6 +105,7 @@ class LowBits:
     draw: Draw = "deterministic"
     shaping: Shaping = "none"
     xnor: bool = False
+    by_weights: str | None = None
     masked: bool = False
     sums: bool = False
 
@@ -117,7 +120,7 @@ class LowBits:
         mask = "subsidiary" if self.masked else "none"
         pool = "sums" if self.sums else "signs"
         named = {
-            "by": self.by,
+            "by": self.by if self.by_weights is None else f"{self.by_weights}/{self.by}",
             "scale": scale,
             "draw": self.draw,
             "shape": self.shaping,
@@ -141,7 +144,7 @@ class LowBits:
         one = weights == 1
         return WeightForm(
             bits=weights,
-            by=self.by if one else "ste",
+            by=(self.by_weights or self.by) if one else "ste",
             scale=self.scale,
             draw=self.draw if one else "deterministic",
             shaping=self.shaping,
@@ -308,16 +311,23 @@ def _parse(weights: str, activations: str, settings: str | None, spec: str) -> L
             f"model '{spec}': in={pixels} and first={given['first']} disagree about the pixels' bits"
         )
     last, last_input = _layer(given.get("last"), spec, w, a)
-    for key, allowed in (("by", tuple(ESTIMATORS)), *((k, v) for k, v in CHOICES.items())):
+    for key, allowed in CHOICES.items():
         if key in given and given[key] not in allowed:
             raise unknown(key, given[key], allowed)
+    estimators = given.get("by", BINARY.by).split("/")
+    for each in estimators:
+        if each not in ESTIMATORS:
+            raise unknown("by", each, ESTIMATORS)
+    if len(estimators) > 2:
+        raise UsageError(f"model '{spec}': by={given['by']} names more than two estimators; give one, or W/A")
     bits = LowBits(w, a, first_input, first, last, last_input)
     if given.get("mask") == "subsidiary":
         bits = replace(bits, masked=True)
     bits = replace(bits, sums=given.get("pool") == "sums")
     if given.get("scale") == "xnor":
         bits, given = replace(bits, xnor=True), {**given, "scale": "channel"}
-    named = {"by": "by", "scale": "scale", "draw": "draw", "shape": "shaping"}
+    bits = replace(bits, by=estimators[-1], by_weights=estimators[0] if len(estimators) == 2 else None)
+    named = {"scale": "scale", "draw": "draw", "shape": "shaping"}
     bits = replace(bits, **{named[key]: given[key] for key in named if key in given})
     _check(bits, spec)
     return bits
@@ -336,8 +346,13 @@ def _check(bits: LowBits, spec: str) -> None:
     """Refuse settings that nothing in the network would follow."""
     weights: set[WeightBits] = {bits.weights, bits.first, bits.last}
     inside = {bits.activations, bits.last_input}
-    if bits.by != "ste" and 1 not in weights | inside:
+    if (bits.by != "ste" or bits.by_weights) and 1 not in weights | inside:
         raise UsageError(f"model '{spec}': by={bits.by} is for 1 bit, and nothing has 1 bit; leave it out")
+    if bits.by_weights and not (1 in weights and 1 in inside):
+        raise UsageError(
+            f"model '{spec}': by={bits.by_weights}/{bits.by} is for 1 bit of weights and of activations; "
+            "give one"
+        )
     if bits.xnor and (bits.weights, bits.activations) != (1, 1):
         raise UsageError(f"model '{spec}': scale=xnor is for w1a1; choose scale=channel or w1a1")
     if bits.xnor and bits.masked:

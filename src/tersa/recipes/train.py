@@ -262,6 +262,7 @@ def run_training(
     setting: Setting | None = None,
     resume: bool = False,
     overwrite: bool = False,
+    evaluate_every: int = 1,
 ) -> TrainedRun:
     """Train a model and keep everything about it in a folder.
 
@@ -271,6 +272,7 @@ def run_training(
         setting: how it is carried out.
         resume: go on with the run in `out`; a finished one is returned as it is.
         overwrite: start again.
+        evaluate_every: epochs between two looks at the validation split, each a row of the history.
 
     Returns:
         The result; a diverged run has that status, and the weights of its last good epoch.
@@ -287,7 +289,8 @@ def run_training(
         teacher = _teacher(spec, task)
         folder = open_folder(out, "train", spec, resume=resume, overwrite=overwrite)
         if not (folder / RESULT).is_file():
-            done = _train(folder, spec, setting, task, model, teacher, device, resume=resume)
+            how = {"resume": resume, "evaluate_every": evaluate_every}
+            done = _train(folder, spec, setting, task, model, teacher, device, **how)
             result = _finish(folder, spec, setting, task, model, files, device, done)
             seen = portrait(model, task, spec.config, spec=spec.model, device=device)
             write_record(folder / PORTRAIT, seen)
@@ -333,6 +336,7 @@ def _train(
     device: str,
     *,
     resume: bool,
+    evaluate_every: int,
 ) -> TrainResult:
     """Train with history, checkpoint and progress."""
 
@@ -353,6 +357,7 @@ def _train(
             resume=resume,
             progress=show,
             on_epoch=history.add,
+            evaluate_every=evaluate_every,
         )
     setting.say("train", 1.0, _remark(done))
     return done
