@@ -175,6 +175,7 @@ FAULTS = [
     ("--run nowhere", "--run brings a trained network; leave out --model"),
     ("--cluster many", "--cluster 'many' is not understood"),
     ("--coder zip", "--coder"),
+    ("--coded-size 1500", "--coded-size is of the file that --cluster writes"),
 ]
 
 
@@ -217,10 +218,12 @@ def test_a_coded_file_of_ones_own_network_is_used_where_it_is_named(
     Path("net.py").write_text(OWN)
     asked = "--data digits --model net.py:build --epochs 1 --schedule one-shot --amount 50% --steps 1"
     asked += (
-        " --retrain 2 --tune 4 --cluster 3 --no-scratch --measure-seconds 0.05 --threads 1 --out run --json"
+        " --retrain 2 --tune 4 --cluster 3 --coded-size 9kB --no-scratch --measure-seconds 0.05 --threads 1"
+        " --out run --json"
     )
     assert execute(["prune", *asked.split()]) in (0, 3)
     result = json.loads(capsys.readouterr().out)
+    assert result["coded"]["size_bytes"] <= 9000
     np.save("a.npy", np.full((8, 8), 0.5, np.float32))
     coded, named = "run/model.coded", ["--model", "net.py:build"]
     verbs = [["predict", coded, "a.npy"], ["bench", coded, "--seconds", "0.05"]]

@@ -215,7 +215,7 @@ def test_damage_behind_a_right_checksum_is_one_line_or_a_network(tmp_path: Path)
         else:
             whole += 1
     assert told + whole == 150
-    assert told > 75
+    assert told > 60  # of the rest, most changed a number that may have any value
 
 
 def sealed(body: bytes) -> bytes:
@@ -266,7 +266,7 @@ def test_hostile_heads(body: bytes, fault: str) -> None:
 
 
 def test_a_newer_schema_and_other_files_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="schema 9, this tersa reads up to 1; install a newer"):
+    with pytest.raises(DataError, match="schema 9, this tersa reads up to 2; install a newer"):
         decode(b"TC\x09 and so on", "x")
     for data in (b"", b"T", b"TC", b"PK\x03\x04 a zip file"):
         with pytest.raises(DataError, match="x is not a coded network"):
@@ -281,3 +281,56 @@ def test_a_network_of_another_spec_is_not_written() -> None:
     model = network("mlp:20", (1, 8, 8))
     with pytest.raises(ModelError, match="not the spec's"):
         encode(cluster(model, 2), "lenet5", header((1, 28, 28)), build("lenet5", (1, 28, 28), 10))
+
+
+FIRST_SCHEMA = bytes.fromhex(
+    "544301040c6c656e6574353a332d342d38011c1c0a39d6053e48bf9d3e09020a021802020a021802200a021002020803cdbc06b8"
+    "7936d03c03ecbc1ab81e36e93c03e6bcf4b5f238303d03efbca9b8b435c33cc1359d35ab350336e71b4d13bb1b011c0201696e37"
+    "2e30bc7d2a3b6a2393af76f18beee8f03773e6cac8124e289264325b0bbbc036e94f38f5eb30781868a264417bcaa0d04d75a71b"
+    "2063c6d8542f00ecfece000016d3f0fefbe7c5996a3e1ae87a8d5d"
+)
+"""A file as tersa wrote it before schema 2: `lenet5:3-4-8` with two channels left in each layer."""
+
+
+def test_a_file_of_the_first_schema_is_still_read() -> None:
+    loaded = decode(FIRST_SCHEMA, "old.coded")
+    values = loaded.module.state_dict()
+    assert [tuple(v.shape) for v in values.values() if v.dim() > 1] == [
+        (2, 1, 5, 5), (2, 2, 5, 5), (2, 32), (10, 2)
+    ]  # fmt: skip
+    assert sum(float(value.double().abs().sum()) for value in values.values()) == 80.02740544080734
+    image = torch.cos(0.01 * torch.arange(784.0)).view(1, 1, 28, 28)
+    wanted = [0.3284, 0.4418, 0.4966, 0.4848, 0.4066, 0.2737, 0.1017, -0.0821, -0.2542, -0.3949]
+    torch.testing.assert_close(loaded.module(image)[0], torch.tensor(wanted), rtol=0, atol=6e-5)
+    built = build("lenet5:3-4-8", (1, 28, 28), 10)
+    again, parts = encode(loaded.clustered, loaded.spec, loaded.header, built)
+    assert again[2] == 2
+    assert parts.total < len(FIRST_SCHEMA)
+    fresh = decode(again, "new.coded").module.state_dict()
+    assert all(torch.equal(fresh[name], value) for name, value in values.items())
+
+
+def test_only_widths_of_a_chain_are_written() -> None:
+    built = build("lenet5", (1, 28, 28), 10)
+    sizes = [
+        encode(cluster(model, 1), "lenet5", header((1, 28, 28)), built)[1].header
+        for model in (network("lenet5", (1, 28, 28)), pruned_lenet())
+    ]
+    assert sizes[1] - sizes[0] == 3, "one for each layer that lost channels"
+
+
+def test_numbers_that_fit_no_byte_are_halves() -> None:
+    model = network("mlp:20", (1, 8, 8))
+    coarse = cluster(model, 2)
+    fine = Clustered(
+        tuple(book + 2.0**-9 for book in coarse.books),
+        coarse.weights,
+        coarse.biases,
+        coarse.bias_bits,
+        coarse.others,
+    )
+    data, parts = encode(fine, "mlp:20", header((1, 8, 8)), model)
+    assert parts.codebooks == encode(coarse, "mlp:20", header((1, 8, 8)), model)[1].codebooks + 2 * 3
+    install_(model, fine)
+    state = decode(data, "x").module.state_dict()
+    assert all(torch.equal(state[name], value) for name, value in model.state_dict().items())

@@ -21,6 +21,7 @@ from tersa.prune.clustering import (
     sort_out,
     stored,
 )
+from tersa.prune.rate import Rate
 from tersa.quant.clusters import share
 
 BOOKS: tuple[Codebook, ...] = ("layer", "network")
@@ -76,13 +77,17 @@ def test_stored_numbers_are_half_precision_and_their_products_exact(codebook: Co
 
 
 def test_a_layers_clusters_are_those_of_k_means() -> None:
-    """In units of the scale, which shifts nothing but the rounding of centroids to half precision."""
+    """In units of the scale, which shifts nothing but the rounding of centroids to multiples of a step."""
     model = chain()
     found = cluster(model, 3)
     expected = share(model.get_parameter("fc1.weight"), 3)
     assert (found.weights["fc1.weight"].codes == expected.codes).float().mean() > 0.98
     centroids = found.book(1) * found.weights["fc1.weight"].scale
-    torch.testing.assert_close(centroids, expected.centroids, rtol=2e-3, atol=1e-3)  # 11 bits
+    reach = float(expected.centroids.abs().max()) / 127  # the step is below twice that
+    torch.testing.assert_close(centroids, expected.centroids, rtol=0, atol=reach)
+    fine, exact = cluster(model, 6), share(model.get_parameter("fc1.weight"), 6)
+    centroids = fine.book(1) * fine.weights["fc1.weight"].scale
+    torch.testing.assert_close(centroids, exact.centroids.unique(), rtol=2e-3, atol=1e-3)  # 11 bits
 
 
 @pytest.mark.parametrize("codebook", BOOKS)
@@ -128,12 +133,13 @@ def test_other_values_keep_their_bits_where_half_precision_would_lose_them() -> 
 @pytest.mark.parametrize("codebook", BOOKS)
 @pytest.mark.parametrize("reassign", [True, False])
 @pytest.mark.parametrize("build", [chain, pruned])
+@pytest.mark.parametrize("rate", [None, Rate(0.05), Rate(0.05, aim=100.0)])
 def test_training_computes_with_what_is_stored(
-    build: Callable[[], nn.Module], reassign: bool, codebook: Codebook
+    build: Callable[[], nn.Module], reassign: bool, codebook: Codebook, rate: Rate | None
 ) -> None:
     """Before training and after some steps: the wrapper's outputs are the stored network's, bit for bit."""
     model = build()
-    sharing = Sharing(model, cluster(model, 2, codebook=codebook), reassign=reassign)
+    sharing = Sharing(model, cluster(model, 2, codebook=codebook), reassign=reassign, rate=rate)
     optimizer = torch.optim.Adam([p for p in sharing.parameters() if p.requires_grad], lr=0.02)
     for _ in range(3):
         decoded = copy.deepcopy(sharing.network)
@@ -145,6 +151,7 @@ def test_training_computes_with_what_is_stored(
         optimizer.zero_grad()
         F.cross_entropy(sharing(IMAGES), torch.arange(5) % 4).backward()
         optimizer.step()
+        sharing.train()(IMAGES)
 
 
 @pytest.mark.parametrize("reassign", [True, False])

@@ -12,7 +12,7 @@ from tersa.errors import Diverged, ModelError, UsageError
 from tersa.export.coded import read_coded
 from tersa.models.zoo import build
 from tersa.prune.surgery import resize_
-from tersa.recipes.compress import Compressed, Compression, compress
+from tersa.recipes.compress import TRADES, Compressed, Compression, Tried, compress
 from tersa.records import read_record, write_record
 from tersa.train.config import TrainConfig
 from tersa.train.evaluation import evaluate, predict
@@ -70,7 +70,9 @@ def test_the_record_says_what_is_on_disk(
     bits = sum(layer.entropy_bits * layer.shape[0] * layer.shape[1] for layer in done.layers)
     assert done.entropy_bytes == pytest.approx(bits / 8)
     assert done.bits == 3
-    assert done.tried == ((3, done.validation_accuracy),)
+    only = Tried(bits=3, trade=0.0, size_bytes=done.size_bytes, accuracy=done.validation_accuracy)
+    assert done.tried == (only,)
+    assert done.size_met
     assert done.floor is None
     assert done.floor_met
     module, header = read_coded(path)
@@ -119,16 +121,45 @@ def test_auto_takes_the_fewest_bits_that_keep_the_floor(
     assert done.floor_met
     assert done.floor is not None
     assert done.validation_accuracy >= done.floor
-    assert [bits for bits, _ in done.tried] == list(range(2, done.bits + 1))
-    assert all(accuracy < done.floor for _, accuracy in done.tried[:-1])
+    assert [one.bits for one in done.tried] == list(range(2, done.bits + 1))
+    assert all(one.accuracy < done.floor for one in done.tried[:-1])
     assert done.bits > 2, "k-means alone loses more than a point at 2 bits"
 
 
 def test_a_floor_that_no_width_keeps_is_said(task: Task, pruned: nn.Module, tmp_path: Path) -> None:
     done = squeeze(task, pruned, None, tmp_path / "m.coded", Compression(iterations=0, floor=100.0))
     assert not done.floor_met
-    assert [bits for bits, _ in done.tried] == [2, 3, 4, 5, 6, 7, 8]
-    assert done.validation_accuracy == max(accuracy for _, accuracy in done.tried)
+    assert [one.bits for one in done.tried] == [2, 3, 4, 5, 6, 7, 8]
+    assert done.validation_accuracy == max(one.accuracy for one in done.tried)
+
+
+def test_a_floor_is_kept_with_fewer_bytes_by_trading(task: Task, pruned: nn.Module, tmp_path: Path) -> None:
+    floor = evaluate(pruned, task.validation, task).accuracy - 1.5
+    how = Compression(bits=4, iterations=BRIEF, floor=floor, learning_rate=3e-3)
+    done = squeeze(task, pruned, None, tmp_path / "m.coded", how)
+    assert done.floor_met
+    assert done.validation_accuracy >= floor
+    plain, *traded = done.tried
+    assert plain.trade == 0
+    assert [one.trade for one in traded] == list(TRADES[: len(traded)])
+    kept = [one for one in done.tried if one.accuracy >= floor]
+    assert done.size_bytes == min(one.size_bytes for one in kept) < 0.95 * plain.size_bytes
+    assert done.trade > 0
+
+
+def test_a_limit_in_bytes_is_kept(task: Task, pruned: nn.Module, tmp_path: Path) -> None:
+    free = squeeze(task, pruned, None, tmp_path / "a", Compression(bits=4, iterations=BRIEF))
+    limit = round(0.8 * free.size_bytes)
+    how = Compression(bits=4, iterations=2 * BRIEF, most_bytes=limit, learning_rate=3e-3)
+    done = squeeze(task, pruned, None, tmp_path / "b", how)
+    assert done.size_met
+    assert 0.9 * limit < done.size_bytes <= limit
+    assert done.trade > 0
+    tight = squeeze(task, pruned, None, tmp_path / "c", how.model_copy(update={"most_bytes": 60}))
+    assert not tight.size_met
+    assert tight.size_bytes < done.size_bytes
+    with pytest.raises(UsageError, match="a limit in bytes is reached by training"):
+        squeeze(task, pruned, None, tmp_path / "d", how.model_copy(update={"iterations": 0}))
 
 
 def test_codebooks_and_coders(task: Task, pruned: nn.Module, tmp_path: Path) -> None:

@@ -192,6 +192,14 @@ def prune(
     coder: Annotated[
         Literal["auto", "huffman", "arithmetic"], typer.Option("--coder", help="Of that file.")
     ] = "auto",
+    coded_size: Annotated[
+        str | None,
+        typer.Option(
+            "--coded-size",
+            metavar="BYTES|SHARE",
+            help="Of that file at most, 1500 or 0.001x of the baseline's weights: the most accurate one.",
+        ),
+    ] = None,
     scratch: Annotated[
         bool,
         typer.Option("--scratch/--no-scratch", help="Train the same sizes from scratch beside it."),
@@ -278,6 +286,7 @@ def prune(
         scratch=scratch,
         cluster=bits_of(cluster),
         coder=coder,
+        coded_size=parse_bound(coded_size, "size") if coded_size else None,
         protocol=STRONG | {name: value for name, value in asked.items() if value is not None},
     )
     command = shlex.join(["tersa", *(word for word in sys.argv[1:] if word not in ONCE)])

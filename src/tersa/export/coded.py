@@ -2,16 +2,19 @@
 
     magic "TC", schema version
     flags | model spec | image shape | classes | names, unless "0", "1", ... | mean, deviation
-    for each tensor of the state dict: how it is stored, and its sizes where they differ from the spec's
-    codebooks | scales                              half precision
+    for each tensor of the state dict: how it is stored, and its sizes where they are not as expected
+    codebooks | scales                              a byte a number where that says it exactly, else halves
     codes of the weights | codes of the biases      `prune.coding`; all weights in one sequence or each in its
                                                     own, whichever is shorter
     other values                                    half or single precision, or whole numbers
     CRC-32 of all that                              4 bytes
 
 Numbers in the head are 7 bits a byte (`symbols.varint`). The network is built again from its spec (`lenet5`)
-and given the sizes of its tensors (`prune.surgery.resize_`), so that pruned widths need no description. What
-is read is bit for bit what was clustered.
+and given the sizes of its tensors (`prune.surgery.resize_`), so that pruned widths need no description. A
+tensor is expected to have the spec's sizes less what the layer before it lost (`_Expected`): of a chain only
+the widths are written. What is read is bit for bit what was clustered.
+
+Schema 1 expected the spec's sizes and wrote every number in half precision; it is still read.
 
 A reader trusts nothing: sizes are bounded before anything is allocated, the checksum comes first, and every
 fault is one line. A spec that would run a user's own code (`net.py:build`) or read another file is followed
@@ -28,7 +31,7 @@ Example:
     ...     sizes = write_coded(path, cluster(network, bits=2), "mlp:4", header, network)
     ...     module, again = read_coded(path)
     >>> again.classes, sizes.total
-    (('0', '1', '2'), 79)
+    (('0', '1', '2'), 73)
 """
 
 from __future__ import annotations
@@ -48,16 +51,17 @@ from tersa.export.artefact import Header
 from tersa.export.bounded import LONGEST_TEXT, Reader
 from tersa.models import zoo
 from tersa.models.load import check, kind_of, load
-from tersa.prune.clustering import Clustered, Codes, Levels, half, held, whole
+from tersa.prune.clustering import Clustered, Codes, Levels, held, whole
 from tersa.prune.coding import pack
+from tersa.prune.steps import coarse, coarse_exponent, half, nearby_scale, scale_byte, scale_of
 from tersa.prune.surgery import resize_
 from tersa.prune.symbols import varint
 from tersa.records import write_atomic
 
-MAGIC, SCHEMA = b"TC", 1
+MAGIC, SCHEMA = b"TC", 2
 
-NAMES, HALF_NORMALISATION, LAYER_BOOKS, SEPARATE = 1, 2, 4, 8
-"""Flags."""
+NAMES, HALF_NORMALISATION, LAYER_BOOKS, SEPARATE, BYTE_BOOKS, BYTE_SCALES = 1, 2, 4, 8, 16, 32
+"""Flags; the last two since schema 2."""
 
 DENSE, SPARSE, LEVELS, HALF, SINGLE, WHOLE = range(6)
 """How a tensor is stored."""
@@ -168,6 +172,10 @@ def encode(
         flags |= HALF_NORMALISATION
     if len(clustered.books) > 1:
         flags |= LAYER_BOOKS
+    if all(torch.equal(coarse(book), book) for book in clustered.books):
+        flags |= BYTE_BOOKS
+    if all(nearby_scale(scale) == scale for scale in _scales(clustered)):
+        flags |= BYTE_SCALES
     symbols = [one.codes.numpy() for one in clustered.weights.values()]
     sizes = _alphabets(clustered)
     shifted = [s + (max(o for _, o in sizes) - o) for s, (_, o) in zip(symbols, sizes, strict=True)]
@@ -179,7 +187,7 @@ def encode(
     if len(apart) < len(joint):
         flags |= SEPARATE
     head = _head(spec, header, flags, normalisation) + _table(clustered, built)
-    books = _books(clustered)
+    books = _books(clustered, flags)
     codes = apart if flags & SEPARATE else joint
     levels = [one.codes.reshape(-1).numpy() for one in clustered.biases.values()]
     alphabet = 2**clustered.bias_bits - 1
@@ -227,7 +235,7 @@ def _floats(values: Tensor, halves: bool) -> bytes:
 
 
 def _table(clustered: Clustered, built: nn.Module) -> bytes:
-    """One byte for each tensor of the built network (kind, and which sizes differ), and the sizes that do."""
+    """One byte for each tensor (kind, and which sizes are not as expected), and those sizes."""
     kinds = _kinds(clustered)
     total = sum(_numel(shape) for _, shape in kinds.values())
     if total > MOST_VALUES:
@@ -238,14 +246,16 @@ def _table(clustered: Clustered, built: nn.Module) -> bytes:
         raise ModelError(
             f"the network is not the spec's: {', '.join(strange[:4])} belong to one of them only"
         )
-    out = bytearray()
+    out, expected = bytearray(), _Expected()
     for name, shape in shapes.items():
         kind, found = kinds[name]
         if len(found) != len(shape) or len(shape) > MOST_DIMS:
             raise ModelError(
                 f"tensor {name} has shape {found}, the spec's {shape}; at most {MOST_DIMS} sizes"
             )
-        other = [dim for dim, (a, b) in enumerate(zip(found, shape, strict=True)) if a != b]
+        likely = expected.of(shape)
+        expected.saw(shape, found)
+        other = [dim for dim, (a, b) in enumerate(zip(found, likely, strict=True)) if a != b]
         out.append(kind | sum(1 << (KIND_BITS + dim) for dim in other))
         out += b"".join(varint(found[dim]) for dim in other)
     if clustered.biases:
@@ -271,11 +281,53 @@ def _kind(value: Tensor) -> int:
     return HALF if torch.equal(half(value), value) else SINGLE
 
 
-def _books(clustered: Clustered) -> bytes:
+def _scales(clustered: Clustered) -> list[float]:
+    """Of weights and biases, in the file's order."""
+    return [one.scale for one in (*clustered.weights.values(), *clustered.biases.values())]
+
+
+def _books(clustered: Clustered, flags: int) -> bytes:
     """Sizes and centroids of the codebooks, then the scales of weights and biases."""
-    scales = [one.scale for one in (*clustered.weights.values(), *clustered.biases.values())]
-    books = b"".join(bytes([len(book) - 1]) + _floats(book, True) for book in clustered.books)
+    books = b"".join(
+        bytes([len(book) - 1]) + (_coarse_book(book) if flags & BYTE_BOOKS else _floats(book, True))
+        for book in clustered.books
+    )
+    scales = _scales(clustered)
+    if flags & BYTE_SCALES:
+        return books + bytes(scale_byte(scale) for scale in scales)
     return books + _floats(torch.tensor(scales), True)
+
+
+def _coarse_book(book: Tensor) -> bytes:
+    """The exponent of the step, and multiples of it."""
+    exponent = coarse_exponent(book)
+    return struct.pack("<b", exponent) + (book / 2.0**exponent).to(torch.int8).numpy().tobytes()
+
+
+@dataclass
+class _Expected:
+    """Sizes that a tensor has if nothing but widths changed along a chain of layers.
+
+    Attributes:
+        built: outputs of the last tensor of two sizes or more, in the spec's network; 0 before the first.
+        found: the same in this one.
+    """
+
+    built: int = 0
+    found: int = 0
+
+    def of(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """A vector as long as the last layer's outputs were goes with them; so do the inputs of the next."""
+        if len(shape) == 1 and shape[0] == self.built:
+            return (self.found,)
+        if len(shape) > 1 and self.built and shape[1] % self.built == 0:
+            return (shape[0], shape[1] // self.built * self.found, *shape[2:])
+        return shape
+
+    def saw(self, shape: tuple[int, ...], found: tuple[int, ...]) -> None:
+        """The tensor has these sizes: the spec's, and its own."""
+        if len(shape) > 1:
+            self.built, self.found = shape[0], found[0]
 
 
 def _other(value: Tensor) -> bytes:
@@ -310,14 +362,16 @@ def decode(data: bytes, name: str, model: str | None = None) -> Loaded:
         raise DataError(f"{name} is damaged: its checksum does not match; fetch or write it again")
     reader = Reader(data[:-4], name, at=3)
     try:
-        return _read(reader, model)
+        return _read(reader, data[2], model)
     except DataError as error:
         text = str(error)
         raise DataError(text if text.startswith(name) else f"{name} is damaged: {text}") from None
 
 
-def _read(reader: Reader, model: str | None) -> Loaded:
+def _read(reader: Reader, schema: int, model: str | None) -> Loaded:
     flags = reader.byte()
+    if schema == 1 and flags & (BYTE_BOOKS | BYTE_SCALES):
+        raise DataError(f"its flags {flags:#x} are none of schema 1")
     spec = reader.text()
     c, h, w = (reader.number(2**16, "size of an image") for _ in range(3))
     count = reader.number(MOST_CLASSES, "number of classes")
@@ -328,7 +382,7 @@ def _read(reader: Reader, model: str | None) -> Loaded:
     except ModelError as error:
         raise DataError(str(error)) from None
     module = _build(reader.name, spec, header, model)
-    clustered = _values(reader, flags, module)
+    clustered = _values(reader, schema, flags, module)
     if reader.left:
         raise DataError(f"{reader.left:,} bytes are left over behind the last value")
     try:
@@ -372,13 +426,13 @@ def _known(spec: str, header: Header) -> nn.Module:
     return zoo.build(spec, header.shape, len(header.classes))
 
 
-def _values(reader: Reader, flags: int, module: nn.Module) -> Clustered:
+def _values(reader: Reader, schema: int, flags: int, module: nn.Module) -> Clustered:
     """Everything behind the head."""
     kinds: dict[str, tuple[int, tuple[int, ...]]] = {}
-    built = held(module)
+    built, expected = held(module), _Expected()
     for name, value in built.items():
-        byte = reader.byte()
-        sizes = list(value.shape)
+        byte, shape = reader.byte(), tuple(value.shape)
+        sizes = list(shape if schema == 1 else expected.of(shape))
         for dim in range(MOST_DIMS):
             if byte >> (KIND_BITS + dim) & 1:
                 if dim >= len(sizes):
@@ -386,6 +440,7 @@ def _values(reader: Reader, flags: int, module: nn.Module) -> Clustered:
                         f"tensor {name} has {len(sizes)} sizes, the table changes number {dim + 1}"
                     )
                 sizes[dim] = reader.number(MOST_VALUES, f"a size of {name}")
+        expected.saw(shape, tuple(sizes))
         kinds[name] = (byte & (1 << KIND_BITS) - 1, tuple(sizes))
     total = sum(_numel(shape) for _, shape in kinds.values())
     if total > MOST_VALUES or any(kind > WHOLE for kind, _ in kinds.values()):
@@ -395,11 +450,11 @@ def _values(reader: Reader, flags: int, module: nn.Module) -> Clustered:
     bias_bits = reader.byte() if biases else 8
     if not weights or not 2 <= bias_bits <= 16:
         raise DataError(f"it has {len(weights)} clustered tensors and biases of {bias_bits} bits")
-    books = tuple(
-        reader.floats(reader.byte() + 1, halves=True)
-        for _ in range(len(weights) if flags & LAYER_BOOKS else 1)
-    )
-    scales = reader.floats(len(weights) + len(biases), halves=True).tolist()
+    books = tuple(_read_book(reader, flags) for _ in range(len(weights) if flags & LAYER_BOOKS else 1))
+    if flags & BYTE_SCALES:
+        scales = [scale_of(reader.byte()) for _ in range(len(weights) + len(biases))]
+    else:
+        scales = reader.floats(len(weights) + len(biases), halves=True).tolist()
     codes = _codes(reader, bool(flags & SEPARATE), weights, books)
     levels = reader.symbols(sum(map(_numel, biases.values())), 2**bias_bits - 1) if biases else torch.zeros(0)
     parts = levels.split([_numel(shape) for shape in biases.values()]) if biases else ()
@@ -421,6 +476,18 @@ def _values(reader: Reader, flags: int, module: nn.Module) -> Clustered:
         bias_bits=bias_bits,
         others=others,
     )
+
+
+def _read_book(reader: Reader, flags: int) -> Tensor:
+    """The centroids of one codebook."""
+    count = reader.byte() + 1
+    if not flags & BYTE_BOOKS:
+        return reader.floats(count, halves=True)
+    (exponent,) = struct.unpack("<b", reader.take(1))
+    book = torch.frombuffer(bytearray(reader.take(count)), dtype=torch.int8).float() * 2.0**exponent
+    if not torch.equal(half(book), book):
+        raise DataError(f"a codebook in steps of 2^{exponent} leaves half precision")
+    return book
 
 
 def _numel(shape: tuple[int, ...]) -> int:

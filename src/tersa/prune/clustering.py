@@ -5,9 +5,10 @@
     bias      b_i = s (code_i - h)     h = 2^(m-1) - 1, m bits; of convolutions and fully connected layers
     other     normalisation, running statistics, small tensors: as half or single precision numbers
 
-s and c are half precision numbers, so that s * c is exact in single precision and what a decoder gives is
-bit for bit what was evaluated. A codebook belongs to one tensor (`layer`) or to all (`network`): the latter
-costs 2^n numbers in all, and s, the deviation of each tensor, makes the layers alike.
+s and c are half precision numbers that mostly fit a byte (`steps.py`), so that s * c is exact in single
+precision and what a decoder gives is bit for bit what was evaluated. A codebook belongs to one tensor
+(`layer`) or to all (`network`): the latter costs 2^n numbers in all, and s, the deviation of each tensor,
+makes the layers alike.
 
 `Sharing` is the network in training: gradients reach the centroids as the sum over their members, and with
 `reassign` also a latent copy of each weight, straight-through, whose nearest centroid is looked up in every
@@ -43,8 +44,10 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from tersa.errors import ModelError
+from tersa.prune.rate import Rate, estimate
+from tersa.prune.steps import LARGEST_HALF, SMALLEST_HALF, coarse, half, nearby_scale
 from tersa.prune.trace import LAYERS
-from tersa.quant.clusters import share, shared
+from tersa.quant.clusters import cheapest, code_lengths, share, shared
 from tersa.quant.primitives import round_half_even, ste
 from tersa.quant.rounding import to_table
 
@@ -58,8 +61,11 @@ SPARSE_SHARE = 0.01
 
 BIAS_BITS = 8
 
-SMALLEST_HALF, LARGEST_HALF = 2.0**-14, 65504.0
-"""Half precision numbers with all their 11 bits."""
+FORGET = 0.1
+"""Share of the newest counts in their running mean."""
+
+FINE_FROM = 33
+"""Centroids in a codebook from which they are half precision numbers, before that multiples of a step."""
 
 
 @dataclass(frozen=True)
@@ -222,17 +228,17 @@ def _fits(value: Tensor) -> bool:
     return value.numel() > 0 and float(value.abs().max()) <= LARGEST_HALF
 
 
-def half(values: Tensor) -> Tensor:
-    """The nearest half precision numbers, as float32."""
-    return values.half().float()
+def settled(book: Tensor) -> Tensor:
+    """Centroids as they are stored: a byte each in a small codebook, half precision in a large one."""
+    return half(book) if len(book) >= FINE_FROM else coarse(book)
 
 
 def _scale(weights: Tensor) -> float:
-    """s: root mean square of what is not zero, in half precision; 1 where all is zero."""
+    """s: root mean square of what is not zero, on the grid of scales; 1 where all is zero."""
     values = weights[weights != 0]
     if not values.numel():
         return 1.0
-    return float(half(values.double().square().mean().sqrt().clamp(SMALLEST_HALF, LARGEST_HALF)))
+    return nearby_scale(float(values.double().square().mean().sqrt()))
 
 
 def _in_units(weights: Tensor, scale: float) -> Tensor:
@@ -242,7 +248,7 @@ def _in_units(weights: Tensor, scale: float) -> Tensor:
 def _centroids(values: Tensor, bits: int) -> Tensor:
     if not values.numel():
         return torch.zeros(1)
-    return half(share(values, bits).centroids).unique()
+    return settled(share(values, bits).centroids).unique()
 
 
 def _assign(weights: Tensor, book: Tensor, scale: float) -> Codes:
@@ -259,9 +265,9 @@ def nearest(values: Tensor, book: Tensor) -> Tensor:
 
 
 def snap_bias(bias: Tensor, bits: int) -> Levels:
-    """b in 2 h + 1 levels around zero, s = max |b| / h."""
+    """b in 2 h + 1 levels around zero, s the first scale on the grid from max |b| / h on."""
     steps = 2 ** (bits - 1) - 1
-    scale = float(half((bias.detach().abs().max() / steps).clamp(SMALLEST_HALF, LARGEST_HALF)))
+    scale = nearby_scale(max(float(bias.detach().abs().max()) / steps, SMALLEST_HALF), up=True)
     codes = round_half_even(bias.detach() / scale).clamp(-steps, steps).long() + steps
     return Levels(codes, scale)
 
@@ -310,10 +316,17 @@ class Sharing(nn.Module):
         network: the trained network; a copy is kept.
         start: its clustering, from `cluster`.
         reassign: weights may change their centroid; else only centroids, biases and the rest are trained.
+        rate: what a bit is worth, so that a weight takes the cheapest centroid instead of the nearest; only
+            with `reassign`. How often each is taken is counted as a running mean over updates.
     """
 
-    def __init__(self, network: nn.Module, start: Clustered, *, reassign: bool) -> None:
+    trade: Tensor
+
+    def __init__(
+        self, network: nn.Module, start: Clustered, *, reassign: bool, rate: Rate | None = None
+    ) -> None:
         super().__init__()
+        self.rate = rate
         self.network = copy.deepcopy(network).cpu()
         self.names, self.bias_names = tuple(start.weights), tuple(start.biases)
         self.scales = tuple(one.scale for one in start.weights.values())
@@ -328,14 +341,24 @@ class Sharing(nn.Module):
             self.register_buffer(f"codes{place}", codes.clamp(min=0))
             self.register_buffer(f"mask{place}", one.codes > 0 if one.sparse else None)
         self.latents = nn.ParameterList(latents)
+        if rate is not None:
+            self.register_buffer("trade", torch.tensor(rate.trade, dtype=torch.float64))
+            for own, book in enumerate(start.books):
+                self.register_buffer(f"counts{own}", torch.zeros(len(book)))
+            for place, name in enumerate(self.names):
+                self.register_buffer(f"curvature{place}", rate.curvature.get(name))
+                self._counts(self._own(place)).add_(self._taken(place, self.get_buffer(f"codes{place}")))
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits of the network under `values()`."""
-        return functional_call(self.network, self.values(), (x,))
+        values = self.values()
+        if self.training and self.rate is not None:
+            self._count_()
+        return functional_call(self.network, values, (x,))
 
     def values(self) -> dict[str, Tensor]:
         """Weights and biases as they will be stored, with gradients to what is trained."""
-        books = [ste(half(book), book) for book in self._books()]
+        books = [ste(settled(book.detach()), book) for book in self._books()]
         found: dict[str, Tensor] = {}
         for place, (name, latent, scale) in enumerate(
             zip(self.names, self.latents, self.scales, strict=True)
@@ -361,7 +384,38 @@ class Sharing(nn.Module):
 
     def _codes(self, place: int, scaled: Tensor, book: Tensor) -> Tensor:
         """The centroid of each weight of a tensor, given its latent values in units of s."""
-        return nearest(scaled, book) if self.reassign else self.get_buffer(f"codes{place}")
+        if not self.reassign:
+            return self.get_buffer(f"codes{place}")
+        if self.rate is None or len(book) == 1:
+            return nearest(scaled, book)
+        lengths = code_lengths(self._counts(self._own(place)).to(scaled.device))
+        weigh = self.get_buffer(f"curvature{place}") if self.rate.curvature else None
+        weigh = None if weigh is None else weigh.to(scaled.device)
+        return cheapest(scaled, book, lengths, float(self.trade), weigh)
+
+    def _counts(self, own: int) -> Tensor:
+        """How many weights take each centroid of a codebook, a running mean."""
+        return self.get_buffer(f"counts{own}")
+
+    def _taken(self, place: int, codes: Tensor) -> Tensor:
+        """How many weights of a tensor take each centroid; those that were pruned take none."""
+        mask = self.get_buffer(f"mask{place}") if self.sparse[place] else None
+        kept = codes.flatten() if mask is None else codes[mask]
+        return torch.bincount(kept, minlength=len(self.books[self._own(place)])).float()
+
+    @torch.no_grad()
+    def _count_(self) -> None:
+        """Bring the counts, and where there is an aim the trade, up to date."""
+        assert self.rate is not None
+        fresh = [torch.zeros_like(self._counts(own)) for own in range(len(self.books))]
+        books = [settled(book) for book in self._books()]
+        for place, (latent, scale) in enumerate(zip(self.latents, self.scales, strict=True)):
+            own = self._own(place)
+            fresh[own] += self._taken(place, self._codes(place, latent / scale, books[own]))
+        for own, counts in enumerate(fresh):
+            self._counts(own).lerp_(counts, FORGET)
+        size = sum(estimate(self._counts(own).cpu()) for own in range(len(self.books)))
+        self.trade.fill_(self.rate.next(float(self.trade), size))
 
     def _books(self) -> list[Tensor]:
         """Centroids, rising where codes are looked up again."""
@@ -370,7 +424,7 @@ class Sharing(nn.Module):
     def clustered(self) -> Clustered:
         """The network as it is stored now, on the CPU."""
         state = held(self.network)
-        orders = [half(book.detach().cpu()).sort() for book in self.books]
+        orders = [settled(book.detach().cpu()).sort() for book in self.books]
         books, weights = [order.values for order in orders], dict[str, Codes]()
         for place, (name, scale) in enumerate(zip(self.names, self.scales, strict=True)):
             own = self._own(place)

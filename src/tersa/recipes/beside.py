@@ -83,6 +83,10 @@ def sparse_size(job: Job, network: nn.Module) -> SparseSize:
     )
 
 
+RATE, RATE_OF_LABELS = 1e-3, 3e-3
+"""Peak learning rates of shared values, where the baseline teaches and where labels alone do."""
+
+
 def coded_file(
     job: Job, spec: ShrinkSpec, model: str, network: nn.Module, folder: Path, before: Right
 ) -> CodedFile:
@@ -99,17 +103,20 @@ def coded_file(
     task, protocol, path = job.task, job.protocol, folder / "model.coded"
     assert spec.cluster is not None
     assert job.dock.start is not None
-    allowed = job.allowed_loss
+    allowed, original = job.allowed_loss, 4 * parameters(job.baseline)
+    spatial = any(isinstance(module, nn.Conv2d) for module in network.modules())
+    lessons = lessons_of(job, spatial=spatial) if protocol.tune else None
     how = Compression(
         bits=spec.cluster,
         coder=spec.coder,
         floor=None if allowed is None else min(100.0, max(0.0, job.dock.start.accuracy - allowed)),
+        most_bytes=None if spec.coded_size is None else int(spec.coded_size.limit(original)),
         iterations=protocol.tune // 2,
+        learning_rate=RATE if lessons else RATE_OF_LABELS,
+        label_smoothing=0.0 if lessons else protocol.label_smoothing,
         batch=protocol.batch,
         seed=job.seed,
     )
-    spatial = any(isinstance(module, nn.Conv2d) for module in network.modules())
-    lessons = lessons_of(job, spatial=spatial) if protocol.tune else None
     made, exact = compress(task, network, model, lessons, how, path=path, device=job.device, say=job.say)
     decoded, _ = read_coded(path, model)
     wanted, found = (predict(each, task.test, task) for each in (exact, decoded))
@@ -118,7 +125,7 @@ def coded_file(
         file=path.name,
         bits=made.bits,
         size_bytes=made.size_bytes,
-        ratio=4 * parameters(job.baseline) / made.size_bytes,
+        ratio=original / made.size_bytes,
         test_accuracy=100.0 * float(correct.mean()),
         loss_points=paired_loss(before, correct).points,
         same=int((wanted == found).all(dim=1).sum()),

@@ -5,10 +5,21 @@
     train      centroids (and, straight-through, which weight takes which) `prune.clustering.Sharing`
     code       Huffman or arithmetic                                       `prune.coding`, `export.coded`
 
-by distillation from the network before pruning, AdamW with one cycle. The accuracy that is reported is of the
-network that was read back from the file. With `bits="auto"` widths are tried from 2 up, and the first whose
-validation accuracy keeps the floor is taken; where none does, the most accurate one is, and the record says
-so.
+by distillation from the network before pruning, or from the labels alone, AdamW with one cycle. The
+accuracy that is reported is of the network that was read back from the file. With `bits="auto"` widths are
+tried from 2 up, and the first whose validation accuracy keeps the floor is taken.
+
+Bytes are traded against error while shared values are trained (`prune.rate`): a weight takes the value that
+is cheapest in error and bits together.
+
+    floor, no limit    after the width that keeps the floor, `TRADES` are tried on as many values or twice as
+                       many, until one loses the floor; the smallest file that keeps it is taken
+    most_bytes         one training, in which the trade is steered until the file has that size; the most
+                       accurate moment whose file fits is taken
+    neither            no trade; the most accurate moment is taken
+
+A moment is the state at one of `MOMENTS` evaluations in the last third of a training. Where nothing keeps the
+floor the most accurate is taken, where nothing fits the smallest, and the record says so.
 
 Validation steers; the test split is not looked at.
 
@@ -32,6 +43,7 @@ from __future__ import annotations
 
 import copy
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -56,15 +68,35 @@ from tersa.prune.clustering import (
     install_,
 )
 from tersa.prune.coding import entropy_bits
+from tersa.prune.evidence import Sample
+from tersa.prune.rate import Rate, curvature
 from tersa.recipes.setting import Say, Setting
-from tersa.records import SCHEMA, Record
-from tersa.train.config import TrainConfig, override
+from tersa.records import SCHEMA, Epoch, Record
+from tersa.train.config import TrainConfig, extent, override
 from tersa.train.evaluation import evaluate
 from tersa.train.lessons import Lessons
 from tersa.train.loop import Progress, train
 
 FEWEST_BITS, MOST_BITS = 2, 8
 """Widths that `auto` tries, and that may be asked for (1 bit too)."""
+
+TRADES = (0.01, 0.03, 0.1)
+"""Tried in this order where a floor decides: about 4, 3 and 2.5 bits a weight."""
+
+FIRST_TRADE = 0.01
+"""Where a trade that is steered starts."""
+
+MOMENTS = 8
+"""Evaluations in the last third of a training."""
+
+MARGIN = 0.005
+"""Share of `most_bytes` that the aim stays below: what is coded fluctuates by about as much."""
+
+TRADED_BITS = 5
+"""n of `auto` with a limit in bytes, where the trade decides how many values are used."""
+
+SAMPLE = 1000
+"""Training images that curvatures are measured on."""
 
 BOOK_SHARE = 0.02
 """A codebook for all layers is taken unasked where it saves this share of the file."""
@@ -86,6 +118,8 @@ class Compression(Record):
     """m, of the biases of convolutions and fully connected layers."""
     floor: float | None = Field(default=None, ge=0, le=100)
     """Validation accuracy in percent that `auto` keeps; None: that of the network handed in."""
+    most_bytes: int | None = Field(default=None, ge=1)
+    """Size of the file that must not be exceeded: the most accurate one within it is looked for."""
     iterations: int = Field(default=2000, ge=0)
     """Updates that each width is trained for; 0 for k-means alone."""
     reassign: bool = True
@@ -98,6 +132,8 @@ class Compression(Record):
     """Of the distillation."""
     teacher_weight: float = Field(default=0.9, ge=0, le=1)
     """Share of the teacher's term in the loss, where there is a teacher."""
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    """Of the labels."""
     seed: int = Field(default=0, ge=0)
     """Of the order of images and their augmentation."""
 
@@ -109,6 +145,24 @@ class Compression(Record):
         """
         if self.bits != "auto" and not 1 <= self.bits <= MOST_BITS:
             raise UsageError(f"{self.bits} bits for shared values; allowed: 1 to {MOST_BITS}, or auto")
+        if self.most_bytes is not None and not (self.reassign and self.iterations):
+            raise UsageError(
+                "a limit in bytes is reached by training which weight takes which value; give reassign and "
+                "iterations above 0"
+            )
+
+
+class Tried(Record):
+    """One training of shared values, at the moment of it that was kept."""
+
+    bits: int
+    """n: a codebook has at most 2^n values."""
+    trade: float
+    """lambda at that moment; 0 where bytes were not traded."""
+    size_bytes: int
+    """Of the file."""
+    accuracy: float
+    """Percent of the validation split."""
 
 
 class CompressedLayer(Record):
@@ -168,8 +222,14 @@ class Compressed(Record):
     """Validation accuracy that `auto` was to keep."""
     floor_met: bool
     """It was, or none was given."""
-    tried: tuple[tuple[int, float], ...]
-    """(bits, validation accuracy) of every width that was trained, in order."""
+    most_bytes: int | None = None
+    """Size that was not to be exceeded."""
+    size_met: bool = True
+    """It was not, or none was given."""
+    trade: float = 0.0
+    """lambda of the file that was taken."""
+    tried: tuple[Tried, ...]
+    """Every training, in order."""
     seconds: float
     """Wall time."""
 
@@ -191,13 +251,16 @@ class _Work:
 
 @dataclass(frozen=True)
 class _Candidate:
-    """One width, trained."""
+    """One width at one moment of a training, or before it."""
 
     bits: int
     codebook: Codebook
     clustered: Clustered
+    size: int
     accuracy_clustered: float
     accuracy: float
+    loss: float
+    trade: float = 0.0
 
 
 def compress(
@@ -239,8 +302,7 @@ def compress(
     built = load(spec, task.shape, len(task.classes)).module
     work = _Work(task, network, spec, Header.of(task), built, teacher, how, device, say)
     tried = _try(work, floor)
-    kept = [one for one in tried if floor is None or one.accuracy >= floor]
-    best = kept[0] if kept else max(tried, key=lambda one: one.accuracy)
+    best = _best(tried, floor, how.most_bytes)
     parts = write_coded(path, best.clustered, spec, work.header, built, how.coder)
     read_back, _ = read_coded(path, spec)
     accuracy = evaluate(read_back, task.validation, task).accuracy
@@ -268,8 +330,13 @@ def compress(
         accuracy_clustered=best.accuracy_clustered,
         validation_accuracy=accuracy,
         floor=floor,
-        floor_met=bool(kept),
-        tried=tuple((one.bits, one.accuracy) for one in tried),
+        floor_met=floor is None or best.accuracy >= floor,
+        most_bytes=how.most_bytes,
+        size_met=how.most_bytes is None or parts.total <= how.most_bytes,
+        trade=best.trade,
+        tried=tuple(
+            Tried(bits=one.bits, trade=one.trade, size_bytes=one.size, accuracy=one.accuracy) for one in tried
+        ),
         seconds=time.perf_counter() - began,
     )
     return made, coded
@@ -285,28 +352,59 @@ def _layer(name: str, one: Codes) -> CompressedLayer:
     )
 
 
+def _best(found: Sequence[_Candidate], floor: float | None, most_bytes: int | None) -> _Candidate:
+    """The one to keep; see the module for what counts."""
+    fits = [one for one in found if most_bytes is None or one.size <= most_bytes]
+    if not fits:
+        return min(found, key=lambda one: (one.size, one.loss))
+    kept = [one for one in fits if floor is not None and one.accuracy >= floor]
+    if kept and most_bytes is None:
+        return min(kept, key=lambda one: (one.size, one.loss))
+    return max(fits, key=lambda one: (one.accuracy, -one.loss))
+
+
 def _try(work: _Work, floor: float | None) -> list[_Candidate]:
-    """The width asked for, or widths from the fewest bits up to the first that keeps the floor."""
-    asked = work.how.bits
-    tried: list[_Candidate] = []
-    for bits in range(FEWEST_BITS, MOST_BITS + 1) if asked == "auto" else (asked,):
-        tried.append(_candidate(work, bits))
+    """The width asked for, or widths from 2 bits up to the first that keeps the floor; then trades."""
+    how, tried = work.how, list[_Candidate]()
+    widths = (TRADED_BITS,) if how.most_bytes else range(FEWEST_BITS, MOST_BITS + 1)
+    for bits in widths if how.bits == "auto" else (how.bits,):
+        tried.append(_candidate(work, bits, floor, FIRST_TRADE if how.most_bytes else None))
         if floor is not None and tried[-1].accuracy >= floor:
+            break
+    last = tried[-1]
+    if how.most_bytes or not how.iterations or not how.reassign or floor is None or last.accuracy < floor:
+        return tried
+    bits = min(MOST_BITS, last.bits + 1) if how.bits == "auto" else how.bits
+    for trade in TRADES:
+        tried.append(_candidate(work, bits, floor, trade))
+        if tried[-1].accuracy < floor:
             break
     return tried
 
 
-def _candidate(work: _Work, bits: int) -> _Candidate:
+def _candidate(work: _Work, bits: int, floor: float | None, trade: float | None) -> _Candidate:
     """One width; where training made it worse, what k-means gave is kept."""
     codebook = _codebook(work, bits)
     start = cluster(work.network, bits, codebook=codebook, bias_bits=work.how.bias_bits)
-    first = _accuracy(work, start)
+    first = _weighed(work, start, bits, codebook, None)
+    found = [first]
     if work.how.iterations:
-        trained = _train(work, start)
-        accuracy = _accuracy(work, trained)
-        if accuracy >= first:
-            return _Candidate(bits, codebook, trained, first, accuracy)
-    return _Candidate(bits, codebook, start, first, first)
+        found = _train(work, first, trade)
+        if work.how.most_bytes is None and max(one.accuracy for one in found) < first.accuracy:
+            found = [first]
+    return _best(found, floor, work.how.most_bytes)
+
+
+def _weighed(
+    work: _Work, clustered: Clustered, bits: int, codebook: Codebook, start: float | None, trade: float = 0.0
+) -> _Candidate:
+    """A clustering, its file's size and its validation accuracy; `start`: that of k-means, if known."""
+    decoded = copy.deepcopy(work.network)
+    install_(decoded, clustered)
+    found = evaluate(decoded, work.task.validation, work.task)
+    size = encode(clustered, work.spec, work.header, work.built, work.how.coder)[1].total
+    first = found.accuracy if start is None else start
+    return _Candidate(bits, codebook, clustered, size, first, found.accuracy, found.loss, trade)
 
 
 def _codebook(work: _Work, bits: int) -> Codebook:
@@ -322,34 +420,56 @@ def _codebook(work: _Work, bits: int) -> Codebook:
     return "network" if size("network") <= (1 - BOOK_SHARE) * size("layer") else "layer"
 
 
-def _accuracy(work: _Work, clustered: Clustered) -> float:
-    decoded = copy.deepcopy(work.network)
-    install_(decoded, clustered)
-    return evaluate(decoded, work.task.validation, work.task).accuracy
-
-
-def _train(work: _Work, start: Clustered) -> Clustered:
-    """Train a clustered network; again at a quarter of the rate where it diverges.
+def _train(work: _Work, first: _Candidate, trade: float | None) -> list[_Candidate]:
+    """The moments of a training; again at a quarter of the rate where it diverges.
 
     Raises:
         Diverged: every time.
     """
     rate = work.how.learning_rate
-    widest = max(len(book) for book in start.books)
+    widest = max(len(book) for book in first.clustered.books)
+    worth = None if trade is None else _rate(work, first, trade)
+    epochs = extent(_settings(work, rate), len(work.task.train)).epochs
 
     def show(now: Progress) -> None:
         work.say(f"train {widest} shared values", now.iteration / now.iterations, "")
 
     for _ in range(TRIES):
-        sharing = Sharing(work.network, start, reassign=work.how.reassign)
-        config, teacher = _settings(work, rate), work.teacher
+        sharing = Sharing(work.network, first.clustered, reassign=work.how.reassign, rate=worth)
+        config, moments = _settings(work, rate), list[_Candidate]()
+
+        def look(row: Epoch, sharing: Sharing = sharing, moments: list[_Candidate] = moments) -> None:
+            if 3 * row.epoch >= 2 * epochs:
+                now, price = sharing.clustered(), float(sharing.trade) if worth else 0.0
+                moments.append(_weighed(work, now, first.bits, first.codebook, first.accuracy, price))
+
         done = train(
-            sharing, work.task, config, teacher=teacher, device=work.device, evaluate_every=0, progress=show
+            sharing,
+            work.task,
+            config,
+            teacher=work.teacher,
+            device=work.device,
+            evaluate_every=max(1, epochs // (3 * MOMENTS)),
+            progress=show,
+            on_epoch=look,
         )
         if done.status != "diverged":
-            return sharing.to("cpu").clustered()
+            return moments
         rate /= 4
     raise Diverged(f"training shared values diverged {TRIES} times, at last at a rate of {4 * rate:g}")
+
+
+def _rate(work: _Work, first: _Candidate, trade: float) -> Rate:
+    """What a bit is worth: curvatures of the network handed in, and the bytes that its codes are to take."""
+    images = work.task.train.take(slice(0, SAMPLE))
+    scales = {name: one.scale for name, one in first.clustered.weights.items()}
+    sample = Sample(work.task, images, min(250, len(images)), None)
+    aim, limit = None, work.how.most_bytes
+    if limit is not None:
+        parts = encode(first.clustered, work.spec, work.header, work.built, work.how.coder)[1]
+        rest = parts.total - parts.codes - parts.codebooks + len(scales) + len(first.clustered.biases)
+        aim = max(1.0, (1 - MARGIN) * limit - rest)
+    return Rate(trade, aim, curvature(copy.deepcopy(work.network), scales, sample))
 
 
 def _settings(work: _Work, rate: float) -> TrainConfig:
@@ -369,6 +489,7 @@ def _settings(work: _Work, rate: float) -> TrainConfig:
         flip=flip,
         pad=pad,
         keep="last",
+        label_smoothing=how.label_smoothing,
         seed=how.seed,
         channels_last=spatial,
     )

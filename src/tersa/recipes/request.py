@@ -15,7 +15,7 @@ from pydantic import Field, ValidationError
 from tersa.data.task import Task
 from tersa.errors import UsageError, faults, unknown
 from tersa.recipes.deploy import shippable
-from tersa.recipes.goals import Goals, Kind
+from tersa.recipes.goals import Bound, Goals, Kind
 from tersa.recipes.pruning import Protocol, check_protocol, default_protocol
 from tersa.records import (
     Record,
@@ -81,6 +81,8 @@ class ShrinkSpec(Record):
         scratch: train the same sizes from scratch beside the result.
         cluster: bits of the clustered and coded file, `auto` for the fewest that keep the goal, or None.
         coder: entropy coder of it.
+        coded_size: bytes that it may have, or their share of 4 bytes for each parameter of the baseline: the
+            most accurate file within them; None for the smallest that keeps the goal.
     """
 
     data: str = "digits"
@@ -101,6 +103,7 @@ class ShrinkSpec(Record):
     scratch: bool = False
     cluster: int | Literal["auto"] | None = None
     coder: Literal["auto", "huffman", "arithmetic"] = "auto"
+    coded_size: Bound | None = None
 
     @property
     def pruned_model(self) -> str:
@@ -137,6 +140,10 @@ class ShrinkSpec(Record):
             raise UsageError("--set is for the training of a baseline; weights are given, leave it out")
         if isinstance(self.cluster, int) and not 1 <= self.cluster <= 8:
             raise UsageError(f"--cluster {self.cluster}: bits are 1 to 8, or auto")
+        if self.coded_size is not None and (self.cluster is None or protocol.tune < 2):
+            raise UsageError(
+                "--coded-size is of the file that --cluster writes, and needs --tune of 2 or more"
+            )
         if self.batch < 1:
             raise UsageError(f"--batch {self.batch}: must be 1 or more")
 
@@ -204,6 +211,8 @@ def command_of(spec: ShrinkSpec) -> str:
     goals = {"max-loss": spec.goals.max_loss, "min-accuracy": spec.goals.min_accuracy}
     bounds: tuple[Kind, ...] = ("parameters", "macs", "size", "latency")
     limits = {name: bound.text(name) for name in bounds if (bound := getattr(spec.goals, name))}
+    if spec.coded_size is not None:
+        limits["coded-size"] = spec.coded_size.text("size")
     given = {"model": spec.model, "run": spec.run, "checkpoint": spec.checkpoint, **goals, **limits}
     default = ShrinkSpec(precision="fp32" if spec.verb == "prune" else "auto", scratch=spec.verb == "prune")
     for name in ("target", "batch", "precision", "seed", "epochs", "validation", "light", "cluster", "coder"):
