@@ -1,4 +1,4 @@
-"""`tersa reproduce quantized-training | pruning | hardware`: experiments again, beside their numbers."""
+"""`tersa reproduce ...`: the documents' experiments again, beside their numbers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from tersa.cli import options, reproduce_binary, reproduce_hardware
+from tersa.cli import options, reproduce_adaptation, reproduce_binary, reproduce_hardware
 from tersa.cli.console import Terminal
 from tersa.errors import UsageError
 
@@ -206,6 +206,7 @@ def pruning(
 
 app.command("binary-vgg", epilog=reproduce_binary.EPILOG)(reproduce_binary.binary_vgg)
 app.command("hardware", epilog=reproduce_hardware.EPILOG)(reproduce_hardware.hardware)
+app.command("adaptation", epilog=reproduce_adaptation.EPILOG)(reproduce_adaptation.adaptation)
 
 
 def _show_pruning(terminal: Terminal, result: PruningResult, folder: Path) -> None:
