@@ -2,7 +2,8 @@
 
     python benchmarks/gpu/bvgg16.py --dry-run             on any machine, a minute: does all of it work?
     python benchmarks/gpu/bvgg16.py                       all networks, one after another
-    python benchmarks/gpu/bvgg16.py binary --fit 400      as many epochs as take about 400 seconds here
+    python benchmarks/gpu/bvgg16.py binary --fit 400      as many epochs as take about 400 seconds here, by
+                                                          updates timed before: only right on a GPU of its own
     python benchmarks/gpu/bvgg16.py binary --minutes 9    stop in time; the same command goes on
 
 Aims: 90.5 % fully binary (document 004: 88.21 %), 92.5 % with 8-bit first and last layers, 82 % for

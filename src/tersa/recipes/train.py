@@ -289,8 +289,11 @@ def run_training(
         teacher = _teacher(spec, task)
         folder = open_folder(out, "train", spec, resume=resume, overwrite=overwrite)
         if not (folder / RESULT).is_file():
-            how = {"resume": resume, "evaluate_every": evaluate_every}
-            done = _train(folder, spec, setting, task, model, teacher, device, **how)
+            done = _train(
+                *(folder, spec, setting, task, model, teacher, device),
+                resume=resume,
+                evaluate_every=evaluate_every,
+            )
             result = _finish(folder, spec, setting, task, model, files, device, done)
             seen = portrait(model, task, spec.config, spec=spec.model, device=device)
             write_record(folder / PORTRAIT, seen)
