@@ -6,9 +6,9 @@ Three questions, with LeNet on 28x28 images, one thread, each network in a proce
 processes in every trial:
 
     equal      two copies of one file: how often is the verdict "no difference"? (at least 90 of 100)
-    slower     the second copy makes eleven calls for every ten that are counted: how often "slower"? (at
-    least 90) repeated   the ratio of two targets measured twice: how often do the two differ by under 5 %?
-    (at least 18 of 20)
+    slower     the second copy's times are taken 10 % longer: how often is it "slower"? (at least 90 of 100)
+    repeated   the ratio of two targets measured twice: how often do the two differ by under 5 %? (at least 18
+               of 20)
 
 The load of the machine is in the last line. Writes `results/measuring.csv`, a row for each trial.
 """

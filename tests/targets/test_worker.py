@@ -18,7 +18,7 @@ from tersa.export.onnx import Deployed, export_onnx
 from tersa.models.load import load
 from tersa.targets.base import Pixels
 from tersa.targets.measure import Effort, time_sides
-from tersa.targets.worker import Died, Order, Refused, Worker, pack, refused, unpack
+from tersa.targets.worker import STAY, Died, Order, Refused, Worker, pack, refused, unpack
 
 QUICK = Effort(seconds=0.02, warmup_seconds=0.02)
 MIB = 2**20
@@ -56,10 +56,10 @@ def test_rounds_change_the_core_and_all_start_at_the_first(artefact: Artefact, i
         for _ in range(2):
             worker.warm_up(QUICK)
             seen = []
-            for _ in range(2 * len(cores)):
+            for _ in range(2 * STAY * len(cores)):
                 worker.round(1)
                 seen.append(os.sched_getaffinity(worker.pid))
-            assert seen == ([{core} for core in cores] * 2 if len(cores) > 1 else [set(cores)] * 2)
+            assert seen == [{core} for core in cores for _ in range(STAY)] * 2
 
 
 def test_memory_that_ends_is_told_and_is_not_ours(artefact: Artefact) -> None:

@@ -15,7 +15,7 @@ What loading took for a moment, and the checks that every `prepare` makes, are g
 counted.
 
 Cores of a busy machine differ, and a process stays where it is. So a network of one thread changes the core
-from round to round, all networks in the same order: round i of all of them runs on one core (Linux; elsewhere
+after every `STAY` rounds, all networks alike: round i of all of them runs on one core (Linux; elsewhere
 the system chooses, and networks of several threads use all cores that they may).
 
 Processes come from a fork server that has imported the runtimes' packages and nothing else: no threads, no
@@ -51,6 +51,11 @@ from tersa.targets.registry import parse
 
 WATCH_S = 0.01
 """Between two looks at the memory of a process that runs a batch for the first time."""
+
+STAY = 16
+"""Rounds on one core before the next: even, so that both orders of the sides are timed on each, and many,
+because the first rounds on a core find its caches cold.
+"""
 
 FILES_ONLY = ("onnxruntime", "openvino", "tensorrt")
 """Targets that read the file alone: their process is not given the PyTorch module, which would count as
@@ -225,7 +230,7 @@ class _State:
     def round(self, calls: int) -> float:
         assert self.here is not None
         if self.session.threads == 1 and len(self.cores) > 1:
-            _move(self.cores[self.turn % len(self.cores)])
+            _move(self.cores[self.turn // STAY % len(self.cores)])
         self.turn += 1
         return self.here.round(calls)
 
