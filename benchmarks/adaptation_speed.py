@@ -95,7 +95,8 @@ def ours(
         protocol={"tune": 0},
     )
     adapt_store.time = processor  # pyright: ignore[reportAttributeAccessIssue] - a clock for its stages
-    return adapt(spec, folder, setting=Setting(threads=1, seconds=0.2, say=told))
+    setting = Setting(threads=1, seconds=0.2, say=told, cache=folder.parent / "cache")
+    return adapt(spec, folder, setting=setting)
 
 
 def told(task: str, done: float, remark: str) -> None:
