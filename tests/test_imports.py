@@ -36,7 +36,7 @@ def imported(path: Path) -> set[str]:
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(SOURCE)))
 def test_imports_point_one_way(path: Path) -> None:
     place = path.relative_to(SOURCE).parts[0].removesuffix(".py")
-    if place == "__init__":
+    if place in ("__init__", "__main__"):
         return
     for other in imported(path) - {place}:
         assert other in ORDER, f"{path} imports tersa.{other}, which has no place in the order"
@@ -61,3 +61,10 @@ def test_light_modules_do_not_load_torch(module: str) -> None:
     code = f"import sys, {module}; print(sorted({heavy!r} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_package_runs_as_the_command_does() -> None:
+    command = [sys.executable, "-m", "tersa", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "tersa shrink" in done.stdout
+    assert "__main__" not in done.stdout
