@@ -158,6 +158,9 @@ def test_a_limit_in_bytes_is_kept(task: Task, pruned: nn.Module, tmp_path: Path)
     tight = squeeze(task, pruned, None, tmp_path / "c", how.model_copy(update={"most_bytes": 60}))
     assert not tight.size_met
     assert tight.size_bytes < done.size_bytes
+    wide = how.model_copy(update={"most_bytes": 9000, "iterations": 3, "learning_rate": 0.3})
+    spoilt = squeeze(task, pruned, None, tmp_path / "e", wide)
+    assert spoilt.validation_accuracy == spoilt.accuracy_clustered, "k-means fits, training did harm"
     with pytest.raises(UsageError, match="a limit in bytes is reached by training"):
         squeeze(task, pruned, None, tmp_path / "d", how.model_copy(update={"iterations": 0}))
 

@@ -18,8 +18,9 @@ is cheapest in error and bits together.
                        accurate moment whose file fits is taken
     neither            no trade; the most accurate moment is taken
 
-A moment is the state at one of `MOMENTS` evaluations in the last third of a training. Where nothing keeps the
-floor the most accurate is taken, where nothing fits the smallest, and the record says so.
+A moment is the state at one of `MOMENTS` evaluations in the last third of a training, or k-means before it.
+Where nothing keeps the floor the most accurate is taken, where nothing fits the smallest, and the record says
+so.
 
 Validation steers; the test split is not looked at.
 
@@ -387,11 +388,9 @@ def _candidate(work: _Work, bits: int, floor: float | None, trade: float | None)
     codebook = _codebook(work, bits)
     start = cluster(work.network, bits, codebook=codebook, bias_bits=work.how.bias_bits)
     first = _weighed(work, start, bits, codebook, None)
-    found = [first]
-    if work.how.iterations:
-        found = _train(work, first, trade)
-        if work.how.most_bytes is None and max(one.accuracy for one in found) < first.accuracy:
-            found = [first]
+    found = _train(work, first, trade) if work.how.iterations else []
+    if trade is None or work.how.most_bytes or not found:
+        found.append(first)
     return _best(found, floor, work.how.most_bytes)
 
 
