@@ -11,6 +11,7 @@ from tersa.export.artefact import Header
 from tersa.export.onnx import export_onnx
 from tersa.models import build
 from tersa.recipes import bench_matrix
+from tersa.recipes.bench import BenchRequest, make_plan, run_bench
 from tersa.recipes.bench_cross import adapted_for, cross_table, split_adapted
 from tersa.recipes.bench_layers import layer_tables, limit_words, roofs
 from tersa.recipes.bench_matrix import Batches, File, Job, Shelf, run_matrix
@@ -324,8 +325,31 @@ def test_a_page_of_one_number() -> None:
 
 
 def test_a_plan_without_anything_offered_is_an_error(tmp_path: Path) -> None:
-    from tersa.recipes.bench import BenchRequest, make_plan, run_bench
-
     request = BenchRequest(models=["mlp:4"], targets="torch", precision="int8")
     with pytest.raises(UsageError, match="torch does not offer int8"):
         run_bench(request, make_plan(request), None)
+
+
+def test_a_low_bit_network_runs_in_the_form_that_each_target_has(tmp_path: Path) -> None:
+    request = BenchRequest(
+        models=["tfc+w1a1", "mlp:8"],
+        data="digits",
+        targets="onnxruntime,packed",
+        seconds=0.02,
+        test_images=20,
+    )
+    plan = make_plan(request)
+    assert [plan.wanted(subject) for subject in plan.subjects] == [["fp32", "packed"], ["fp32"]]
+    found = run_bench(request, plan, tmp_path / "out")
+    assert {(row.model, row.target.partition("@")[0], row.precision) for row in found.measurements} == {
+        ("tfc+w1a1", "onnxruntime", "fp32"),
+        ("tfc+w1a1", "packed", "packed"),
+        ("mlp:8", "onnxruntime", "fp32"),
+    }
+    assert [(gap.model, gap.target.partition("@")[0]) for gap in found.not_offered] == [("mlp:8", "packed")]
+
+
+def test_a_precision_that_was_asked_is_the_only_one() -> None:
+    request = BenchRequest(models=["tfc+w1a1"], data="digits", targets="packed", precision="fp32")
+    plan = make_plan(request)
+    assert [plan.wanted(subject) for subject in plan.subjects] == [["fp32"]]

@@ -19,9 +19,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tersa.binary.convert import is_low_bit
 from tersa.data.sources import load as load_data
 from tersa.data.task import Task
 from tersa.errors import ModelError, TargetError, UsageError, unknown
+from tersa.export.artefact import PACKED
 from tersa.models.load import kind_of
 from tersa.recipes.bench_cross import adapted_for, cross_table, split_adapted
 from tersa.recipes.bench_layers import layer_tables
@@ -88,7 +90,8 @@ class Plan:
     Attributes:
         subjects: the models; every other is compared with the first.
         targets: runtimes as texts, with the runtime or the reason why it is not there.
-        precisions: to run each model in; empty means as it is stored (fp32 for a model).
+        precisions: to run each model in; empty means as it is stored (fp32 for a model), and a low-bit
+            network packed, too, where a target runs packed programs.
         batches: images per call.
         seconds: of timed calls per combination.
         task: gives real images, INT8 ranges and test accuracy; None without data.
@@ -109,7 +112,11 @@ class Plan:
 
     def wanted(self, subject: Subject) -> list[str]:
         """The precisions that one model is run in."""
-        return self.precisions or [subject.header.precision]
+        stored = subject.header.precision
+        if self.precisions or stored == PACKED or subject.module is None or not is_low_bit(subject.module):
+            return self.precisions or [stored]
+        packs = any(PACKED in one.precisions for _, one in self.targets if not isinstance(one, str))
+        return [stored, PACKED] if packs else [stored]
 
     def rows(self) -> list[tuple[str, str, str, str]]:
         """Every combination: model, target, precision, batch."""
@@ -356,6 +363,10 @@ def bench(
             gap.model_dump_json(): gap for gap in [*gaps, *(gap for cell in cells for gap in cell.gaps)]
         }.values()
     )
+    if not plan.precisions:  # which of two forms a target runs was not asked
+        run = {(row.model, row.target) for row in measurements}
+        double = {subject.name for subject in plan.subjects if len(plan.wanted(subject)) > 1}
+        gaps = [gap for gap in gaps if gap.model not in double or (gap.model, gap.target) not in run]
     if not measurements:
         raise UsageError(
             "; ".join(dict.fromkeys(f"{row.model} on {row.target}: {row.reason}" for row in gaps))
