@@ -222,3 +222,19 @@ def test_a_dry_run_of_pruning_lists_the_curves(
     for words in ("102, 2 % of the channels a step", "100 curves, 4,900 steps", "about 1.8 h", "  fc1-l1-10"):
         assert words in found.stdout
     assert pruning_asked == []
+
+
+def test_the_list_names_every_verb_and_counts_what_was_published() -> None:
+    found = CliRunner().invoke(verb.app, ["list", "--json"])
+    assert found.exit_code == 0
+    listed = {each["name"]: each for each in json.loads(found.stdout)["experiments"]}
+    verbs = {command.name for command in verb.app.registered_commands} - {"list"}
+    assert set(listed) == verbs
+    assert listed["quantized-training"]["published_values"] == 672 + 48 + 24
+    assert listed["adaptation"]["command"] == "tersa reproduce adaptation --quick"
+
+
+def test_the_list_is_a_table_for_people() -> None:
+    found = CliRunner().invoke(verb.app, ["list"])
+    assert "which pruning strategy is best" in found.output
+    assert "--dry-run" in found.output

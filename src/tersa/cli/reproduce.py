@@ -31,7 +31,7 @@ A killed run goes on with the same command and --resume. Exit code 1: runs faile
 
 app = typer.Typer(
     help="A document's experiments again, beside its published numbers.",
-    epilog="Example: tersa reproduce quantized-training --quick",
+    epilog="Example: tersa reproduce list",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -53,6 +53,29 @@ ONCE = ("--resume", "--overwrite", "--json", "--debug")
 @app.callback()
 def reproduce() -> None:
     """One verb per document."""
+
+
+@app.command("list", epilog="Example: tersa reproduce list --json")
+def list_(json: options.Json = False) -> None:
+    """What can be run again: the documents' experiments, their published values, the shortest command."""
+    from tersa.recipes.reproductions import EXPERIMENTS
+
+    terminal = Terminal(json=json)
+    found = [
+        {
+            "name": each.name,
+            "document": each.document,
+            "about": each.about,
+            "published_values": each.published,
+            "command": each.command,
+        }
+        for each in EXPERIMENTS
+    ]
+    table = [tuple(str(value) for value in each.values()) for each in found]
+    columns = ("experiment", "document", "what it asks", "published values", "shortest run")
+    caption = "each has --dry-run, which tells time and memory, and --help"
+    terminal.table("Experiments of the documents", columns, table, left=3, caption=caption)
+    terminal.result({"verb": "reproduce list", "experiments": found})
 
 
 @app.command("quantized-training", epilog=EPILOG)
