@@ -87,3 +87,16 @@ def test_weights_of_one_bit_travel_as_bytes(script: ModuleType, tmp_path: Path) 
     again.load_state_dict(script.read_pieces(tmp_path))
     images = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     assert torch.equal(model(images), again(images))
+
+
+def test_a_training_that_is_too_slow_starts_again_with_the_epochs_that_fit(script: ModuleType) -> None:
+    fit = script.Fit(400.0, began=100.0)
+    fit.look(0.04, 300.0)  # too early to tell
+    fit.look(0.10, 140.0)  # a tenth in forty seconds: as planned
+    fit.look(0.50, 999.0)  # too late to start again
+    with pytest.raises(script.TooSlow) as caught:
+        fit.look(0.10, 180.0)
+    assert caught.value.seconds == pytest.approx(800.0)
+    again, epochs = fit.fewer(200, caught.value, 180.0)
+    assert (again.seconds, again.began) == (320.0, 180.0)
+    assert epochs == int(200 * 320 / (1.04 * 800))
