@@ -12,12 +12,15 @@ budget, T, delta, target and machine, one thread.
 
 What is run and what is multiplied. The original: two whole steps, the first and the middle one of a greedy
 way, stage by stage (`recipes.adaptation_stages` says how), times the number of steps. Of a fine-tune's T
-iterations `--timed` are run, of a layer's interpolators two, and the rest charged. Ours is run whole on
-CIFAR-10 from a network trained for some iterations, with fine-tunes of `--short` iterations, whose time is
-multiplied by T over that; `--short 500` multiplies nothing. Everything else is ours' wall clock: importances,
-scores, surgery, measurements of the whole network, files. The closing fine-tune is the same on both sides and
-counted on neither, nor is the published table's measuring. Images are 32x32 throughout. Seconds are the
-processor's, of one thread, on both sides: other work on the machine takes none of them.
+iterations `--timed` are run, of a layer's interpolators `--builds`, and the rest charged. Ours is run whole,
+on CIFAR-10, from a network trained for some iterations; fine-tunes are of `--short` iterations and taken to
+T by what one iteration takes (a line through the fine-tunes' times); `--short 500` runs them all. The rest is
+measured as it is: importances, scores, surgery, measurements of the whole network, files. The closing
+fine-tune is the same on both sides and counted on neither, nor is the published table's measuring. Images are
+32x32 throughout. Seconds are the processor's, of one thread, on both sides: other work takes none of them.
+
+What is done is kept in `--out`: the same command goes on where a killed one was, and needs another folder for
+other settings.
 
 With `--accuracy`: final test accuracies of the original (`--cut linear --score finetune`), (a) and (b), each
 run whole with its closing fine-tune, for several seeds; a killed run goes on with the same command.
@@ -27,27 +30,34 @@ from __future__ import annotations
 
 import argparse
 import csv
+import json
 import math
 import platform
-import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from statistics import mean, stdev
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
+import numpy as np
 import torch
+from torch import nn
 
 from tersa.adapt.grid import Grid
-from tersa.recipes import adapt_store
+from tersa.recipes import adapt as recipe
+from tersa.recipes import adapt_candidates, adapt_store
 from tersa.recipes.adapt import adapt
 from tersa.recipes.adapt_request import AdaptSpec, specified
 from tersa.recipes.adaptation_result import Timed
 from tersa.recipes.adaptation_stages import Measured, Subject, measured_table, stages
 from tersa.recipes.goals import Goals, parse_bound
+from tersa.recipes.job import Job
 from tersa.recipes.setting import Setting
-from tersa.records import ShrinkResult
+from tersa.records import read_record, write_record
 from tersa.targets.environment import environment
 from tersa.targets.registry import parse
 
@@ -78,10 +88,31 @@ def queries() -> tuple[float, float]:
     return 1e6 * (time.perf_counter() - began) / len(places), 1e6 * between / len(places)
 
 
-def ours(
-    asked: argparse.Namespace, model: str, side: str, table: Path, folder: Path, steps: int
-) -> ShrinkResult:
-    """One run of adapt without its closing fine-tune."""
+@dataclass
+class Ours:
+    """One run of adapt without its closing fine-tune, in seconds of the processor.
+
+    Attributes:
+        seconds: of the search, with fine-tunes of T iterations.
+        stages: of it.
+        how: what was multiplied.
+    """
+
+    seconds: float
+    stages: dict[str, float]
+    how: str
+
+
+def ours(asked: argparse.Namespace, model: str, side: str, folder: Path) -> Ours:
+    """A side of ours, run now or read."""
+    stored = folder / f"{side.strip('()')}.json"
+    if not stored.is_file():
+        stored.write_text(json.dumps(asdict(run(asked, model, side, folder))))
+    return Ours(**json.loads(stored.read_text()))
+
+
+def run(asked: argparse.Namespace, model: str, side: str, folder: Path) -> Ours:
+    """Adapt, and time each short fine-tune by its iterations."""
     spec: AdaptSpec = specified(
         **SIDES[side],
         data=asked.data,
@@ -89,14 +120,40 @@ def ours(
         target=asked.target,
         goals=Goals(latency=parse_bound(f"{asked.budget}x", "latency")),
         delta=asked.delta,
-        finetune_steps=steps,
-        table=str(table),
+        finetune_steps=asked.short,
+        table=str(folder / "table.db"),
         training={"iterations": str(asked.baseline)},
         protocol={"tune": 0},
     )
-    adapt_store.time = processor  # pyright: ignore[reportAttributeAccessIssue] - a clock for its stages
-    setting = Setting(threads=1, seconds=0.2, say=told, cache=folder.parent / "cache")
-    return adapt(spec, folder, setting=setting)
+    calls: list[tuple[int, float]] = []
+    retrain = adapt_candidates.retrain_
+
+    def timed(job: Job, network: nn.Module, iterations: int, *, seed: int) -> None:
+        began = time.process_time()
+        retrain(job, network, iterations, seed=seed)
+        calls.append((iterations, time.process_time() - began))
+
+    setting = Setting(threads=1, seconds=0.2, say=told, cache=folder / "cache")
+    out = folder / side.strip("()")
+    with (
+        patch.object(adapt_store, "time", processor),
+        patch.object(adapt_candidates, "retrain_", timed),
+        patch.object(recipe, "finish", lambda *_: None),  # test set and report are no part of a search
+    ):
+        adapt(spec, out, setting=setting, overwrite=True)
+    stages = adapt_store.AdaptStore(out).seconds()
+    seconds = stages.pop("search")
+    stages = {name: value for name, value in stages.items() if name not in ("tune", "table")}
+    how = "run whole"
+    if calls and asked.short != asked.steps:
+        counts, took = (np.array(each, float) for each in zip(*calls, strict=True))
+        each = float(np.polyfit(counts, took, 1)[0])
+        more = each * counts.sum() * (asked.steps / asked.short - 1)
+        seconds += more
+        stages["finetune"] += more
+        how = f"run; {each:.3f} s for each iteration of a fine-tune above {asked.short}"
+    stages["all else"] = seconds - sum(stages.values())
+    return Ours(seconds, stages, how)
 
 
 def told(task: str, done: float, remark: str) -> None:
@@ -105,45 +162,41 @@ def told(task: str, done: float, remark: str) -> None:
 
 
 def compare(asked: argparse.Namespace, model: str, folder: Path) -> list[Row]:
-    """Rows of one network."""
-    shape = (3, SIDE, SIDE)
-    file = folder / "table.db"
+    """Rows of one network; what is in the folder is not measured again."""
+    shape, file, kept = (3, SIDE, SIDE), folder / "table.db", folder / "table.json"
+    folder.mkdir(parents=True, exist_ok=True)
     began = time.process_time()
     points, filled = measured_table(model, shape, CLASSES, parse(asked.target), file)
-    filling = time.process_time() - began
-    print(f"\n{model} at {SIDE}x{SIDE}: {filled.measured} layers measured in {filling:.0f} s", flush=True)
-    subject = Subject.of(model, shape, CLASSES, points)
-    measured = Measured(asked.delta, asked.budget, asked.steps, asked.timed, asked.builds)
-    found = stages(
-        subject,
-        measured,
-        network=model,
-        folder=folder,
-        say=lambda _, remark: print(f"  {remark}", flush=True),
-    )
+    if not kept.is_file():
+        kept.write_text(json.dumps({"seconds": time.process_time() - began, "points": filled.measured}))
+    filling = json.loads(kept.read_text())
+    print(f"\n{model} at {SIDE}x{SIDE}: {filling['points']} layers in {filling['seconds']:.0f} s", flush=True)
+    both = {"(b)": ours(asked, model, "(b)", folder)} if "b" in asked.sides else {}
+    stored = folder / "stages.json"
+    if not stored.is_file():
+        subject = Subject.of(model, shape, CLASSES, points)
+        measured = Measured(asked.delta, asked.budget, asked.steps, asked.timed, asked.builds)
+        show = partial(print, " ", flush=True)
+        found = stages(subject, measured, network=model, folder=folder, say=lambda _, text: show(text))
+        write_record(stored, found)
+    found = read_record(stored, Timed)
     tell(found)
-    part = asked.short / asked.steps
-    rows = original_rows(found, model)
-    whole = found.total("original")
-    for side, text in (("(a)", "netadapt, bisection, NAS-WOT, last 30 % by accuracy"), ("(b)", "budget")):
-        result = ours(asked, model, side, file, folder / side.strip("()"), asked.short)
-        assert result.adaptation is not None
-        spent = result.adaptation.seconds
-        tuned = spent.get("finetune", 0.0)
-        seconds = spent["search"] + tuned * (1 / part - 1)
-        how = (
-            "run whole" if part == 1 or not tuned else f"run; fine-tunes of {asked.short} times {1 / part:g}"
-        )
+    if "a" in asked.sides:
+        both["(a)"] = ours(asked, model, "(a)", folder)
+    rows, whole = original_rows(found, model), found.total("original")
+    texts = {"(a)": "netadapt, bisection, NAS-WOT, last 30 % by accuracy, short list of 2", "(b)": "budget"}
+    for side, text in texts.items():
+        if side not in both:
+            continue
+        mine = both[side]
         if side == "(b)":
-            seconds += filling
             text += ", its latency table included"
-        rows.append((model, f"{side} {text}", seconds, whole / seconds, how))
-        shown = {name: value for name, value in spent.items() if name not in ("search", "tune", "table")}
-        shown["finetune"] = tuned / part
-        shown["all else"] = seconds - sum(shown.values()) - (filling if side == "(b)" else 0.0)
-        rows += [(model, f"  {side} of which {name}", value, math.nan, how) for name, value in shown.items()]
-        if side == "(b)":
-            rows.append((model, "  (b) of which latency table", filling, math.nan, "run whole"))
+            mine.seconds += filling["seconds"]
+            mine.stages["latency table"] = filling["seconds"]
+        rows.append((model, f"{side} {text}", mine.seconds, whole / mine.seconds, mine.how))
+        rows += [
+            (model, f"  {side} of which {n}", value, math.nan, mine.how) for n, value in mine.stages.items()
+        ]
     return rows
 
 
@@ -284,8 +337,7 @@ def speed(asked: argparse.Namespace) -> None:
     print(f"a query: {exact:.2f} us measured, {between:.2f} us interpolated")
     rows: list[Row] = []
     for name in asked.models.split(","):
-        with tempfile.TemporaryDirectory(prefix="tersa.") as folder:
-            rows += compare(asked, name, Path(folder))
+        rows += compare(asked, name, asked.out / "speed" / name.replace(":", "-"))
     wide = max(len(what) for _, what, *_ in rows)
     print(f"\n{'network':<16}{'search':<{wide + 2}}{'seconds':>12}{'times faster':>14}  how")
     for name, what, seconds, ratio, how in rows:
@@ -301,8 +353,8 @@ def speed(asked: argparse.Namespace) -> None:
         [[n, w, f"{s:.4g}", "" if math.isnan(r) else f"{r:.4g}", h, *common] for n, w, s, r, h in rows],
     )  # fmt: skip
     found = {(name, what[:3]): ratio for name, what, _, ratio, _ in rows if what.startswith("(")}
-    names = asked.models.split(",")
-    print("ratio " + ", ".join(f"{n}: (a) {found[n, '(a)']:.1f}x (b) {found[n, '(b)']:.0f}x" for n in names))
+    told_off = [f"{name}: {side} {ratio:.1f}x" for (name, side), ratio in found.items()]
+    print("ratio " + ", ".join(told_off))
 
 
 def main() -> None:
@@ -319,6 +371,7 @@ def main() -> None:
     parser.add_argument("--builds", type=int, default=2, help="interpolators of a layer that are built")
     parser.add_argument("--short", type=int, default=20, help="of ours' T, iterations that are run")
     parser.add_argument("--baseline", type=int, default=20, help="iterations that train the network first")
+    parser.add_argument("--sides", default="ab", help="of ours: a, b, or both")
     parser.add_argument("--csv", type=Path, help="results go here, not to benchmarks/results")
     parser.add_argument("--accuracy", action="store_true", help="final accuracies of whole runs")
     parser.add_argument("--seeds", type=int, default=5)

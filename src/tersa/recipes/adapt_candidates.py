@@ -35,7 +35,7 @@ from tersa.prune.surgery import remove_
 from tersa.recipes.adapt_fit import Fit, lowest
 from tersa.recipes.retraining import retrain_
 from tersa.records import Candidate
-from tersa.train.evaluation import Evaluation, evaluate
+from tersa.train.evaluation import Evaluation
 
 log = logging.getLogger(__name__)
 
@@ -177,7 +177,7 @@ def _tuned(fit: Fit, way: Way, iterations: int, seed: int) -> Way | None:
         log.warning("%s at width %d: %s; left out", way.row.group, way.row.width, error)
         return None
     tuned = time.perf_counter() - began
-    found = accuracy(fit, way.model)
+    found = fit.answers(way.model)
     row = way.row.model_copy(
         update={
             "score": found.accuracy,
@@ -213,7 +213,7 @@ def _before(fit: Fit, model: nn.Module, name: str, quality: Quality | None) -> f
     """What the network before the step is worth, in the candidates' measure."""
     if quality and quality[0] == name:
         return quality[1]
-    return accuracy(fit, model).accuracy if name == TUNED else score(fit, model, name)[0]
+    return fit.answers(model).accuracy if name == TUNED else score(fit, model, name)[0]
 
 
 def _order(rivals: Sequence[Way], before: float, now: float) -> list[int]:
@@ -229,14 +229,6 @@ def _won(rivals: list[Way], before: float, now: float) -> list[Way]:
         replace(way, row=way.row.model_copy(update={"chosen": True})) if place in best else way
         for place, way in enumerate(rivals)
     ]
-
-
-def accuracy(fit: Fit, model: nn.Module) -> Evaluation:
-    """A network's answers on the validation split."""
-    with fit.store.timed("evaluate"):
-        found = evaluate(model, fit.job.task.validation, fit.job.task, device=fit.job.device)
-        model.cpu()
-    return found
 
 
 def score(fit: Fit, model: nn.Module, name: str) -> tuple[float, float]:

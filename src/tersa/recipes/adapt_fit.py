@@ -43,6 +43,9 @@ STEADY, REPEATS = 0.1, 3
 """A measurement whose interval is wider than this share of it is made again, on a busy machine so many times;
 the one with the narrowest interval counts."""
 
+GLANCE = 1000
+"""Validation images of a step that was ranked without training: its accuracy is shown and decides nothing."""
+
 Widths = tuple[int, ...]
 
 
@@ -216,6 +219,14 @@ class Fit:
         for row in rows:
             self._learn(row)
 
+    def answers(self, model: nn.Module, most: int | None = None) -> Evaluation:
+        """A network's answers on the validation split, or on the first `most` images of it."""
+        job = self.job
+        with self.store.timed("evaluate"):
+            found = evaluate(model, job.task.validation.take(slice(0, most)), job.task, device=job.device)
+            model.cpu()
+        return found
+
     def weigh(
         self,
         model: nn.Module,
@@ -225,13 +236,20 @@ class Fit:
         seconds: float,
         found: Evaluation | None = None,
     ) -> Step:
-        """The row of a step; `found` are its answers on the validation split where they are known."""
+        """The row of a step.
+
+        Args:
+            model: its network.
+            groups: what is left of the channel groups.
+            index: of the step.
+            what: was done, in words.
+            seconds: that took.
+            found: its answers on the first images of the validation split, or on all, where they are known.
+        """
         job = self.job
         if found is None:
-            with self.store.timed("evaluate"):
-                found = evaluate(model, job.task.validation, job.task, device=job.device)
-                model.cpu()
-        loss = paired_loss(job.dock.correct, found.correct.numpy())
+            found = self.answers(model)
+        loss = paired_loss(job.dock.correct[: len(found.correct)], found.correct.numpy())
         return Step(
             index=index,
             stage="prune" if index else "baseline",

@@ -18,7 +18,7 @@ from tersa.adapt.grid import widths as widths_to_try
 from tersa.prune.groups import Groups
 from tersa.prune.surgery import after, remove_
 from tersa.recipes.adapt_candidates import ways
-from tersa.recipes.adapt_fit import Fit, lowest
+from tersa.recipes.adapt_fit import GLANCE, Fit, lowest
 from tersa.recipes.retraining import retrain_
 from tersa.records import Step
 from tersa.report.numbers import plural
@@ -146,7 +146,8 @@ def by_netadapt(fit: Fit) -> int:
             f"narrowed {best.row.group} from {best.row.before} to {best.row.width}, the best of {len(found)}"
         )
         seconds = sum(way.row.cut_seconds + way.row.score_seconds + way.row.evaluate_seconds for way in found)
-        step = fit.weigh(model, groups, index, what, seconds, best.found)
+        answers = best.found or fit.answers(model, GLANCE)
+        step = fit.weigh(model, groups, index, what, seconds, answers)
         fit.store.add_candidates([way.row for way in found])
         job.way.add("steps", step, model, job.groups.units[~torch.isin(job.groups.units, groups.units)])
         rows.append(step)

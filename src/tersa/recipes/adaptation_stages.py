@@ -5,6 +5,7 @@
              with every set of remedies, some iterations of training (times T over their number), some batches
              of the evaluation likewise, NAS-WOT
 
+A block that no width brings below the constraint is trained at eight channels, as the published code does.
 The original builds an interpolator for every estimate: of each layer the first `builds` are built and timed,
 the others charged with their mean (`adapt.original`). Fine-tuning is a plain iteration on made-up images
 (SGD, batch 128, as the published code's), without its loading of images. Evaluation is of 50,000 images, the
@@ -38,7 +39,7 @@ from tersa.adapt.cost import Cost, Limit
 from tersa.adapt.grid import widths as widths_to_try
 from tersa.adapt.measuring import Filled, fill, wanted
 from tersa.adapt.netadapt import Reduction, bisecting, by_accuracy
-from tersa.adapt.original import Estimator, How, Points, cut, published_table
+from tersa.adapt.original import WIDTH_STEP, Estimator, How, Points, cut, published_table
 from tersa.adapt.proxies import PROXIES, Probe
 from tersa.adapt.resource import Counter, Resource, Table
 from tersa.adapt.signature import Anatomy, layers_of
@@ -234,7 +235,8 @@ def _block(
         for name, how in HOWS.items()
     }
     width = found["original"].width
-    model = narrowed(subject, (*widths[:block], width or widths[block], *widths[block + 1 :]))
+    left = width or min(widths[block], WIDTH_STEP)  # published: trained at its narrowest, all the same
+    model = narrowed(subject, (*widths[:block], left, *widths[block + 1 :]))
     tune, evaluate, score = work_seconds(model, subject.shape, subject.classes, asked.timed)
     return BlockTimes(
         step=number,
