@@ -1,6 +1,7 @@
 """The report of one result: a single HTML file that opens anywhere and fetches nothing.
 
-The page is template.html with style.css and script.js set into it and the charts as inline SVG. Every value
+The page is template.html in shell.html, the frame that all pages share, with style.css and script.js set
+into it and the charts as inline SVG. Every value
 is escaped by Jinja2 or by `svg.element`. A content security policy in the page names the hashes of its one
 style and its one script and allows nothing else, so that even a value that got through unescaped would
 neither run nor fetch.
@@ -20,7 +21,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
 from tersa.records import Adaptation, ShrinkResult, write_atomic
@@ -137,9 +138,13 @@ def _asset(name: str) -> str:
 def _template(name: str) -> Any:
     # Escaping is on for everything, whatever a template is called.
     environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        loader=FunctionLoader(_asset),
     )
     environment.filters["thin"] = numbers.thin
     environment.filters |= {"signed": numbers.plus_minus, "factor": numbers.factor, "si": numbers.si}
     environment.filters["digits"] = numbers.digits
-    return environment.from_string(_asset(name))
+    return environment.get_template(name)
