@@ -14,7 +14,7 @@ Example:
     >>> [each.number for each in tables([], [])][:4]
     ['5.1', '5.2', '5.3', '5.4']
     >>> tables([], [])[0].rows[0].cells
-    ('MobileNet V1', '0.01', '34,340', '40', '859')
+    ('MobileNet V1', '0.01', '34,340', '40', '858')
 """
 
 from __future__ import annotations
