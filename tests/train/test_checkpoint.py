@@ -15,7 +15,7 @@ from torch import nn
 from tersa.data.task import Split, Task
 from tersa.errors import DataError, UsageError
 from tersa.records import Epoch
-from tersa.train.checkpoint import pack, unpack, weights_digest
+from tersa.train.checkpoint import Pace, pack, unpack, weights_digest
 from tersa.train.config import TrainConfig
 from tersa.train.loop import TrainResult, train
 
@@ -275,3 +275,17 @@ def test_shared_and_strided_tensors_are_written_apart(task: Task, tmp_path: Path
     path = tmp_path / "c.safetensors"
     train(model, task, config(epochs=1), checkpoint=path)
     assert train(model, task, config(epochs=1), checkpoint=path, resume=True).status == "done"
+
+
+def test_a_state_that_is_quick_to_write_is_written_after_every_epoch() -> None:
+    pace = Pace()
+    assert pace.due(0.0)
+    pace.wrote(5.0, 5.2)
+    assert pace.due(5.2)
+
+
+def test_a_slow_one_takes_a_twentieth_of_the_time() -> None:
+    pace = Pace()
+    pace.wrote(100.0, 103.0)
+    assert not pace.due(162.9)
+    assert pace.due(163.0)

@@ -78,6 +78,39 @@ class Snapshot:
     generators: dict[str, Tensor]
 
 
+QUICK_WRITE = 0.25
+"""Seconds that a checkpoint may take to be written after every epoch."""
+WRITE_SHARE = 20
+"""A slower one is written again after so many times what it took."""
+
+
+@dataclass
+class Pace:
+    """How often a run writes its state: after every epoch, but where that takes long, not all the time.
+
+    Attributes:
+        took: seconds that the last write took.
+        ended: when it did.
+    """
+
+    took: float = 0.0
+    ended: float = 0.0
+
+    def due(self, now: float) -> bool:
+        """The state is to be written.
+
+        >>> pace = Pace()
+        >>> pace.wrote(10.0, 11.0)
+        >>> pace.due(30.0), pace.due(31.0)
+        (False, True)
+        """
+        return self.took < QUICK_WRITE or now - self.ended >= WRITE_SHARE * self.took
+
+    def wrote(self, began: float, ended: float) -> None:
+        """The state was written."""
+        self.took, self.ended = ended - began, ended
+
+
 def signature(module: nn.Module) -> dict[str, str]:
     """Type and shape of each tensor of a module's state: `float32 (20, 1, 5, 5)`."""
     return {name: f"{str(t.dtype)[6:]} {tuple(t.shape)}" for name, t in module.state_dict().items()}

@@ -100,8 +100,8 @@ class Latents:
         return found
 
     @property
-    def change(self) -> bool:
-        """Something outside of tensors changes from update to update."""
+    def vary(self) -> bool:
+        """Something outside of tensors differs from update to update."""
         return bool(self.sharpening or self.loss_aware or self.masks)
 
     def check(self, optimizer: str) -> None:

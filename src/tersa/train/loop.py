@@ -37,6 +37,7 @@ from tersa.train.batches import Resident, inputs, order, parts, settle
 from tersa.train.captured import Inputs, Replayed, rates_in_tensors_, reason, state_in_numbers
 from tersa.train.checkpoint import (
     Identity,
+    Pace,
     Snapshot,
     read_snapshot,
     remove_leftovers,
@@ -58,11 +59,6 @@ Status = Literal["done", "diverged", "stopped-early"]
 
 CHECK_EVERY = 20
 """Updates between two looks at whether the loss is still finite."""
-
-QUICK_WRITE = 0.25
-"""Seconds that a checkpoint may take to be written after every epoch."""
-WRITE_SHARE = 20
-"""A slower one is written again after so many times what it took."""
 
 PROGRESS_SECONDS = 0.25
 """Least time between two calls of `progress` within an epoch."""
@@ -137,8 +133,7 @@ class _Run:
     history: list[Epoch] = field(default_factory=list)
     earlier_seconds: float = 0.0
     earlier_iterations: int = 0
-    writing: float = 0.0
-    written: float = 0.0
+    pace: Pace = field(default_factory=Pace)
     started: float = field(default_factory=time.perf_counter)
     shown: float = 0.0
 
@@ -278,7 +273,7 @@ def _begin(
         kept=_copy(model),
     )
     largest = -(-len(task.train) // length.per_epoch)
-    if not reason(config, device, length.iterations, largest, changes=latents.change):
+    if not reason(config, device, length.iterations, largest, changes=latents.vary):
         run.replayed = Replayed(lambda batch: _on_tensors_(run, batch))
         rates_in_tensors_(optimizer, device)
     return run
@@ -297,24 +292,17 @@ def _epochs_(
             row = _epoch_(run)
             if row and on_epoch:
                 on_epoch(row)
-            if checkpoint and identity and _due(run):
+            last = run.iteration == run.length.iterations
+            if checkpoint and identity and (last or run.pace.due(time.perf_counter())):
                 began = time.perf_counter()
                 write_snapshot(checkpoint, _snapshot(run), identity)
-                run.written = time.perf_counter()
-                run.writing = run.written - began
+                run.pace.wrote(began, time.perf_counter())
     except _NotFinite:
         run.model.load_state_dict(run.kept)
         return "diverged"
     if run.config.keep == "best":
         run.model.load_state_dict(run.kept)
     return status
-
-
-def _due(run: _Run) -> bool:
-    """A checkpoint is to be written: after every epoch, but where that takes long, not all the time."""
-    if run.writing < QUICK_WRITE or run.iteration == run.length.iterations:
-        return True
-    return time.perf_counter() - run.written >= WRITE_SHARE * run.writing
 
 
 def _stale(history: list[Epoch], patience: int) -> bool:
