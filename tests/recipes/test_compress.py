@@ -12,7 +12,8 @@ from tersa.errors import Diverged, ModelError, UsageError
 from tersa.export.coded import read_coded
 from tersa.models.zoo import build
 from tersa.prune.surgery import resize_
-from tersa.recipes.compress import TRADES, Compressed, Compression, Tried, compress
+from tersa.recipes.compress import TRADES, compress
+from tersa.recipes.compress_result import Compressed, Compression, Tried
 from tersa.records import read_record, write_record
 from tersa.train.config import TrainConfig
 from tersa.train.evaluation import evaluate, predict

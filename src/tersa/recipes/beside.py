@@ -21,7 +21,8 @@ from tersa.models.summary import parameters
 from tersa.numerics import paired_loss
 from tersa.prune.sparse import storage
 from tersa.prune.surgery import remove_
-from tersa.recipes.compress import Compression, compress
+from tersa.recipes.compress import compress
+from tersa.recipes.compress_result import Compression
 from tersa.recipes.job import Job
 from tersa.recipes.request import ShrinkSpec
 from tersa.recipes.retraining import lessons_of

@@ -47,20 +47,17 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
-from pydantic import Field
 from torch import nn
 
 from tersa.data.augment import NONE, default_augmentation
 from tersa.data.task import Task
-from tersa.errors import Diverged, UsageError
+from tersa.errors import Diverged
 from tersa.export.artefact import Header
 from tersa.export.coded import encode, read_coded, write_coded
 from tersa.models.load import load
 from tersa.models.summary import parameters
 from tersa.prune.clustering import (
-    BIAS_BITS,
     Clustered,
     Codebook,
     Codes,
@@ -71,15 +68,20 @@ from tersa.prune.clustering import (
 from tersa.prune.coding import entropy_bits
 from tersa.prune.evidence import Sample
 from tersa.prune.rate import Rate, curvature
+from tersa.recipes.compress_result import (
+    FEWEST_BITS,
+    MOST_BITS,
+    Compressed,
+    CompressedLayer,
+    Compression,
+    Tried,
+)
 from tersa.recipes.setting import Say, Setting
-from tersa.records import SCHEMA, Epoch, Record
+from tersa.records import Epoch
 from tersa.train.config import TrainConfig, extent, override
 from tersa.train.evaluation import evaluate
 from tersa.train.lessons import Lessons
 from tersa.train.loop import Progress, train
-
-FEWEST_BITS, MOST_BITS = 2, 8
-"""Widths that `auto` tries, and that may be asked for (1 bit too)."""
 
 TRADES = (0.01, 0.03, 0.1)
 """Tried in this order where a floor decides: about 4, 3 and 2.5 bits a weight."""
@@ -104,135 +106,6 @@ BOOK_SHARE = 0.02
 
 TRIES = 3
 """Attempts at a training that diverges, each at a quarter of the last one's learning rate."""
-
-
-class Compression(Record):
-    """How a network is compressed."""
-
-    bits: int | Literal["auto"] = "auto"
-    """n, 1 to 8: a codebook has at most 2^n values; `auto` for the fewest that keep the floor."""
-    coder: Literal["auto", "huffman", "arithmetic", "raw"] = "auto"
-    """`auto` for the shortest of all."""
-    codebook: Literal["layer", "network", "auto"] = "auto"
-    """One for each layer or one for the network; `auto` for the latter where it saves 2 % of the file."""
-    bias_bits: int = Field(default=BIAS_BITS, ge=2, le=16)
-    """m, of the biases of convolutions and fully connected layers."""
-    floor: float | None = Field(default=None, ge=0, le=100)
-    """Validation accuracy in percent that `auto` keeps; None: that of the network handed in."""
-    most_bytes: int | None = Field(default=None, ge=1)
-    """Size of the file that must not be exceeded: the most accurate one within it is looked for."""
-    iterations: int = Field(default=2000, ge=0)
-    """Updates that each width is trained for; 0 for k-means alone."""
-    reassign: bool = True
-    """Weights may change their centroid while it is trained (straight-through); false: the paper's way."""
-    learning_rate: float = Field(default=1e-3, gt=0)
-    """Peak of AdamW with one cycle."""
-    batch: int = Field(default=128, ge=1)
-    """Images an update."""
-    temperature: float = Field(default=4.0, gt=0)
-    """Of the distillation."""
-    teacher_weight: float = Field(default=0.9, ge=0, le=1)
-    """Share of the teacher's term in the loss, where there is a teacher."""
-    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
-    """Of the labels."""
-    seed: int = Field(default=0, ge=0)
-    """Of the order of images and their augmentation."""
-
-    def check(self) -> None:
-        """Refuse what no network can be given.
-
-        Raises:
-            UsageError: a width outside what is offered.
-        """
-        if self.bits != "auto" and not 1 <= self.bits <= MOST_BITS:
-            raise UsageError(f"{self.bits} bits for shared values; allowed: 1 to {MOST_BITS}, or auto")
-        if self.most_bytes is not None and not (self.reassign and self.iterations):
-            raise UsageError(
-                "a limit in bytes is reached by training which weight takes which value; give reassign and "
-                "iterations above 0"
-            )
-
-
-class Tried(Record):
-    """One training of shared values, at the moment of it that was kept."""
-
-    bits: int
-    """n: a codebook has at most 2^n values."""
-    trade: float
-    """lambda at that moment; 0 where bytes were not traded."""
-    size_bytes: int
-    """Of the file."""
-    accuracy: float
-    """Percent of the validation split."""
-
-
-class CompressedLayer(Record):
-    """One clustered tensor in a coded file."""
-
-    name: str
-    """As in the state dict."""
-    shape: tuple[int, ...]
-    """Sizes after pruning."""
-    zeros: int
-    """Weights that were pruned to exactly zero."""
-    values: int
-    """Different values that its weights take, zero among them."""
-    entropy_bits: float
-    """Of one of its weights."""
-
-
-class Compressed(Record):
-    """What compression made of a network, and what it cost."""
-
-    schema_version: int = SCHEMA
-    spec: str
-    """The network before pruning."""
-    bits: int
-    """n: a codebook has at most 2^n values."""
-    codebook: Codebook
-    """One for each layer, or one for the network."""
-    coder: str
-    """As asked for."""
-    layers: tuple[CompressedLayer, ...]
-    """The clustered tensors."""
-    header_bytes: int
-    """Spec, sizes, classes, normalisation, checksum."""
-    codebook_bytes: int
-    """Centroids and scales."""
-    code_bytes: int
-    """Of the clustered weights."""
-    bias_bytes: int
-    """Of biases, normalisation layers and small tensors."""
-    entropy_bytes: float
-    """What the counts of each layer's codes allow for `code_bytes`, without storing the counts."""
-    size_bytes: int
-    """Of the file on disk."""
-    original_bytes: int
-    """4 bytes for each parameter of the network before pruning."""
-    ratio: float
-    """Original over file."""
-    parameters: int
-    """Of the network after pruning."""
-    accuracy_before: float
-    """Percent of the validation split, of the network that was handed in."""
-    accuracy_clustered: float
-    """The same after k-means, before training."""
-    validation_accuracy: float
-    """The same of the network read back from the file."""
-    floor: float | None
-    """Validation accuracy that `auto` was to keep."""
-    floor_met: bool
-    """It was, or none was given."""
-    most_bytes: int | None = None
-    """Size that was not to be exceeded."""
-    size_met: bool = True
-    """It was not, or none was given."""
-    trade: float = 0.0
-    """lambda of the file that was taken."""
-    tried: tuple[Tried, ...]
-    """Every training, in order."""
-    seconds: float
-    """Wall time."""
 
 
 @dataclass(frozen=True)
