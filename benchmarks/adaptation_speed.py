@@ -111,15 +111,20 @@ def ours(asked: argparse.Namespace, model: str, side: str, folder: Path) -> Ours
     return Ours(**json.loads(stored.read_text()))
 
 
+def stepwise(side: dict[str, Any], delta: float) -> dict[str, float]:
+    """What only a search in steps is told."""
+    return {"delta": delta} if side["search"] == "netadapt" else {}
+
+
 def run(asked: argparse.Namespace, model: str, side: str, folder: Path) -> Ours:
     """Adapt, and time each short fine-tune by its iterations."""
     spec: AdaptSpec = specified(
         **SIDES[side],
+        **stepwise(SIDES[side], asked.delta),
         data=asked.data,
         model=model,
         target=asked.target,
         goals=Goals(latency=parse_bound(f"{asked.budget}x", "latency")),
-        delta=asked.delta,
         finetune_steps=asked.short,
         table=str(folder / "table.db"),
         training={"iterations": str(asked.baseline)},
@@ -271,11 +276,11 @@ def accuracy(asked: argparse.Namespace) -> None:
             for side, settings in SIDES.items():
                 spec: AdaptSpec = specified(
                     **settings,
+                    **stepwise(settings, asked.delta),
                     data=asked.data,
                     model=model,
                     target=asked.target,
                     goals=Goals(latency=parse_bound(f"{asked.budget}x", "latency")),
-                    delta=asked.delta,
                     finetune_steps=asked.steps,
                     seed=seed,
                     epochs=asked.epochs,

@@ -35,9 +35,9 @@ def spec(**changes: object) -> AdaptSpec:
         "protocol": QUICK,
         "goals": Goals(macs=parse_bound("0.5x", "macs")),
         "finetune_steps": 4,
-        "delta": 0.1,
-        "score_images": 16,
     }
+    if changes.get("search") == "netadapt":
+        settings |= {"delta": 0.1, "score_images": 16}
     return AdaptSpec.model_validate({**settings, **changes})
 
 
@@ -257,7 +257,8 @@ LATENCY = Goals(latency=parse_bound("0.5x", "latency"))
 def test_the_budget_counts_as_met_when_a_measurement_says_so(
     search: str, tmp_path: Path, setting: Callable[..., Setting], fake: FakeTarget
 ) -> None:
-    asked = spec(search=search, goals=LATENCY, table=str(tmp_path / "t.db"), check_every=2, hybrid=0.0)
+    steps = {"check_every": 2, "hybrid": 0.0} if search == "netadapt" else {}
+    asked = spec(search=search, goals=LATENCY, table=str(tmp_path / "t.db"), **steps)
     result = adapt(asked, tmp_path / "run", setting=setting())
     assert result.goals[0].met
     found = result.adaptation
@@ -325,6 +326,7 @@ def test_a_target_that_disappears_leaves_a_run_that_goes_on(
         ({"precision": "int8"}, "latency tables hold fp32 layers"),
         ({"front": 3, "search": "netadapt"}, "needs --search budget"),
         ({"front": 1}, "is no front"),
+        ({"cut": "linear", "hybrid": 0.5, "shortlist": 3}, "--cut, --hybrid, --shortlist: for the steps of"),
         ({"search": "netadapt", "score": "finetune", "finetune_steps": 0}, "--finetune-steps of at least 1"),
         ({"protocol": {"schedule": "cubic", "amount": 0.5}}, "leave out the protocol's schedule"),
         ({"goals": Goals(latency=parse_bound("1.5x", "latency"))}, "asks for nothing smaller"),

@@ -286,7 +286,7 @@ def prune(
         scratch=scratch,
         cluster=bits_of(cluster),
         coder=coder,
-        coded_size=parse_bound(coded_size, "size") if coded_size else None,
+        coded_size=parse_bound(coded_size, "size", "coded-size") if coded_size else None,
         protocol=STRONG | {name: value for name, value in asked.items() if value is not None},
     )
     command = shlex.join(["tersa", *(word for word in sys.argv[1:] if word not in ONCE)])

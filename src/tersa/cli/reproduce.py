@@ -73,7 +73,7 @@ def list_(json: options.Json = False) -> None:
     ]
     table = [tuple(str(value) for value in each.values()) for each in found]
     columns = ("experiment", "document", "what it asks", "published values", "shortest run")
-    caption = "each has --dry-run, which tells time and memory, and --help"
+    caption = "each has --dry-run, which tells what would be done, and --help"
     terminal.table("Experiments of the documents", columns, table, left=3, caption=caption)
     terminal.result({"verb": "reproduce list", "experiments": found})
 

@@ -28,8 +28,10 @@ Examples:
       --teacher-checkpoint runs/adam/model.safetensors \\
       --set distillation=temperature --set distillation_temperature=4
 
+\b
   tersa train --data mnist --model mlp:100x100 --rule hsic --bits 3 --storage latent
 
+\b
   tersa train --data mnist --model sfc+w1a1:in=1
   tersa train --data cifar-10 --model cnv+w1a1:by=approx --epochs 24 --set precision=bf16
   tersa train --data cifar-10 --model cnv+w32a1 --out runs/first

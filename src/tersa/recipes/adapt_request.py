@@ -34,6 +34,8 @@ PROTOCOL = (
 """Settings of the pruning protocol that adapt has options for."""
 
 FLAGS = {"normalisation": "normalize"}
+STEPWISE = ("cut", "score", "hybrid", "shortlist", "delta", "decay", "score_images", "check_every")
+"""Settings of NetAdapt's steps, which have no effect on a solver for all widths at once."""
 
 
 class AdaptSpec(ShrinkSpec):
@@ -91,6 +93,10 @@ class AdaptSpec(ShrinkSpec):
             )
         if self.front and self.search != "budget":
             found.append("--front solves for many budgets; it needs --search budget")
+        idle = [name for name in STEPWISE if getattr(self, name) != type(self).model_fields[name].default]
+        if idle and self.search != "netadapt":
+            flags = ", ".join(f"--{name.replace('_', '-')}" for name in idle)
+            found.append(f"{flags}: for the steps of --search netadapt, which {self.search} does not take")
         if self.front == 1:
             found.append("--front 1 is no front; give at least 2, or leave it out")
         if self.search == "netadapt" and not self.finetune_steps and self.score == "finetune":

@@ -322,13 +322,14 @@ def score_points(subject: Subject, network: str, delta: float, images: int, tell
 def _search(plan: AdaptationPlan, network: str, strategy: str, seed: int, out: Path, tell: Say) -> Searched:
     """One whole adaptation of a trained network; a finished one is read."""
     request = plan.request
+    settings = STRATEGIES[strategy]
     spec = specified(
-        **STRATEGIES[strategy],
+        **settings,
+        **({"delta": plan.deltas[0]} if settings["search"] == "netadapt" else {}),
         data=request.data,
         model=SPECS[network],
         target=request.target,
         goals=Goals(latency=parse_bound(f"{BUDGET}x", "latency")),
-        delta=plan.deltas[0],
         finetune_steps=request.iterations,
         seed=seed,
         table=request.table,

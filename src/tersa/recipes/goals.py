@@ -68,8 +68,13 @@ class Bound(Record):
         return f"{self.value:.12g}{unit}"
 
 
-def parse_bound(text: str, kind: Kind) -> Bound:
+def parse_bound(text: str, kind: Kind, option: str | None = None) -> Bound:
     """Read `0.5x` or a number with a unit.
+
+    Args:
+        text: what was written.
+        kind: of the quantity.
+        option: where it was written, if not in the option of that kind.
 
     Raises:
         UsageError: not such a text, or not a positive number.
@@ -79,7 +84,8 @@ def parse_bound(text: str, kind: Kind) -> Bound:
     known = UNITS[kind]
     if match is None or float(match.group(1)) <= 0 or (unit != "x" and unit not in known):
         raise UsageError(
-            f"--{kind} '{text}' is not understood; write a share of the baseline (0.5x) or {FORMS[kind]}"
+            f"--{option or kind} '{text}' is not understood; "
+            f"write a share of the baseline (0.5x) or {FORMS[kind]}"
         )
     if unit == "x":
         return Bound(value=float(match.group(1)), relative=True)
