@@ -91,12 +91,13 @@ def test_weights_of_one_bit_travel_as_bytes(script: ModuleType, tmp_path: Path) 
 
 def test_a_training_that_is_too_slow_starts_again_with_the_epochs_that_fit(script: ModuleType) -> None:
     fit = script.Fit(400.0, began=100.0)
-    fit.look(0.04, 300.0)  # too early to tell
-    fit.look(0.10, 140.0)  # a tenth in forty seconds: as planned
+    fit.look(0.01, 300.0)  # not started up
+    fit.look(0.02, 120.0)
+    fit.look(0.10, 150.0)  # another 8 % in 30 seconds, 375 of all: as planned
     fit.look(0.50, 999.0)  # too late to start again
     with pytest.raises(script.TooSlow) as caught:
-        fit.look(0.10, 180.0)
+        fit.look(0.10, 184.0)
     assert caught.value.seconds == pytest.approx(800.0)
     again, epochs = fit.fewer(200, caught.value, 180.0)
-    assert (again.seconds, again.began) == (320.0, 180.0)
+    assert (again.seconds, again.began, again.running) == (320.0, 180.0, None)
     assert epochs == int(200 * 320 / (1.04 * 800))

@@ -7,8 +7,9 @@
 
 Aims: 90.5 % fully binary (document 004: 88.21 %), 92.5 % with 8-bit first and last layers, 82 % for
 BNN-PYNQ's CNV. All of them follow a VGG16 in floating point (`teacher`, trained before them); poolings learn
-from sums. Forward passes are in bfloat16 with channels last; images stay on the device and are augmented
-there; updates are replayed as CUDA graphs.
+from sums. The network with 8-bit ends goes on from the latent weights of the fully binary one. Forward passes
+are in bfloat16 with channels last; images stay on the device and are augmented there; updates are replayed as
+CUDA graphs.
 
 A training that was stopped goes on from its last checkpoint (`--out`), a finished one is not run again. The
 network's weights (signs as bytes) are written as safetensors in pieces of at most `--limit` MB, which
@@ -49,7 +50,7 @@ RESULTS = Path(__file__).parents[1] / "results" / "bvgg16_gpu.csv"
 OPEN = "not run: needs a GPU"
 DATA = "cifar-10"
 TEACHER = "vgg:16"
-TEACHING: dict[str, object] = {"batch": 256, "epochs": 30, "learning_rate": 0.1, "label_smoothing": 0.0}
+TEACHING: dict[str, object] = {"batch": 256, "epochs": 80, "learning_rate": 0.1, "label_smoothing": 0.0}
 LEARNING: dict[str, object] = {
     "batch": 256,
     "epochs": 250,
@@ -78,18 +79,26 @@ class Network:
         aim: test accuracy in percent, or None.
         published: accuracy that was published for it.
         settings: of the training.
+        start: the network whose weights it starts from, or nothing.
     """
 
     model: str
     aim: float | None
     published: float | None
     settings: dict[str, object] = field(default_factory=lambda: LEARNING)
+    start: str = ""
 
 
 NETWORKS = {
     "teacher": Network(TEACHER, None, None, TEACHING),
     "binary": Network("bvgg16+w1a1:by=ste/approx,pool=sums", 90.5, 88.21),
-    "8-bit-ends": Network("bvgg16+w1a1:first=8/8,last=8/8,by=ste/approx,pool=sums", 92.5, None),
+    "8-bit-ends": Network(
+        "bvgg16+w1a1:first=8/8,last=8/8,by=ste/approx,pool=sums",
+        92.5,
+        None,
+        LEARNING | {"epochs": 100, "learning_rate": 0.002},
+        start="binary",
+    ),
     "cnv": Network("cnv+w1a1:by=ste/approx,pool=sums", 82.0, 84.22, LEARNING | {"epochs": 150}),
 }
 
@@ -112,15 +121,17 @@ class TooSlow(Exception):
 
 @dataclass
 class Fit:
-    """Watches whether a training ends in time, from its own speed.
+    """Watches whether a training ends in time, from its own speed once it has started up.
 
     Attributes:
         seconds: that are left for it.
         began: when it did, by `time.monotonic`.
+        running: the share that was done, and when, at the first look after `STARTED` of it.
     """
 
     seconds: float
     began: float
+    running: tuple[float, float] | None = None
 
     def look(self, done: float, now: float) -> None:
         """Told that a share of the training is done.
@@ -128,8 +139,12 @@ class Fit:
         Raises:
             TooSlow: between `JUDGED` of the training, where starting again costs little.
         """
-        if JUDGED[0] <= done <= JUDGED[1] and now - self.began > SLACK * self.seconds * done:
-            raise TooSlow((now - self.began) / done)
+        if self.running is None:
+            self.running = (done, now) if done >= STARTED else None
+        elif JUDGED[0] <= done <= JUDGED[1]:
+            whole = (now - self.running[1]) / (done - self.running[0])
+            if whole * (1 - done) > SLACK * (self.seconds - (now - self.began)):
+                raise TooSlow(whole)
 
     def fewer(self, epochs: int, slow: TooSlow, now: float) -> tuple[Fit, int]:
         """What is left of the time, and the epochs that fit into it."""
@@ -137,8 +152,8 @@ class Fit:
         return Fit(left, now), max(1, int(epochs * left / (SLACK * slow.seconds)))
 
 
-JUDGED, SLACK = (0.05, 0.12), 1.04
-"""When a training is judged, and how much slower than planned it may be."""
+STARTED, JUDGED, SLACK = 0.02, (0.05, 0.12), 1.04
+"""When a training has started up, when it is judged, and how much slower than planned it may be."""
 
 
 def compact(model: nn.Module) -> dict[str, Tensor]:
@@ -248,6 +263,8 @@ def train_network(name: str, asked: argparse.Namespace) -> dict[str, str]:
         if "distillation" in settings:
             taught = {"teacher": TEACHER, "teacher_checkpoint": str(asked.out / "teacher" / WEIGHTS)}
             request = request.model_copy(update=taught)
+        if network.start:
+            request = request.model_copy(update={"checkpoint": str(asked.out / network.start / WEIGHTS)})
         try:
             result = run_training(
                 request,
@@ -286,7 +303,7 @@ def row(name: str, result: TrainedRun | None) -> dict[str, str]:
         "device": "",
         "torch": "",
         "seed": "0",
-        "note": "",
+        "note": f"starts from the weights of {network.start}" if network.start else "",
         "command": f"python benchmarks/gpu/bvgg16.py {name}",
     }
     if result is not None:
@@ -298,7 +315,7 @@ def row(name: str, result: TrainedRun | None) -> dict[str, str]:
             "device": torch.cuda.get_device_name() if result.device.startswith("cuda") else result.device,
             "torch": result.environment.versions.get("torch", ""),
             "seed": f"{result.config.seed}",
-            "note": result.task_note,
+            "note": "; ".join(filter(None, [found["note"], result.task_note])),
         }
     return found
 
