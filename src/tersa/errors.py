@@ -44,6 +44,21 @@ class Diverged(TersaError):
     """Training that ended in NaN or infinity; the history up to there is kept."""
 
 
+def brief(error: BaseException) -> str:
+    """What a foreign library said, fit to stand inside one line: its first line, at most 200 characters.
+
+    >>> brief(ValueError("bad header\\nat byte 7")), brief(KeyError())
+    ('bad header', 'KeyError')
+    """
+    line = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__).strip()
+    text = "".join(letter if letter.isprintable() else " " for letter in line)
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
+
+
+LONGEST = 200
+"""Characters of a foreign message that are passed on; some decoders put the file's own bytes into theirs."""
+
+
 def unknown(kind: str, asked: str, known: Iterable[str]) -> UsageError:
     """The error for a name that is in no registry, with the closest match.
 

@@ -28,13 +28,15 @@ import hashlib
 import json
 import math
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
 
 from tersa.data.cache import cache_dir
+from tersa.database import asking
 from tersa.errors import DataError, UsageError
 from tersa.export.processor import cpuinfo, processor_name
 from tersa.targets.base import Session
@@ -106,31 +108,20 @@ class TableFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._open = sqlite3.connect(path, timeout=30)
+        with asking(path, DAMAGED):
+            self._connection = sqlite3.connect(path, timeout=30)
         try:
-            self._open.execute("PRAGMA journal_mode=WAL")
-            version = int(self._open.execute("PRAGMA user_version").fetchone()[0])
-            if version > SCHEMA:
-                raise DataError(
-                    f"{path} has schema {version}, this tersa reads up to {SCHEMA}; install a newer tersa"
-                )
-            with self._open:
-                self._open.execute(
-                    "CREATE TABLE IF NOT EXISTS machines (machine TEXT PRIMARY KEY, text TEXT NOT NULL, "
-                    "hardware TEXT NOT NULL, target TEXT NOT NULL)"
-                )
-                self._open.execute(
-                    "CREATE TABLE IF NOT EXISTS points (machine TEXT, family TEXT, inputs INTEGER, "
-                    "outputs INTEGER, ms REAL, rounds INTEGER, "
-                    "PRIMARY KEY (machine, family, inputs, outputs))"
-                )
-                self._open.execute(
-                    "CREATE TABLE IF NOT EXISTS calls (machine TEXT PRIMARY KEY, ms REAL NOT NULL)"
-                )
-                self._open.execute(f"PRAGMA user_version={SCHEMA}")
-        except sqlite3.DatabaseError as error:
-            self._open.close()
-            raise DataError(f"{path} is not a latency table ({error}); give another --table") from None
+            with self._open() as connection:
+                _prepare(connection, path)
+        except BaseException:
+            self._connection.close()
+            raise
+
+    @contextmanager
+    def _open(self) -> Generator[sqlite3.Connection]:
+        """One transaction."""
+        with asking(self.path, DAMAGED), self._connection:
+            yield self._connection
 
     def __enter__(self) -> TableFile:
         return self
@@ -142,14 +133,15 @@ class TableFile:
 
     def close(self) -> None:
         """Close the file."""
-        self._open.close()
+        self._connection.close()
 
     def machines(self) -> list[tuple[Machine, int]]:
         """Every machine with the number of its points, the fullest first."""
-        found = self._open.execute(
-            "SELECT m.machine, m.text, m.hardware, m.target, COUNT(p.machine) FROM machines m "
-            "LEFT JOIN points p USING (machine) GROUP BY m.machine ORDER BY 5 DESC, m.machine"
-        )
+        with self._open() as connection:
+            found = connection.execute(
+                "SELECT m.machine, m.text, m.hardware, m.target, COUNT(p.machine) FROM machines m "
+                "LEFT JOIN points p USING (machine) GROUP BY m.machine ORDER BY 5 DESC, m.machine"
+            ).fetchall()
         return [(Machine(*parts), count) for *parts, count in found]
 
     def points(self, machine: str) -> dict[str, dict[tuple[int, int], float]]:
@@ -159,9 +151,10 @@ class TableFile:
             DataError: a value that is no number.
         """
         found: dict[str, dict[tuple[int, int], float]] = {}
-        rows = self._open.execute(
-            "SELECT family, inputs, outputs, ms FROM points WHERE machine = ?", (machine,)
-        )
+        with self._open() as connection:
+            rows = connection.execute(
+                "SELECT family, inputs, outputs, ms FROM points WHERE machine = ?", (machine,)
+            ).fetchall()
         for family, inputs, outputs, ms in rows:
             if not isinstance(ms, float) or not math.isfinite(ms) or ms < 0:
                 raise DataError(
@@ -173,29 +166,54 @@ class TableFile:
 
     def add(self, machine: Machine, points: Iterable[Point]) -> None:
         """Store measured points, all or none of them."""
-        with self._open:
-            self._open.execute("INSERT OR REPLACE INTO machines VALUES (?, ?, ?, ?)", astuple(machine))
-            self._open.executemany(
+        with self._open() as connection:
+            connection.execute("INSERT OR REPLACE INTO machines VALUES (?, ?, ?, ?)", astuple(machine))
+            connection.executemany(
                 "INSERT OR REPLACE INTO points VALUES (?, ?, ?, ?, ?, ?)",
                 ((machine.key, *point) for point in points),
             )
 
     def call(self, machine: str) -> float | None:
         """Milliseconds of the empty call, None where it was not measured."""
-        row = self._open.execute("SELECT ms FROM calls WHERE machine = ?", (machine,)).fetchone()
-        return None if row is None else float(row[0])
+        with self._open() as connection:
+            row = connection.execute("SELECT ms FROM calls WHERE machine = ?", (machine,)).fetchone()
+            return None if row is None else float(row[0])
 
     def set_call(self, machine: Machine, ms: float) -> None:
         """Store the empty call."""
-        with self._open:
-            self._open.execute("INSERT OR REPLACE INTO machines VALUES (?, ?, ?, ?)", astuple(machine))
-            self._open.execute("INSERT OR REPLACE INTO calls VALUES (?, ?)", (machine.key, ms))
+        with self._open() as connection:
+            connection.execute("INSERT OR REPLACE INTO machines VALUES (?, ?, ?, ?)", astuple(machine))
+            connection.execute("INSERT OR REPLACE INTO calls VALUES (?, ?)", (machine.key, ms))
 
     def forget(self, machine: str) -> None:
         """Remove a machine's points and its empty call."""
-        with self._open:
-            self._open.execute("DELETE FROM points WHERE machine = ?", (machine,))
-            self._open.execute("DELETE FROM calls WHERE machine = ?", (machine,))
+        with self._open() as connection:
+            connection.execute("DELETE FROM points WHERE machine = ?", (machine,))
+            connection.execute("DELETE FROM calls WHERE machine = ?", (machine,))
+
+
+DAMAGED = "{path} is not a latency table ({error}); give another --table"
+
+
+def _prepare(connection: sqlite3.Connection, path: Path) -> None:
+    """Make the tables of a new file; refuse a newer one."""
+    connection.execute("PRAGMA journal_mode=WAL")
+    version = int(connection.execute("PRAGMA user_version").fetchone()[0])
+    if version > SCHEMA:
+        raise DataError(
+            f"{path} has schema {version}, this tersa reads up to {SCHEMA}; install a newer tersa"
+        )
+    connection.execute(
+        "CREATE TABLE IF NOT EXISTS machines (machine TEXT PRIMARY KEY, text TEXT NOT NULL, "
+        "hardware TEXT NOT NULL, target TEXT NOT NULL)"
+    )
+    connection.execute(
+        "CREATE TABLE IF NOT EXISTS points (machine TEXT, family TEXT, inputs INTEGER, "
+        "outputs INTEGER, ms REAL, rounds INTEGER, "
+        "PRIMARY KEY (machine, family, inputs, outputs))"
+    )
+    connection.execute("CREATE TABLE IF NOT EXISTS calls (machine TEXT PRIMARY KEY, ms REAL NOT NULL)")
+    connection.execute(f"PRAGMA user_version={SCHEMA}")
 
 
 def choose_machine(file: TableFile, own: Machine, *, allow_foreign: bool) -> Machine:

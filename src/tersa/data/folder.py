@@ -20,7 +20,6 @@ import re
 import time
 import warnings
 import zipfile
-import zlib
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,7 +29,7 @@ import numpy as np
 from PIL import Image
 
 from tersa.data.source import SPLITS, Array, Decoded, Found, Source, checked
-from tersa.errors import DataError
+from tersa.errors import DataError, brief
 
 logger = logging.getLogger(__name__)
 
@@ -181,10 +180,12 @@ def _opened(path: Path) -> Generator[tuple[list[str], Callable[[str], bytes]]]:
         with zipfile.ZipFile(path) as archive:
             _check_zip(archive, path)
             yield [info.filename for info in archive.infolist()], archive.read
-    except (zipfile.BadZipFile, NotImplementedError, zlib.error, EOFError) as error:
-        raise DataError(f"{path}: damaged zip file: {error}") from None
+    except DataError:
+        raise
     except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror or error}") from None
+        raise DataError(f"cannot read {path}: {error.strerror or brief(error)}") from None
+    except Exception as error:  # noqa: BLE001 - a decoder fed with damaged bytes may raise anything
+        raise DataError(f"{path}: damaged zip file: {brief(error)}") from None
 
 
 def _names_of(root: Path) -> list[str]:
@@ -255,7 +256,8 @@ def decode_image(data: bytes, name: str) -> Array:
     except DataError:
         raise
     except Exception as error:  # noqa: BLE001 - a decoder fed with damaged bytes may raise anything
-        reason = "not a PNG or JPEG image" if isinstance(error, Image.UnidentifiedImageError) else str(error)
+        strange = isinstance(error, Image.UnidentifiedImageError)
+        reason = "not a PNG or JPEG image" if strange else brief(error)
         raise DataError(f"{name}: cannot be decoded: {reason}") from None
     return values[None] if grey else np.ascontiguousarray(values.transpose(2, 0, 1))
 

@@ -26,7 +26,6 @@ Example:
 from __future__ import annotations
 
 import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +33,7 @@ import torch
 
 from tersa.data.source import SPLITS, Array, Decoded, Found, Source, checked
 from tersa.data.split import stratified
-from tersa.errors import DataError
+from tersa.errors import DataError, brief
 
 IMAGES = {
     "train": ("train_images", "x_train", "train_x"),
@@ -161,18 +160,25 @@ def _arrays(path: Path) -> dict[str, Array]:
     """Every array of the file by its lower-case name."""
     try:
         with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
             total = sum(info.file_size for info in archive.infolist())
         if total > MAX_TOTAL_BYTES:
             raise DataError(f"{path}: {total} bytes when unpacked; allowed: {MAX_TOTAL_BYTES}")
         with np.load(path, allow_pickle=False) as file:
-            return {name.lower(): file[name] for name in file.files}
-    except ValueError as error:
-        fault = "holds Python objects, not arrays of numbers" if "allow_pickle" in str(error) else str(error)
-        raise DataError(f"{path}: {fault}") from None
-    except (zipfile.BadZipFile, NotImplementedError, EOFError, KeyError, zlib.error) as error:
-        raise DataError(f"{path}: damaged, or no .npz file: {error}") from None
+            found = {name: file[name] for name in file.files}  # bytes where a member is no array
+            others = {name for name, array in found.items() if not isinstance(array, np.ndarray)}
+            damaged = sorted(others & {name.removesuffix(".npy") for name in names if name.endswith(".npy")})
+        if damaged:
+            raise DataError(f"{path}: damaged: {damaged[0]}.npy in it is no array")
+        return {name.lower(): array for name, array in found.items() if name not in others}
+    except DataError:
+        raise
     except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror or error}") from None
+        raise DataError(f"cannot read {path}: {error.strerror or brief(error)}") from None
+    except Exception as error:  # noqa: BLE001 - a decoder fed with damaged bytes may raise anything
+        if "allow_pickle" in str(error):
+            raise DataError(f"{path}: holds Python objects, not arrays of numbers") from None
+        raise DataError(f"{path}: damaged, or no .npz file: {brief(error)}") from None
 
 
 def _pair(arrays: dict[str, Array], split: str, path: Path) -> tuple[Array, Array] | None:

@@ -22,7 +22,7 @@ import onnxruntime
 from torch import nn
 
 from tersa.data.task import Task
-from tersa.errors import ModelError
+from tersa.errors import ModelError, brief
 from tersa.export.bundle import SUFFIX, read_bundle
 
 INPUT, OUTPUT = "pixels", "logits"
@@ -30,6 +30,9 @@ INPUT, OUTPUT = "pixels", "logits"
 
 SCHEMA = 1
 """Version of the metadata keys; a reader refuses a newer one."""
+
+MOST_CLASSES, MOST_VALUES = 1 << 20, 1 << 28
+"""Bounds on what another program's file may claim, before anything of that size is made."""
 
 PRECISIONS = ("fp32", "int8")
 """Of ONNX files."""
@@ -165,10 +168,12 @@ def open_session(path: Path, threads: int = 1, graph: str = "ORT_ENABLE_ALL") ->
     options.log_severity_level = 4
     options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, graph)
     try:
-        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        # Without a fallback: it prints to standard output, where `--json` has its one line.
+        return onnxruntime.InferenceSession(
+            path, options, providers=["CPUExecutionProvider"], enable_fallback=0
+        )
     except Exception as error:  # noqa: BLE001 - onnxruntime's own exception types share no public base class
-        detail = str(error).strip().splitlines()[0]
-        raise ModelError(f"{path} is not an ONNX file that onnxruntime can load: {detail}") from None
+        raise ModelError(f"{path} is not an ONNX file that onnxruntime can load: {brief(error)}") from None
 
 
 def read_artefact(path: Path) -> Artefact:
@@ -182,7 +187,14 @@ def read_artefact(path: Path) -> Artefact:
         plain = (0.0,) * program.shape[0], (1.0,) * program.shape[0]  # a program takes pixels as they are
         return Artefact(path, Header(program.classes, program.shape, *plain, PACKED, ""))
     session = open_session(path)
-    return Artefact(path, Header.parse(dict(session.get_modelmeta().custom_metadata_map), str(path)))
+    return Artefact(path, Header.parse(_metadata(session, path), str(path)))
+
+
+def _metadata(session: onnxruntime.InferenceSession, path: Path) -> dict[str, str]:
+    try:
+        return dict(session.get_modelmeta().custom_metadata_map)
+    except ValueError as error:  # bytes that are no text
+        raise ModelError(f"{path} has damaged metadata: {brief(error)}") from None
 
 
 @dataclass(frozen=True)
@@ -213,6 +225,10 @@ def read_foreign(path: Path) -> Foreign:
         found = ", ".join(f"{one.type} {one.shape}" for one in (*inputs, *outputs))
         raise ModelError(f"{path} must take one float image (N, C, H, W) and give (N, K); it has {found}")
     batch, c, h, w = shape
+    if not 0 < last <= MOST_CLASSES or not 0 < c * h * w <= MOST_VALUES:
+        raise ModelError(
+            f"{path} takes images {(c, h, w)} and gives {last} classes, which is out of proportion"
+        )
     kinds = {node.op_type for node in onnx.load(path, load_external_data=False).graph.node}
     integer = any(kind.startswith(("QuantizeLinear", "QLinear", "DynamicQuantize")) for kind in kinds)
     header = Header(
@@ -228,4 +244,4 @@ def read_foreign(path: Path) -> Foreign:
 
 def is_ours(path: Path) -> bool:
     """Whether tersa wrote the ONNX file."""
-    return "schema" in open_session(path).get_modelmeta().custom_metadata_map
+    return "schema" in _metadata(open_session(path), path)

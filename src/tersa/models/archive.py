@@ -38,8 +38,7 @@ from typing import Any
 import torch
 from torch.export import ExportedProgram
 
-from tersa.errors import ModelError, UsageError
-from tersa.models.summary import first_line
+from tersa.errors import ModelError, UsageError, brief
 
 ADVICE = (
     "write it anew: torch.export.save(torch.export.export(model, (images,)), path), PyTorch 2.11 or later"
@@ -92,8 +91,8 @@ def read(path: Path) -> ExportedProgram:
         raise UsageError(f"no exported model {path}")
     try:
         records = _records(path)
-    except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError, RuntimeError) as error:
-        raise ModelError(f"{path} is not a torch.export file: {first_line(error)}; {ADVICE}") from error
+    except Exception as error:  # zipfile fed with damaged bytes raises almost anything
+        raise ModelError(f"{path} is not a torch.export file: {brief(error)}; {ADVICE}") from error
     try:
         content = _rebuilt(_judged(records, path))
     except (AttributeError, LookupError, TypeError, RecursionError) as error:  # JSON of another structure
@@ -103,7 +102,7 @@ def read(path: Path) -> ExportedProgram:
             warnings.simplefilter("ignore", FutureWarning)  # PyTorch's reader uses its own deprecated names
             return torch.export.load(content)
     except Exception as error:  # the reader raises almost any type on a bad graph
-        text = f"{type(error).__name__}: {first_line(error)}"
+        text = f"{type(error).__name__}: {brief(error)}"
         raise ModelError(f"{path} cannot be read as a torch.export file: {text}; {ADVICE}") from error
 
 
@@ -154,7 +153,7 @@ def _json(content: bytes, name: str, path: Path) -> dict[str, Any]:
     try:
         value = json.loads(content)
     except (UnicodeDecodeError, ValueError, RecursionError) as error:
-        raise ModelError(f"{path}: its {name} is damaged: {first_line(error)}; {ADVICE}") from error
+        raise ModelError(f"{path}: its {name} is damaged: {brief(error)}; {ADVICE}") from error
     if not isinstance(value, dict):
         raise ModelError(f"{path}: its {name} is damaged; {ADVICE}")
     return value

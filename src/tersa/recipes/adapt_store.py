@@ -19,6 +19,7 @@ from collections.abc import Generator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+from tersa.database import asking
 from tersa.recipes.trajectory import DATABASE
 from tersa.records import Candidate, Checked
 
@@ -32,49 +33,54 @@ class AdaptStore:
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / DATABASE
-        with closing(self._connect()) as connection, connection:
+        with self._open() as connection:
             for table in ("candidates", "checks"):
                 connection.execute(
                     f"CREATE TABLE IF NOT EXISTS {table} (step INTEGER NOT NULL, record TEXT NOT NULL)"
                 )
             connection.execute("CREATE TABLE IF NOT EXISTS spent (stage TEXT PRIMARY KEY, seconds REAL)")
 
-    def _connect(self) -> sqlite3.Connection:
-        return sqlite3.connect(self.path)
+    @contextmanager
+    def _open(self) -> Generator[sqlite3.Connection]:
+        """One transaction."""
+        with asking(self.path), closing(sqlite3.connect(self.path)) as connection, connection:
+            yield connection
 
     def forget_after(self, step: int) -> None:
         """Drop what belongs to steps that were not finished."""
-        with closing(self._connect()) as connection, connection:
+        with self._open() as connection:
             for table in ("candidates", "checks"):
                 connection.execute(f"DELETE FROM {table} WHERE step > ?", (step,))
 
     def add_candidates(self, rows: Sequence[Candidate]) -> None:
         """Store the candidates of a step."""
-        with closing(self._connect()) as connection, connection:
+        with self._open() as connection:
             connection.executemany(
                 "INSERT INTO candidates VALUES (?, ?)", [(row.step, row.model_dump_json()) for row in rows]
             )
 
     def candidates(self) -> list[Candidate]:
         """All of them, in order."""
-        return [Candidate.model_validate_json(text) for text in self._records("candidates")]
+        with asking(self.path):
+            return [Candidate.model_validate_json(text) for text in self._records("candidates")]
 
     def add_check(self, row: Checked) -> None:
         """Store a measurement."""
-        with closing(self._connect()) as connection, connection:
+        with self._open() as connection:
             connection.execute("INSERT INTO checks VALUES (?, ?)", (row.step, row.model_dump_json()))
 
     def checks(self) -> list[Checked]:
         """All of them, in order."""
-        return [Checked.model_validate_json(text) for text in self._records("checks")]
+        with asking(self.path):
+            return [Checked.model_validate_json(text) for text in self._records("checks")]
 
     def _records(self, table: str) -> list[str]:
-        with closing(self._connect()) as connection:
+        with self._open() as connection:
             return [text for (text,) in connection.execute(f"SELECT record FROM {table} ORDER BY rowid")]
 
     def spend(self, stage: str, seconds: float) -> None:
         """Add time to a stage."""
-        with closing(self._connect()) as connection, connection:
+        with self._open() as connection:
             connection.execute(
                 "INSERT INTO spent VALUES (?, ?) ON CONFLICT (stage) DO UPDATE SET "
                 "seconds = seconds + excluded.seconds",
@@ -92,5 +98,5 @@ class AdaptStore:
 
     def seconds(self) -> dict[str, float]:
         """Time of every stage so far."""
-        with closing(self._connect()) as connection:
+        with self._open() as connection:
             return dict(connection.execute("SELECT stage, seconds FROM spent ORDER BY rowid"))

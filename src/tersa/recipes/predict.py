@@ -23,7 +23,7 @@ from PIL import Image
 from pydantic import ConfigDict
 
 from tersa.data.folder import SUFFIXES, decode_image
-from tersa.errors import DataError, UsageError
+from tersa.errors import DataError, UsageError, brief
 from tersa.export.artefact import Artefact, Header
 from tersa.export.check import classify
 from tersa.export.onnx import as_pixels
@@ -178,8 +178,8 @@ def read_image(path: Path) -> Array:
         return decode_image(content, str(path))
     try:
         array: Array = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        raise DataError(f"{path} is not a readable .npy file: {error}") from None
+    except Exception as error:  # noqa: BLE001 - numpy fed with damaged bytes raises almost anything
+        raise DataError(f"{path} is not a readable .npy file: {brief(error)}") from None
     if array.ndim == 2:
         array = array[None]
     elif array.ndim == 3 and array.shape[2] in (1, 3) and array.shape[0] not in (1, 3):

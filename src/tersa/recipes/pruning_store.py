@@ -23,14 +23,11 @@ from __future__ import annotations
 import fcntl
 import os
 import sqlite3
-from collections.abc import Generator
-from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
-from pydantic import ValidationError
-
+from tersa.database import asking, transaction
 from tersa.errors import DataError, UsageError
 from tersa.recipes.pruning_curves import Curve, Point
 from tersa.records import Record
@@ -39,6 +36,7 @@ VERSION = 1
 """Of the tables; a reader refuses a newer one."""
 WAIT_S = 60.0
 """How long one connection waits for another's transaction."""
+DAMAGED = "{path} holds no pruning curves: {error}; move it away"
 
 Ending = Literal["done", "diverged", "failed"]
 POINT = (
@@ -143,12 +141,15 @@ class PruningStore:
         self.lock = _locked(path) if write else None
         if not write and not path.is_file():
             raise DataError(f"no file {path}; `tersa reproduce pruning` makes one")
-        self.connection = sqlite3.connect(path, timeout=WAIT_S, isolation_level=None)
         try:
-            self._open(write)
-        except sqlite3.DatabaseError as error:
-            self.close()
-            raise DataError(f"{path} holds no pruning curves: {error}; move it away") from None
+            with asking(path, DAMAGED):
+                self.connection = sqlite3.connect(path, timeout=WAIT_S, isolation_level=None)
+        except DataError:
+            self._unlock()
+            raise
+        try:
+            with asking(path, DAMAGED):
+                self._open(write)
         except BaseException:
             self.close()
             raise
@@ -170,7 +171,7 @@ class PruningStore:
         key = key_of(walked.curve)
         holes = ", ".join("?" * (len(POINT) + 1))
         rows = [[getattr(point, name) for name in POINT] for point in walked.points]
-        with self._transaction() as connection:
+        with transaction(self.connection, self.path) as connection:
             old = connection.execute(
                 "SELECT id FROM curves WHERE name = ? AND step = ? AND seed = ?", key
             ).fetchall()
@@ -184,14 +185,14 @@ class PruningStore:
 
     def keep_baseline(self, trained: Trained) -> None:
         """Store the network that the curves of a seed start from."""
-        with self._transaction() as connection:
+        with transaction(self.connection, self.path) as connection:
             connection.execute(
                 "INSERT OR REPLACE INTO baselines VALUES (?, ?)", (trained.seed, trained.model_dump_json())
             )
 
     def keep_scratch(self, trained: Trained) -> None:
         """Store a small network that was trained from nothing."""
-        with self._transaction() as connection:
+        with transaction(self.connection, self.path) as connection:
             connection.execute(
                 "INSERT OR REPLACE INTO scratch VALUES (?, ?, ?)",
                 (trained.spec, trained.seed, trained.model_dump_json()),
@@ -215,40 +216,26 @@ class PruningStore:
             "SELECT id, json, status, message FROM curves ORDER BY id"
         ):
             rows = self._rows(f"SELECT {columns} FROM points WHERE curve = ? ORDER BY step", place)
-            try:
+            with asking(self.path):
                 points = tuple(Point.model_validate(dict(zip(POINT, row, strict=True))) for row in rows)
                 curve = Curve.model_validate_json(text)
-            except ValidationError as error:
-                raise DataError(f"{self.path} cannot be read: {error.errors()[0]['msg']}") from None
-            found.append(Walked(curve=curve, status=status, message=message, points=points))
+                found.append(Walked(curve=curve, status=status, message=message, points=points))
         return found
 
     def _trained(self, text: str) -> Trained:
-        try:
+        with asking(self.path):
             return Trained.model_validate_json(text)
-        except ValidationError as error:
-            raise DataError(f"{self.path} cannot be read: {error.errors()[0]['msg']}") from None
 
     def _rows(self, query: str, *values: object) -> list[tuple[Any, ...]]:
-        try:
+        with asking(self.path):
             return self.connection.execute(query, values).fetchall()
-        except sqlite3.DatabaseError as error:
-            raise DataError(f"{self.path} cannot be read: {error}") from None
-
-    @contextmanager
-    def _transaction(self) -> Generator[sqlite3.Connection]:
-        """`BEGIN IMMEDIATE` ... `COMMIT`, or `ROLLBACK` on any error."""
-        self.connection.execute("BEGIN IMMEDIATE")
-        try:
-            yield self.connection
-        except BaseException:
-            self.connection.execute("ROLLBACK")
-            raise
-        self.connection.execute("COMMIT")
 
     def close(self) -> None:
         """Close the database and let other writers in."""
         self.connection.close()
+        self._unlock()
+
+    def _unlock(self) -> None:
         if self.lock is not None:
             os.close(self.lock)
             self.lock = None

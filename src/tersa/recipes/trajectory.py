@@ -16,8 +16,8 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Mapping
-from contextlib import closing
+from collections.abc import Generator, Mapping
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -26,12 +26,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from tersa.database import asking
 from tersa.errors import DataError, UsageError
 from tersa.records import Step, replacing
 from tersa.train.baseline import save_weights
 
 Table = Literal["steps", "tuned"]
 DATABASE = "history.db"
+DAMAGED = "{path} is damaged ({error}); start again with --overwrite"
 
 
 class Trajectory:
@@ -54,10 +56,10 @@ class Trajectory:
         if origin is None:
             if not (folder / DATABASE).is_file():
                 raise UsageError(f"{folder} has no steps yet: it has no {DATABASE}")
-            with closing(self._connect()) as connection:
+            with self._open() as connection:
                 self.origin = dict(connection.execute("SELECT name, value FROM origin"))
             return
-        with closing(self._connect()) as connection, connection:
+        with self._open() as connection:
             for table in ("steps", "tuned"):
                 connection.execute(
                     f"CREATE TABLE IF NOT EXISTS {table} "
@@ -76,29 +78,30 @@ class Trajectory:
             connection.executemany("INSERT OR REPLACE INTO origin VALUES (?, ?)", origin.items())
         self.earlier_seconds = sum(row.seconds for table in ("steps", "tuned") for row in self.rows(table))
 
-    def _connect(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(self.folder / DATABASE)
-        try:
+    @contextmanager
+    def _open(self) -> Generator[sqlite3.Connection]:
+        """One transaction."""
+        path = self.folder / DATABASE
+        with asking(path, DAMAGED), closing(sqlite3.connect(path)) as connection:
             connection.execute("PRAGMA journal_mode=WAL")
-        except sqlite3.DatabaseError as error:
-            connection.close()
-            path = self.folder / DATABASE
-            raise DataError(f"{path} is damaged ({error}); start again with --overwrite") from None
-        return connection
+            with connection:
+                yield connection
 
     def rows(self, table: Table) -> list[Step]:
         """All stored steps, in order."""
-        with closing(self._connect()) as connection:
+        with self._open() as connection:
             found = connection.execute(f"SELECT record FROM {table} ORDER BY step").fetchall()
-        return [Step.model_validate_json(text) for (text,) in found]
+        with asking(self.folder / DATABASE, DAMAGED):
+            return [Step.model_validate_json(text) for (text,) in found]
 
     def gone(self, index: int | None = None) -> Tensor:
         """The units that a step's network lacks, (U,); of the last step where none is named."""
         which, values = ("", ()) if index is None else ("WHERE step = ?", (index,))
         query = f"SELECT removed FROM steps {which} ORDER BY step DESC LIMIT 1"
-        with closing(self._connect()) as connection:
+        with self._open() as connection:
             found = connection.execute(query, values).fetchone()
-        return torch.tensor(json.loads(found[0]) if found else [], dtype=torch.long)
+        with asking(self.folder / DATABASE, DAMAGED):
+            return torch.tensor(json.loads(found[0]) if found else [], dtype=torch.long)
 
     def add(
         self,
@@ -123,7 +126,7 @@ class Trajectory:
             with replacing(path) as temporary:
                 save_file(dict(memory), temporary)
         units = [] if gone is None else gone.tolist()
-        with closing(self._connect()) as connection, connection:
+        with self._open() as connection:
             connection.execute(
                 f"INSERT OR REPLACE INTO {table} VALUES (?, ?, ?)",
                 (step.index, step.model_dump_json(), json.dumps(units)),

@@ -248,7 +248,7 @@ def expand(spec: StudySpec) -> Expansion:
     found = [fault for block in blocks for fault in _block_faults(block)] + _seed_faults(spec)
     if found:
         raise faults(f"study '{spec.name}'", _once(found))
-    size = sum(_size(block) for block in blocks)
+    size = sum(_size(block, spec.seeds) for block in blocks)
     if size > MOST_CELLS:
         raise UsageError(
             f"study '{spec.name}': {size:,} combinations, at most {MOST_CELLS:,}; make axes shorter"
@@ -309,8 +309,11 @@ def _seed_faults(spec: StudySpec) -> list[str]:
     return []
 
 
-def _size(block: Block) -> int:
+def _size(block: Block, seeds: int | list[int] | None) -> int:
+    """Combinations of a block, counted without making them."""
     size = 1
+    if "seed" not in block.fixed and "seed" not in block.axes:
+        size = SEEDS if seeds is None else seeds if isinstance(seeds, int) else len(seeds)
     for values in block.axes.values():
         size *= len(values)
     return size

@@ -34,6 +34,7 @@ from typing import Any, Literal, Self, get_args
 
 from pydantic import ConfigDict
 
+from tersa.database import asking, transaction
 from tersa.errors import DataError, UsageError
 from tersa.records import Record
 from tersa.study.cell import Cell, CellEpoch, CellResult, LayerState
@@ -42,6 +43,7 @@ VERSION = 1
 """Of the tables; a reader refuses a newer one."""
 WAIT_S = 60.0
 """How long one connection waits for another's transaction."""
+DAMAGED = "{path} is not a study: {error}; move it away"
 
 Standing = Literal["waiting", "done", "diverged", "failed"]
 
@@ -101,12 +103,15 @@ class StudyStore:
         self.lock = _locked(path) if write else None
         if not write and not path.is_file():
             raise DataError(f"no file {path}; `tersa study run` makes one")
-        self.connection = sqlite3.connect(path, timeout=WAIT_S, isolation_level=None)
         try:
-            self._open(write)
-        except sqlite3.DatabaseError as error:
-            self.close()
-            raise DataError(f"{path} is not a study: {error}; move it away") from None
+            with asking(path, DAMAGED):
+                self.connection = sqlite3.connect(path, timeout=WAIT_S, isolation_level=None)
+        except DataError:
+            self._unlock()
+            raise
+        try:
+            with asking(path, DAMAGED):
+                self._open(write)
         except BaseException:
             self.close()
             raise
@@ -132,8 +137,9 @@ class StudyStore:
 
         Cells stored before a setting existed had what is its default now; they get the name that this makes.
         """
-        named = [(Cell.model_validate_json(text).key, place, key) for place, key, text in self._texts()]
-        with _Transaction(self.connection) as connection:
+        with asking(self.path):
+            named = [(Cell.model_validate_json(text).key, place, key) for place, key, text in self._texts()]
+        with transaction(self.connection, self.path) as connection:
             connection.executemany(
                 "UPDATE OR IGNORE cells SET key = ? WHERE id = ?",
                 [(now, place) for now, place, before in named if now != before],
@@ -145,7 +151,7 @@ class StudyStore:
 
     def assign(self, stacks: Iterable[Sequence[Cell]]) -> None:
         """Store which cells train together, each group under a new number."""
-        with _Transaction(self.connection) as connection:
+        with transaction(self.connection, self.path) as connection:
             last = connection.execute("SELECT COALESCE(MAX(stack), 0) FROM cells").fetchone()[0]
             for number, stack in enumerate(stacks, start=last + 1):
                 connection.executemany(
@@ -154,7 +160,7 @@ class StudyStore:
 
     def add(self, results: Iterable[CellResult]) -> None:
         """Store how cells ended, all of them in one transaction; earlier rows of theirs are replaced."""
-        with _Transaction(self.connection) as connection:
+        with transaction(self.connection, self.path) as connection:
             for result in results:
                 _write(connection, result)
 
@@ -179,7 +185,8 @@ class StudyStore:
         """Every cell, in the order in which it was entered, without epochs and layers."""
         columns = "key, json, status, test_accuracy, seconds, stacked, message, stack"
         rows = self._rows(f"SELECT {columns} FROM cells ORDER BY id")
-        return [_summary(row) for row in rows]
+        with asking(self.path):
+            return [_summary(row) for row in rows]
 
     def results(self, keys: Iterable[str] | None = None) -> list[CellResult]:
         """Every cell that has ended, with its epochs and layers, in the order in which it was entered.
@@ -192,7 +199,8 @@ class StudyStore:
         places = self._rows("SELECT id, key FROM cells WHERE status != 'waiting' ORDER BY id")
         for place, key in places:
             if wanted is None or key in wanted:
-                found.append(self._result(place))
+                with asking(self.path):
+                    found.append(self._result(place))
         return found
 
     def _texts(self) -> list[tuple[int, str, str]]:
@@ -211,14 +219,15 @@ class StudyStore:
         )
 
     def _rows(self, query: str, *values: object) -> list[tuple[Any, ...]]:
-        try:
+        with asking(self.path):
             return self.connection.execute(query, values).fetchall()
-        except sqlite3.DatabaseError as error:
-            raise DataError(f"{self.path} cannot be read: {error}") from None
 
     def close(self) -> None:
         """Close the database and let other writers in."""
         self.connection.close()
+        self._unlock()
+
+    def _unlock(self) -> None:
         if self.lock is not None:
             os.close(self.lock)
             self.lock = None
@@ -241,22 +250,6 @@ MAY_LACK = frozenset(
     if type(None) in get_args(field.annotation)
 )
 """Columns in which nothing means nothing; in the other ones it is a NaN, which SQLite cannot store."""
-
-
-class _Transaction:
-    """`BEGIN IMMEDIATE` ... `COMMIT`, or `ROLLBACK` on any error."""
-
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        self.connection = connection
-
-    def __enter__(self) -> sqlite3.Connection:
-        self.connection.execute("BEGIN IMMEDIATE")
-        return self.connection
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.connection.execute("COMMIT" if kind is None else "ROLLBACK")
 
 
 def _write(connection: sqlite3.Connection, result: CellResult) -> None:

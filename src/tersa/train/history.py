@@ -22,10 +22,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from tersa.database import asking
 from tersa.errors import DataError
 from tersa.records import SCHEMA, Epoch
 
 COLUMNS = tuple(Epoch.model_fields)
+UNFIT = "{path} is not a history that can be written: {error}; move it away"
 
 
 class HistoryWriter:
@@ -43,17 +45,17 @@ class HistoryWriter:
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        self.connection = sqlite3.connect(path)
+        self.path = path
+        with asking(path, UNFIT):
+            self.connection = sqlite3.connect(path)
         try:
-            _check_schema(self.connection, path)
-            self.connection.execute("PRAGMA journal_mode=WAL")
-            with self.connection:
-                self.connection.execute(f"CREATE TABLE IF NOT EXISTS epochs ({_schema()})")
-                self.connection.execute("DELETE FROM epochs")
-                self.connection.execute(f"PRAGMA user_version={SCHEMA}")
-        except sqlite3.DatabaseError as error:
-            self.connection.close()
-            raise DataError(f"{path} is not a history that can be written: {error}; move it away") from None
+            with asking(path, UNFIT):
+                _check_schema(self.connection, path)
+                self.connection.execute("PRAGMA journal_mode=WAL")
+                with self.connection:
+                    self.connection.execute(f"CREATE TABLE IF NOT EXISTS epochs ({_schema()})")
+                    self.connection.execute("DELETE FROM epochs")
+                    self.connection.execute(f"PRAGMA user_version={SCHEMA}")
         except DataError:
             self.connection.close()
             raise
@@ -61,7 +63,7 @@ class HistoryWriter:
     def add(self, row: Epoch) -> None:
         """Store one epoch; an epoch that is there already is replaced."""
         holes = ", ".join(f":{name}" for name in COLUMNS)
-        with self.connection:
+        with asking(self.path, UNFIT), self.connection:
             self.connection.execute(f"INSERT OR REPLACE INTO epochs VALUES ({holes})", row.model_dump())
 
     def close(self) -> None:
@@ -98,10 +100,8 @@ def read_history(path: Path) -> list[Epoch]:
     """
     if not path.is_file():
         raise DataError(f"no file {path}")
-    with closing(sqlite3.connect(path)) as connection:
-        try:
-            _check_schema(connection, path)
-            rows = connection.execute(f"SELECT {', '.join(COLUMNS)} FROM epochs ORDER BY epoch").fetchall()
-        except sqlite3.DatabaseError as error:
-            raise DataError(f"{path} is not a history: {error}") from None
-    return [Epoch(**dict(zip(COLUMNS, row, strict=True))) for row in rows]
+    damaged = "{path} is not a history: {error}"
+    with asking(path, damaged), closing(sqlite3.connect(path)) as connection:
+        _check_schema(connection, path)
+        rows = connection.execute(f"SELECT {', '.join(COLUMNS)} FROM epochs ORDER BY epoch").fetchall()
+        return [Epoch(**dict(zip(COLUMNS, row, strict=True))) for row in rows]
