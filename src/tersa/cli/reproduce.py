@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from tersa.cli import options, reproduce_adaptation, reproduce_binary, reproduce_hardware
+from tersa.cli import options, reproduce_adaptation, reproduce_binary, reproduce_book, reproduce_hardware
 from tersa.cli.console import Terminal
 from tersa.errors import UsageError
 
@@ -230,6 +230,8 @@ def pruning(
 app.command("binary-vgg", epilog=reproduce_binary.EPILOG)(reproduce_binary.binary_vgg)
 app.command("hardware", epilog=reproduce_hardware.EPILOG)(reproduce_hardware.hardware)
 app.command("adaptation", epilog=reproduce_adaptation.EPILOG)(reproduce_adaptation.adaptation)
+app.command("all", epilog=reproduce_book.ALL_EPILOG)(reproduce_book.all_)
+app.command("book", epilog=reproduce_book.BOOK_EPILOG)(reproduce_book.book)
 
 
 def _show_pruning(terminal: Terminal, result: PruningResult, folder: Path) -> None:

@@ -8,9 +8,9 @@ in place after every update with rounding to nearest; MNIST with mean 0 and devi
 0..1. Of Fashion-MNIST the document prints quantised results as figures only: there the grid is run, and the
 24 values that it prints as numbers are compared.
 
-A folder holds the study (`study.toml`, `study.db`), `comparison.csv`, `summary.md` and `report.html`. What is
-agreed on: the rank correlation over the cells published at 15 % or more (below it the order is noise), and on
-how many of all cells learned or collapsed agree.
+A folder holds the study (`study.toml`, `study.db`), `comparison.csv`, `summary.md`, `result.json` and
+`report.html`. What is agreed on: the rank correlation over the cells published at 15 % or more (below it the
+order is noise), and on how many of all cells learned or collapsed agree.
 
 `quick` is a small part with few epochs, for a first look: it is labelled so everywhere.
 
@@ -33,6 +33,7 @@ from pydantic import ConfigDict
 
 from tersa.errors import UsageError, faults, unknown
 from tersa.recipes import published
+from tersa.recipes.folder import RESULT
 from tersa.recipes.setting import Setting
 from tersa.recipes.study import DATABASE, StudyPlan, plan_study, run_study
 from tersa.recipes.study_compare import Row, compare, summarise, to_csv
@@ -40,7 +41,7 @@ from tersa.recipes.study_layout import network
 from tersa.recipes.study_pictures import write_pictures
 from tersa.recipes.study_report import write_study_report
 from tersa.recipes.study_verdict import Answer, verdict
-from tersa.records import SCHEMA, Record, write_atomic
+from tersa.records import SCHEMA, Environment, Record, write_atomic, write_record
 from tersa.report.numbers import plural
 from tersa.report.study_view import Summary
 from tersa.study.cell import Cell, CellResult
@@ -138,6 +139,8 @@ class ReproduceResult(Record):
     """Paths: the comparison, the summary, the study."""
     report: str
     """Path of the report."""
+    environment: Environment | None = None
+    """Machine and versions."""
     seconds: float
     """Wall time of this call."""
 
@@ -270,8 +273,10 @@ def reproduce(
         ],
         artefacts=[str(folder / name) for name in (COMPARISON, SUMMARY, DATABASE)],
         report=str(report),
+        environment=environment(setting.threads or 1),
         seconds=time.perf_counter() - began,
     )
+    write_record(folder / RESULT, result)
     return result, rows
 
 

@@ -92,7 +92,16 @@ class Experiment:
     @property
     def command(self) -> str:
         """The shortest run of it."""
-        return f"tersa reproduce {self.name} {self.flags[0]}"
+        return self.as_typed(full=False)
+
+    def as_typed(self, *, full: bool, out: str = "") -> str:
+        """What a user types for the shortest or the whole run.
+
+        >>> EXPERIMENTS[0].as_typed(full=True, out="studies/x")
+        'tersa reproduce quantized-training --out studies/x'
+        """
+        flag = self.flags[-1 if full else 0]
+        return " ".join(filter(None, ["tersa reproduce", self.name, flag, f"--out {out}" if out else ""]))
 
 
 EXPERIMENTS = (

@@ -1,0 +1,71 @@
+"""`tersa reproduce all`: every experiment in its folder, failures told, ended ones not run again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tests.recipes.test_book import binary_result, binary_row
+
+import tersa.recipes.reproduce_all as recipe
+from tersa.errors import DataError, UsageError
+from tersa.recipes.folder import RESULT
+from tersa.recipes.reproduce_all import RUNNERS, Asked, chosen, reproduce_all
+from tersa.recipes.reproductions import EXPERIMENTS
+from tersa.records import write_record
+
+
+@pytest.fixture
+def ran(monkeypatch: pytest.MonkeyPatch) -> list[Asked]:
+    """Runners that end at once: document 004's leaves a result, that of document 002 fails."""
+    calls: list[Asked] = []
+
+    def fine(asked: Asked) -> str:
+        calls.append(asked)
+        asked.folder.mkdir(parents=True)
+        write_record(asked.folder / RESULT, binary_result(binary_row("BNN-PYNQ", 83.9)))
+        return "as good"
+
+    def broken(asked: Asked) -> str:
+        calls.append(asked)
+        raise DataError("no data")
+
+    monkeypatch.setattr(recipe, "RUNNERS", {**RUNNERS, "pruning": broken, "binary-vgg": fine})
+    return calls
+
+
+def test_every_experiment_has_a_runner() -> None:
+    assert list(RUNNERS) == [each.name for each in EXPERIMENTS]
+    assert chosen(()) == list(RUNNERS)
+    assert chosen(("binary-vgg", "pruning")) == ["pruning", "binary-vgg"]
+    with pytest.raises(UsageError, match="unknown experiment 'prune'; did you mean 'pruning'"):
+        chosen(("prune",))
+
+
+def test_a_failure_is_told_and_the_others_go_on(ran: list[Asked], tmp_path: Path) -> None:
+    result = reproduce_all("full", tmp_path / "all", only=("pruning", "binary-vgg"))
+    assert [(part.name, part.status, part.verdict) for part in result.parts] == [
+        ("pruning", "failed", "no data"),
+        ("binary-vgg", "done", "as good"),
+    ]
+    assert (
+        ran[1].setting.command == f"tersa reproduce binary-vgg --full --out {tmp_path / 'all' / 'binary-vgg'}"
+    )
+    assert (tmp_path / "all" / "book" / "book.html").is_file()
+    assert result.verdict == "Of 1 value with ours, 1 holds"
+
+
+def test_what_has_ended_is_read_not_run(ran: list[Asked], tmp_path: Path) -> None:
+    reproduce_all("quick", tmp_path / "all", only=("binary-vgg",))
+    with pytest.raises(UsageError, match="exists and is not empty; give another --out, or --resume"):
+        reproduce_all("quick", tmp_path / "all", only=("binary-vgg",))
+    result = reproduce_all("quick", tmp_path / "all", only=("binary-vgg",), resume=True)
+    assert [part.status for part in result.parts] == ["ended before"]
+    assert len(ran) == 1
+    assert result.share > 0
+
+
+def test_nothing_that_ended_writes_no_book(ran: list[Asked], tmp_path: Path) -> None:
+    result = reproduce_all("quick", tmp_path / "all", only=("pruning",))
+    assert (result.report, result.artefacts) == ("", [])
+    assert not (tmp_path / "all" / "book").exists()
