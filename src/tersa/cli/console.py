@@ -28,6 +28,34 @@ LOG_SECONDS = 15.0
 """Least time between two lines about a task in a log file."""
 
 
+class Kept:
+    """Files that `--tables` named, and how many tables of this command are in each format."""
+
+    paths: tuple[Path, ...] = ()
+    count: int = 0
+
+    @classmethod
+    def ask(cls, paths: Sequence[Path]) -> None:
+        """Write every table of this command into files from now on; nothing for none.
+
+        Raises:
+            UsageError: formats that are not known, or a file that is there.
+        """
+        cls.paths, cls.count = tuple(paths), 0
+        if paths:
+            from tersa.report.saved import check
+
+            for path in paths:
+                check(path)
+
+    @classmethod
+    def names(cls) -> list[Path]:
+        """Where the next table goes: `t.csv`, then `t-2.csv`, ..."""
+        cls.count += 1
+        end = "" if cls.count == 1 else f"-{cls.count}"
+        return [path.with_name(f"{path.stem}{end}{path.suffix}") for path in cls.paths]
+
+
 class Terminal:
     """The two streams of one command.
 
@@ -78,9 +106,16 @@ class Terminal:
         )
         for index, name in enumerate(columns):
             table.add_column(Text(name), justify="left" if index < left else "right")
-        for row in rows:
-            table.add_row(*(Text(str(cell)) for cell in row))
+        cells = tuple(tuple(str(cell) for cell in row) for row in rows)
+        for row in cells:
+            table.add_row(*map(Text, row))
         self.console().print(table)
+        if Kept.paths:
+            from tersa.report.saved import Saved, save
+
+            for path in Kept.names():
+                save(Saved(title, tuple(columns), cells, left, caption), path)
+                self.note(f"table     {path}")
 
     def result(self, payload: BaseModel | dict[str, Any]) -> None:
         """Print the result under `--json`; do nothing otherwise (the tables have told it)."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -28,7 +29,8 @@ from tersa.cli import (
     study,
     train,
 )
-from tersa.errors import TersaError
+from tersa.cli.console import Kept
+from tersa.errors import TersaError, UsageError
 
 CLICK_ERROR: type[Exception] = typer.BadParameter.__mro__[2]
 """click's ClickException: typer ships its own copy of click since 0.26 and does not export the class."""
@@ -80,6 +82,14 @@ def main(
     debug: Annotated[
         bool, typer.Option("--debug", help="Show the traceback of an error (after any verb).")
     ] = False,
+    tables: Annotated[
+        str | None,
+        typer.Option(
+            "--tables",
+            metavar="FILE",
+            help="Write each printed table to a .csv, .md, .tex or .parquet (after any verb).",
+        ),
+    ] = None,
 ) -> None:
     """Options before the verb."""
 
@@ -93,9 +103,35 @@ def run(arguments: list[str] | None = None) -> None:
     sys.exit(execute([word for word in given if word != "--debug"], debug=debug))
 
 
+def taken(arguments: list[str]) -> tuple[list[str], list[Path]]:
+    """A command line without `--tables FILE`, which every verb has, and the files.
+
+    >>> taken(["compare", "a", "b", "--tables", "t.csv", "--tables=t.tex"])
+    (['compare', 'a', 'b'], [PosixPath('t.csv'), PosixPath('t.tex')])
+
+    Raises:
+        UsageError: no file behind it.
+    """
+    left: list[str] = []
+    paths: list[Path] = []
+    words = iter(arguments)
+    for word in words:
+        name, equals, value = word.partition("=")
+        if name != "--tables":
+            left.append(word)
+            continue
+        file = value if equals else next(words, "")
+        if not file or file.startswith("-"):
+            raise UsageError("--tables needs a file, such as --tables table.csv (or .md, .tex, .parquet)")
+        paths.append(Path(file))
+    return left, paths
+
+
 def execute(arguments: list[str], *, debug: bool = False) -> int:
     """Run one command line and return its exit code; a traceback is let through only with `debug`."""
     try:
+        arguments, paths = taken(arguments)
+        Kept.ask(paths)
         code = app(arguments, standalone_mode=False)
     except typer.Exit as stop:
         return stop.exit_code
