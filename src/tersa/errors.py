@@ -17,9 +17,14 @@ from collections.abc import Iterable
 
 
 class TersaError(Exception):
-    """Work that failed for a reason the user can act on (exit code 1)."""
+    """Work that failed for a reason the user can act on (exit code 1).
+
+    Attributes:
+        found: the single faults, where several of one specification are reported together (`faults`).
+    """
 
     exit_code = 1
+    found: tuple[str, ...] = ()
 
 
 class UsageError(TersaError):
@@ -76,6 +81,18 @@ def unknown(kind: str, asked: str, known: Iterable[str]) -> UsageError:
 def faults(what: str, found: list[str]) -> UsageError:
     """All faults of one specification together, so that a user mends them in one go."""
     if len(found) == 1:
-        return UsageError(f"{what}: {found[0]}")
-    lines = "".join(f"\n  - {fault}" for fault in found)
-    return UsageError(f"{what}: {len(found)} faults{lines}")
+        error = UsageError(f"{what}: {found[0]}")
+    else:
+        lines = "".join(f"\n  - {fault}" for fault in found)
+        error = UsageError(f"{what}: {len(found)} faults{lines}")
+    error.found = tuple(found)
+    return error
+
+
+def faults_of(error: TersaError) -> list[str]:
+    """What an error of `faults` was made of, or its message where it is about one thing.
+
+    >>> faults_of(faults("goals", ["size is 0", "macs is -1"])), faults_of(UsageError("no file x"))
+    (['size is 0', 'macs is -1'], ['no file x'])
+    """
+    return list(error.found) or [str(error)]

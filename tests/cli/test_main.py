@@ -11,7 +11,19 @@ import pytest
 from tersa.cli.console import Terminal
 from tersa.cli.main import app, execute
 
-VERBS = ("shrink", "prune", "adapt", "train", "bench", "export", "predict", "report", "compare", "doctor")
+VERBS = (
+    "shrink",
+    "prune",
+    "adapt",
+    "train",
+    "bench",
+    "export",
+    "predict",
+    "report",
+    "compare",
+    "doctor",
+    "run",
+)
 NESTED = ("data list", "data get", "data show", "runs list", "runs show", "runs rm")
 
 

@@ -29,6 +29,9 @@ from tersa.cli import (
     study,
     train,
 )
+from tersa.cli import (
+    run as recipe,
+)
 from tersa.cli.console import Kept
 from tersa.errors import TersaError, UsageError
 
@@ -60,6 +63,7 @@ for verb in (
     app.command(epilog=sys.modules[verb.__module__].EPILOG)(verb)
 app.command(epilog=compare.EPILOG)(compare.compare)
 app.command(epilog=doctor.EPILOG)(doctor.doctor)
+app.command(epilog=recipe.EPILOG)(recipe.run)
 app.add_typer(data.app, name="data")
 app.add_typer(runs.app, name="runs")
 app.add_typer(study.app, name="study")

@@ -109,6 +109,7 @@ def read_spec(folder: Path) -> dict[str, Any]:
 
 
 def _same(out: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    found, wanted = _flat(found), _flat(wanted)
     differences = [
         f"{key} was {found.get(key, 'not given')}, is now {wanted.get(key, 'not given')}"
         for key in sorted(found.keys() | wanted.keys())
@@ -119,6 +120,18 @@ def _same(out: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> Non
             f"{out} was started with other settings: {'; '.join(differences)}; "
             "resume with the old ones, or start again with --overwrite"
         )
+
+
+def _flat(tables: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+    """Nested tables with dotted keys, so that a difference names the one setting.
+
+    >>> _flat({"seed": 0, "protocol": {"tune": 5}})
+    {'seed': 0, 'protocol.tune': 5}
+    """
+    flat: dict[str, Any] = {}
+    for key, value in tables.items():
+        flat |= _flat(value, f"{before}{key}.") if isinstance(value, dict) else {f"{before}{key}": value}
+    return flat
 
 
 def _plain(value: dict[str, Any]) -> dict[str, Any]:

@@ -151,13 +151,21 @@ def _from_run(folder: Path, task: Task | None, data_dir: Path | None) -> Subject
             raise UsageError(f"{folder} holds neither an ONNX file nor a network with its weights")
         return Subject(str(folder), file.header, file=file)
     if file is None:
-        task = task or load_data(str(spec.get("data") or result.get("task")), data_dir=data_dir)
+        task = _trained_on(spec, str(spec.get("data") or result.get("task")), task, data_dir)
     header = file.header if file else Header.of(cast("Task", task))
     module = load(str(model), header.shape, len(header.classes)).module
     resize_(module, read_checkpoint(weights))
     if file is not None:
         file = replace(file, module=Deployed(evaluation_copy(module), header))
     return Subject(str(folder), header, module, file)
+
+
+def _trained_on(spec: Mapping[str, Any], name: str, task: Task | None, data_dir: Path | None) -> Task:
+    """A run's data, cut by its seed and validation: its normalisation is that of its training images."""
+    if task is not None and task.name != name:
+        return task
+    seed = spec.get("seed", dict(spec.get("config", {})).get("seed", 0))
+    return load_data(name, data_dir=data_dir, seed=int(seed), validation=spec.get("validation"))
 
 
 def find_point(folder: Path, at: str, *, data_dir: Path | None = None) -> Subject:
