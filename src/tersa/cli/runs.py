@@ -21,9 +21,16 @@ if TYPE_CHECKING:
 EPILOG = "Example: tersa runs show demo"
 LIST = "Example: tersa runs list --root runs"
 REMOVE = "Example: tersa runs rm demo --yes"
+TRACK = """\b
+Examples:
+  tersa runs track demo --to sqlite:///mlflow.db
+  tersa runs track first second --to https://mlflow.example.org --experiment lenet"""
 
 app = typer.Typer(
-    help="What was run: list, show, remove.", epilog=EPILOG, no_args_is_help=True, rich_markup_mode=None
+    help="What was run: list, show, log to MLflow, remove.",
+    epilog=EPILOG,
+    no_args_is_help=True,
+    rich_markup_mode=None,
 )
 Root = Annotated[Path, typer.Option("--root", help="Where runs are kept.")]
 Name = Annotated[str, typer.Argument(help="The name of a run (tersa runs list), or its folder.")]
@@ -165,3 +172,30 @@ def _facts(run: RunSummary) -> list[tuple[str, str]]:
 def _shared(began: float) -> dict[str, Any]:
     """The keys that every verb's JSON has."""
     return {"artefacts": [], "report": "", "seconds": time.perf_counter() - began}
+
+
+@app.command("track", epilog=TRACK)
+def track(
+    names: Annotated[
+        list[str], typer.Argument(metavar="RUN...", help="Names of runs (tersa runs list), or folders.")
+    ],
+    to: Annotated[str, typer.Option("--to", metavar="URI", help="MLflow's tracking URI.")],
+    experiment: Annotated[str, typer.Option("--experiment", help="Made if it is not there.")] = "tersa",
+    root: Root = Path("runs"),
+    json: Json = False,
+) -> None:
+    """Log finished runs to MLflow: settings, numbers, every epoch, files. A run is logged once."""
+    from tersa.recipes.runs import find_run
+    from tersa.recipes.tracking import track as log
+
+    began = time.perf_counter()
+    found = log([find_run(name, root) for name in names], to, experiment)
+    terminal = Terminal(json=json)
+    columns = ("run", "", "in MLflow", "parameters", "metrics", "files")
+    rows = [
+        (each.name, each.status, each.run, str(each.parameters), str(each.metrics), str(each.files))
+        for each in found
+    ]
+    terminal.table(f"Runs in {experiment} at {to}", columns, rows, left=3)
+    payload = {"verb": "runs track", "runs": [asdict(each) for each in found]}
+    terminal.result(payload | _shared(began))
