@@ -5,13 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+import pytest
 import torch
 from torch import nn
 
+import tersa.train.estimate as measured
 from tersa.data.task import Task
 from tersa.train.checkpoint import weights_digest
 from tersa.train.config import TrainConfig
-from tersa.train.estimate import estimate, memory_bytes
+from tersa.train.estimate import TIMED, WARM, estimate, iteration_seconds, memory_bytes
 from tersa.train.loop import train
 
 FACTOR = 8
@@ -48,3 +50,20 @@ def test_memory_grows_with_weights_and_with_what_the_optimiser_keeps(task: Task)
     assert plain - memory_bytes(small, task, TrainConfig(optimizer="sgd")) > 4 * weights
     twice = memory_bytes(large, task, TrainConfig(optimizer="adam")) - plain
     assert abs(twice - 2 * weights) < weights  # the process itself may grow between the two
+
+
+def test_a_slow_network_is_timed_on_few_updates(
+    linear: Callable[[], nn.Module], task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int | None] = []
+
+    def slow(model: nn.Module, task: Task, config: TrainConfig, **_: object) -> None:
+        asked.append(config.iterations)
+        time.sleep(0.02)
+
+    monkeypatch.setattr(measured, "train", slow)
+    assert 0.001 < iteration_seconds(linear(), task, TrainConfig()) < 0.02
+    assert asked == [WARM, WARM + TIMED]
+    monkeypatch.setattr(measured, "ENOUGH_S", 0.01)
+    assert iteration_seconds(linear(), task, TrainConfig()) >= 0.01
+    assert asked[2:] == [WARM]
