@@ -6,11 +6,12 @@ READY := $(VENV)/.ready
 JOBS ?= 2
 DEFAULT_TIERS := not slow and not runtime and not browser and not gpu
 
-.PHONY: help install install-runtimes demo lint types test test-all clean
+.PHONY: help install install-runtimes demo lint types test test-all docs clean
 
 help:
 	@echo "make demo      set up and run the main job on the bundled digits (runs/demo/report.html)"
 	@echo "make test      set up, then lint, types, tests and doctests"
+	@echo "make docs      the documentation as a site (build/site/index.html)"
 	@echo "make test-all  the slow, runtime and browser tests on top"
 
 install: $(READY)
@@ -41,6 +42,10 @@ test: lint types
 
 test-all: $(READY)
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "(slow or runtime or browser) and not gpu" tests
+
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "build/site/index.html"
 
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache build dist
