@@ -6,13 +6,14 @@ READY := $(VENV)/.ready
 JOBS ?= 2
 DEFAULT_TIERS := not slow and not runtime and not browser and not gpu
 
-.PHONY: help install install-runtimes demo lint types test test-all docs clean
+.PHONY: help install install-runtimes demo lint types test test-all docs audit clean
 
 help:
 	@echo "make demo      set up and run the main job on the bundled digits (runs/demo/report.html)"
 	@echo "make test      set up, then lint, types, tests and doctests"
 	@echo "make docs      the documentation as a site (build/site/index.html)"
 	@echo "make test-all  the slow, runtime and browser tests on top"
+	@echo "make audit     known vulnerabilities of the pinned dependencies (asks a data base on the internet)"
 
 install: $(READY)
 
@@ -46,6 +47,9 @@ test-all: $(READY)
 docs: $(READY)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo "build/site/index.html"
+
+audit: $(READY)
+	.ci/audit $(BIN)/python
 
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache build dist

@@ -13,6 +13,7 @@ Example:
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterable
 
 
@@ -58,6 +59,26 @@ def brief(error: BaseException) -> str:
     line = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__).strip()
     text = "".join(letter if letter.isprintable() else " " for letter in line)
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
+
+
+def shown(path: str | os.PathLike[str]) -> str:
+    """A path as text that can be stored and printed, also where its name is no UTF-8.
+
+    >>> shown("caf" + chr(0xDCE9)), shown("café")
+    ('caf\\\\xe9', 'café')
+    """
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def utf8(path: str | os.PathLike[str], what: str) -> None:
+    """Refuse a name that is no UTF-8 where it would be written into results.
+
+    Raises:
+        UsageError: it is none.
+    """
+    text = shown(path)
+    if text != os.fspath(path):
+        raise UsageError(f"{what} {text} has a name that is not UTF-8; rename it")
 
 
 LONGEST = 200

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tempfile
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -521,7 +522,7 @@ def replacing(path: Path) -> Generator[Path]:
     """A temporary path beside `path` that replaces it when the block ends without an error.
 
     The file is flushed to the disk before the rename, and the folder after it. On an error the temporary
-    file is removed and `path` is as it was.
+    file is removed and `path` is as it was; an `OSError` names `path`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
@@ -540,8 +541,21 @@ def replacing(path: Path) -> Generator[Path]:
             os.fsync(folder)
         finally:
             os.close(folder)
+    except OSError as error:
+        if error.filename in (None, name):
+            error.filename, error.filename2 = str(path), None
+        raise
+    except Exception as error:
+        number = OS_ERROR.search(str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from None
     finally:
         temporary.unlink(missing_ok=True)
+
+
+OS_ERROR = re.compile(r"\(os error (\d+)\)")
+"""How libraries written in Rust (safetensors) tell of a full disk."""
 
 
 def write_atomic(path: Path, content: bytes | str) -> None:

@@ -39,12 +39,13 @@ def idx_file(array: np.ndarray) -> bytes:
     return bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
 
 
-def zip_file(compression: int = zipfile.ZIP_DEFLATED) -> bytes:
+def zip_file(compression: int = zipfile.ZIP_DEFLATED, pictures: int = 1) -> bytes:
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", compression) as archive:
         for split in ("train", "test"):
             for label in ("cat", "dog"):
-                archive.writestr(f"{split}/{label}/0.png", picture("PNG", len(label + split)))
+                for number in range(pictures):
+                    archive.writestr(f"{split}/{label}/{number}.png", picture("PNG", number + len(split)))
     return file.getvalue()
 
 

@@ -107,7 +107,12 @@ class TableFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise DataError(
+                f"{path} cannot be made: {error.strerror}; give another --table, or set TERSA_CACHE"
+            ) from None
         with asking(path, DAMAGED):
             self._connection = sqlite3.connect(path, timeout=30)
         try:

@@ -20,6 +20,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import tempfile
 import time
 import zlib
 from collections.abc import Callable, Sequence
@@ -29,7 +30,7 @@ import numpy as np
 import pooch
 
 from tersa.data.source import Array, Decoded
-from tersa.errors import DataError
+from tersa.errors import DataError, shown
 from tersa.numerics import digest
 from tersa.records import SCHEMA, Record, read_record, replacing, write_record
 
@@ -75,8 +76,23 @@ class Remembered(Record):
 
 
 def cache_dir() -> Path:
-    """The user cache: `$TERSA_CACHE`, else the platform's place (`~/.cache/tersa` on Linux)."""
-    return Path(os.environ.get("TERSA_CACHE") or pooch.os_cache("tersa")).expanduser().absolute()
+    """The user cache: `$TERSA_CACHE`, else the platform's place (`~/.cache/tersa` on Linux).
+
+    A user without a home folder (a bare number in a container) has it among the temporary files.
+    """
+    try:
+        place = os.environ.get("TERSA_CACHE") or pooch.os_cache("tersa")
+        return Path(place).expanduser().absolute()
+    except RuntimeError:
+        return Path(tempfile.gettempdir()) / f"tersa-{os.getuid()}"
+
+
+def at_home(path: str | Path) -> Path:
+    """The path with a `~` at its begin replaced; as it stands where nobody knows that home folder."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
 
 
 def file_digest(path: Path) -> str:
@@ -95,7 +111,8 @@ def tree_digest(root: Path, files: Sequence[Path]) -> str:
     def compute() -> str:
         whole = hashlib.sha256()
         for path in ordered:
-            whole.update(f"{path.relative_to(root).as_posix()}\0{_sha256(path)}\n".encode())
+            line = f"{path.relative_to(root).as_posix()}\0{_sha256(path)}\n"
+            whole.update(line.encode("utf-8", "surrogateescape"))
         return whole.hexdigest()
 
     return _remembered(root, _stamp(ordered), compute)
@@ -202,7 +219,7 @@ def _remembered(path: Path, stamp: str, compute: Callable[[], str]) -> str:
             logger.warning("a kept digest is damaged (%s); reading the file again", error)
     sha256 = compute()
     try:
-        write_record(place, Remembered(path=str(path.absolute()), stamp=stamp, sha256=sha256))
+        write_record(place, Remembered(path=shown(path.absolute()), stamp=stamp, sha256=sha256))
     except OSError as error:
         logger.debug("digest not kept: %s", error)
     return sha256

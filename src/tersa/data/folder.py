@@ -29,7 +29,7 @@ import numpy as np
 from PIL import Image
 
 from tersa.data.source import SPLITS, Array, Decoded, Found, Source, checked
-from tersa.errors import DataError, brief
+from tersa.errors import DataError, brief, shown
 
 logger = logging.getLogger(__name__)
 
@@ -133,6 +133,9 @@ def arrange(names: Sequence[str], where: str) -> Listing:
         logger.warning("%s: %d files that are not CLASS/*%s are left out", where, ignored, "|".join(SUFFIXES))
     _check_classes(items, seen, where, sorted({parts[0] for _, parts in places if parts}))
     classes = tuple(sorted({item.label for item in items if item.split == "train"}, key=_rank(seen["train"])))
+    for name in classes:
+        if shown(name) != name:
+            raise DataError(f"{where}: the class {shown(name)} has a name that is not UTF-8; rename it")
     return Listing(tuple(sorted(items, key=lambda item: (classes.index(item.label), item.name))), classes)
 
 

@@ -26,7 +26,7 @@ from tersa.data.download import fetch as fetch_file
 from tersa.data.source import Decoded, Found, Source
 from tersa.data.split import channel_statistics, stratified, validation_count
 from tersa.data.task import Provenance, Split, Task
-from tersa.errors import DataError, UsageError, unknown
+from tersa.errors import DataError, UsageError, unknown, utf8
 
 logger = logging.getLogger(__name__)
 
@@ -191,7 +191,7 @@ def roots(data_dir: Path | None = None) -> Iterator[Path]:
             raise UsageError(f"no folder {data_dir} (--data-dir)")
         yield data_dir
     if os.environ.get("TERSA_DATA"):
-        yield Path(os.environ["TERSA_DATA"]).expanduser()
+        yield cache.at_home(os.environ["TERSA_DATA"])
     yield cache.cache_dir() / "data"
 
 
@@ -231,7 +231,8 @@ def _standing(source: Source, data_dir: Path | None) -> Standing:
 
 
 def _at_path(name: str) -> tuple[Source, tuple[Path, ...]]:
-    path = Path(name).expanduser()
+    path = cache.at_home(name)
+    utf8(path, "data set")
     for source in BY_PATH:
         found = source.find(path)
         if found.complete:

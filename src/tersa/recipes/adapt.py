@@ -39,7 +39,7 @@ from tersa.recipes.adapt_request import AdaptSpec, adapt_command, checked
 from tersa.recipes.adapt_search import by_budget, by_netadapt
 from tersa.recipes.adapt_store import AdaptStore
 from tersa.recipes.deploy import Dock, export_options, pick, shippable
-from tersa.recipes.folder import open_folder
+from tersa.recipes.folder import open_folder, releasing
 from tersa.recipes.job import Job
 from tersa.recipes.outcome import Outcome, finish
 from tersa.recipes.request import protocol_of
@@ -54,6 +54,7 @@ from tersa.train.checkpoint import weights_digest
 from tersa.train.device import choose as choose_device
 
 
+@releasing
 def adapt(
     spec: AdaptSpec,
     out: Path | str,

@@ -39,7 +39,7 @@ from tersa.recipes.adapt import adapt
 from tersa.recipes.adapt_request import specified
 from tersa.recipes.adaptation_result import AdaptationResult, LayerPoint, ScorePoint, Searched, Timed
 from tersa.recipes.adaptation_stages import Measured, Subject, measured_table, narrowed, stages, walk
-from tersa.recipes.folder import RESULT, open_folder
+from tersa.recipes.folder import RESULT, open_folder, releasing
 from tersa.recipes.goals import Goals, parse_bound
 from tersa.recipes.published_adaptation import DELTAS, NETWORKS
 from tersa.recipes.setting import Say, Setting
@@ -150,6 +150,7 @@ def plan_adaptation(request: AdaptationRequest) -> AdaptationPlan:
     return AdaptationPlan(request, parse(request.target), order, tuple(sorted(set(deltas))))
 
 
+@releasing
 def run_adaptation(
     plan: AdaptationPlan,
     out: Path,

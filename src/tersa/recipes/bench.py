@@ -30,7 +30,7 @@ from tersa.recipes.bench_layers import layer_tables
 from tersa.recipes.bench_matrix import Batches, File, Found, Job, run_matrix, with_accuracy
 from tersa.recipes.bench_result import BenchResult
 from tersa.recipes.bench_verdict import energy_known, headline
-from tersa.recipes.folder import RESULT, open_folder
+from tersa.recipes.folder import RESULT, open_folder, releasing
 from tersa.recipes.subjects import CODED, Subject, find_subject, needs_task, to_artefact
 from tersa.records import Record, write_record
 from tersa.report.bench_page import REPORT
@@ -288,6 +288,7 @@ def make_plan(request: BenchRequest) -> Plan:
     return Plan(subjects, targets, precisions, batches, request.seconds, task, carried | given, limits, cores)
 
 
+@releasing
 def run_bench(
     request: BenchRequest,
     plan: Plan,

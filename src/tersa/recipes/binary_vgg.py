@@ -51,7 +51,7 @@ from tersa.errors import UsageError, faults, unknown
 from tersa.models.load import load as load_model
 from tersa.models.operations import operations
 from tersa.models.zoo import bits_of
-from tersa.recipes.folder import RESULT, open_folder
+from tersa.recipes.folder import RESULT, open_folder, releasing
 from tersa.recipes.published_binary import accuracies
 from tersa.recipes.setting import Setting
 from tersa.recipes.train import TrainedRun, TrainRequest, plan_training, run_training
@@ -259,6 +259,7 @@ def plan_binary_vgg(wanted: BinaryVgg, folder: Path, setting: Setting | None = N
     )
 
 
+@releasing
 def reproduce_binary_vgg(
     wanted: BinaryVgg,
     folder: Path,

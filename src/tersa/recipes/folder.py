@@ -1,7 +1,8 @@
 """The folder of one run: made once, refused when it is somebody else's, resumed when asked.
 
 `runs/NAME/` holds `spec.toml` (everything asked, written first), `result.json` (written last: a run without
-it is not finished), and what the work leaves in between.
+it is not finished), and what the work leaves in between. One process works in a folder at a time: a lock on
+the folder itself, which leaves no file and falls with its process.
 
 Example:
     >>> import tempfile
@@ -18,21 +19,29 @@ Example:
 
 from __future__ import annotations
 
+import fcntl
 import glob
 import os
 import shutil
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import tomlkit
 
-from tersa.errors import UsageError
+from tersa.errors import UsageError, utf8
 from tersa.records import SCHEMA, Record, write_atomic
 
 SPEC, RESULT = "spec.toml", "result.json"
 TRASH = ".removed"
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_held: dict[Path, int] = {}
+"""Locks of this process, by folder."""
 
 
 def open_folder(out: Path, verb: str, spec: Record, *, resume: bool, overwrite: bool) -> Path:
@@ -46,10 +55,14 @@ def open_folder(out: Path, verb: str, spec: Record, *, resume: bool, overwrite: 
         overwrite: remove a run that is there.
 
     Raises:
-        UsageError: the folder exists and neither was asked; it is not a run folder; or its spec differs.
+        UsageError: the folder exists and neither was asked; it is not a run folder; its spec differs; or
+            another process works in it.
     """
     if resume and overwrite:
         raise UsageError("--resume and --overwrite exclude each other; give one")
+    utf8(out, "the folder")
+    if out.is_dir():
+        hold(out)
     sweep(out)
     wanted = {
         "schema_version": SCHEMA,
@@ -67,10 +80,64 @@ def open_folder(out: Path, verb: str, spec: Record, *, resume: bool, overwrite: 
             )
         else:
             _same(out, read_spec(out), wanted)
+            remove_halves(out)
             return out
     out.mkdir(parents=True, exist_ok=True)
+    hold(out)
     write_atomic(out / SPEC, tomlkit.dumps(wanted))
     return out
+
+
+def hold(out: Path) -> None:
+    """Keep other processes out of a folder, until `release` or the end of this process.
+
+    Raises:
+        UsageError: another process holds it.
+    """
+    release(out)
+    handle = os.open(out, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        raise UsageError(f"another process is at work in {out}; wait for it, or give another --out") from None
+    except OSError:  # a file system without locks
+        os.close(handle)
+        return
+    _held[out.resolve()] = handle
+
+
+def release(out: Path) -> None:
+    """Let other processes into a folder."""
+    handle = _held.pop(out.resolve(), None)
+    if handle is not None:
+        os.close(handle)
+
+
+def releasing(work: Callable[P, T]) -> Callable[P, T]:
+    """A job that lets go of the folders that it has opened when it ends, well or not."""
+
+    @wraps(work)
+    def inside(*args: P.args, **kwargs: P.kwargs) -> T:
+        before = set(_held)
+        try:
+            return work(*args, **kwargs)
+        finally:
+            for folder in set(_held) - before:
+                release(folder)
+
+    return inside
+
+
+def remove_halves(out: Path) -> None:
+    """Remove files that were being written when a run was killed; they are never read."""
+    for pattern in HALVES:
+        for path in out.rglob(pattern):
+            path.unlink(missing_ok=True)
+
+
+HALVES = (".*.part", ".tmp??????")
+"""Temporary names of `records.replacing` and of safetensors."""
 
 
 def discard(out: Path) -> None:

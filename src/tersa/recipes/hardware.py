@@ -38,7 +38,7 @@ from tersa.models.load import load as load_model
 from tersa.models.summary import parameters, summary
 from tersa.recipes.bench_cross import adapted_for
 from tersa.recipes.bench_matrix import Batches, File, Job, Say, run_matrix, with_accuracy
-from tersa.recipes.folder import RESULT, open_folder
+from tersa.recipes.folder import RESULT, open_folder, releasing
 from tersa.recipes.hardware_result import Group, HardwareResult, NetworkFacts
 from tersa.recipes.published_hardware import NETWORKS
 from tersa.recipes.subjects import Subject, find_subject, model_of, to_artefact
@@ -203,6 +203,7 @@ def parse_targets(text: str) -> list[tuple[str, Target | str]]:
     return found
 
 
+@releasing
 def run_hardware(
     plan: HardwarePlan,
     out: Path,

@@ -29,7 +29,7 @@ from torch import Tensor
 from tersa.data.sources import load as load_task
 from tersa.data.task import Task
 from tersa.errors import faults
-from tersa.recipes.folder import RESULT, open_folder
+from tersa.recipes.folder import RESULT, open_folder, releasing
 from tersa.recipes.setting import Setting
 from tersa.records import SCHEMA, Environment, Record, read_record, replacing, write_record
 from tersa.rules.base import Extras
@@ -143,6 +143,7 @@ def plan_learning(cell: Cell, setting: Setting | None = None) -> LearnPlan:
     return LearnPlan(cell=cell, parameters=network.parameters, images=images, epochs=epochs, updates=updates)
 
 
+@releasing
 def run_learning(
     cell: Cell,
     out: Path,

@@ -23,7 +23,7 @@ from PIL import Image
 from pydantic import ConfigDict
 
 from tersa.data.folder import SUFFIXES, decode_image
-from tersa.errors import DataError, UsageError, brief
+from tersa.errors import DataError, UsageError, brief, shown
 from tersa.export.artefact import Artefact, Header
 from tersa.export.check import classify
 from tersa.export.onnx import as_pixels
@@ -118,7 +118,7 @@ def predict(
         shares = softmax(classify(artefact.path, np.stack([one.pixels for one in prepared])))
         found += [
             Prediction(
-                image=str(path),
+                image=shown(path),
                 top=_best(row, classes, top),
                 note=one.note,
                 folder=path.parent.name if path.parent.name in classes else "",

@@ -43,7 +43,7 @@ from tersa.export.processor import cpuinfo, features
 from tersa.models import zoo
 from tersa.models.summary import macs, parameters
 from tersa.prune.groups import find_groups
-from tersa.recipes.folder import SPEC, open_folder, read_spec
+from tersa.recipes.folder import SPEC, open_folder, read_spec, releasing
 from tersa.recipes.pruning_cost import Clock, Size, size_of, work
 from tersa.recipes.pruning_curves import FIGURES, LAYERS, TEST_EVERY, Curve, document_training, every_curve
 from tersa.recipes.pruning_report import Setup, write_results
@@ -230,6 +230,7 @@ def plan_pruning(
     )
 
 
+@releasing
 def reproduce_pruning(
     wanted: Pruning,
     folder: Path,

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from tersa.errors import UsageError, unknown
-from tersa.recipes.folder import RESULT, SPEC
+from tersa.recipes.folder import RESULT, SPEC, hold, release
 from tersa.records import ShrinkResult, read_record
 from tersa.report.numbers import change, factor, milliseconds, percent, si, size
 from tersa.report.plain import plain
@@ -170,9 +170,11 @@ def remove_run(name: str, root: Path) -> Path:
         The folder that is gone.
 
     Raises:
-        UsageError: not a run, or not directly inside `root` (a path, a link that leads elsewhere).
+        UsageError: not a run, not directly inside `root` (a path, a link that leads elsewhere), or at work.
     """
     folder = removable(name, root)
+    hold(folder)
+    release(folder)
     doomed = folder.with_name(f"{REMOVING}{folder.name}")
     if doomed.exists():
         shutil.rmtree(doomed)

@@ -43,7 +43,7 @@ from tersa.prune.trace import LAYERS
 from tersa.prune.twins import is_low_bit
 from tersa.recipes.deploy import Dock, export_options, pick, race, shippable
 from tersa.recipes.descent import descend_
-from tersa.recipes.folder import RESULT, open_folder
+from tersa.recipes.folder import RESULT, open_folder, releasing
 from tersa.recipes.goals import Goals, Start
 from tersa.recipes.job import Job
 from tersa.recipes.outcome import Outcome, finish
@@ -68,6 +68,7 @@ FEW = 8
 """Training images on which scores and surgery are tried before any work."""
 
 
+@releasing
 def shrink(
     spec: ShrinkSpec,
     out: Path | str,

@@ -28,8 +28,8 @@ from typing import Literal
 
 from pydantic import ConfigDict
 
-from tersa.errors import UsageError
-from tersa.recipes.folder import discard, sweep
+from tersa.errors import UsageError, utf8
+from tersa.recipes.folder import discard, hold, releasing, sweep
 from tersa.recipes.setting import Setting
 from tersa.recipes.study_report import write_study_report
 from tersa.records import SCHEMA, Record, write_atomic
@@ -113,6 +113,7 @@ class StudyResult(Record):
     """Wall time of this call."""
 
 
+@releasing
 def run_study(
     spec: StudySpec,
     out: Path,
@@ -222,6 +223,9 @@ def open_study(out: Path, spec: StudySpec, *, resume: bool, overwrite: bool) -> 
     """
     if resume and overwrite:
         raise UsageError("--resume and --overwrite exclude each other; give one")
+    utf8(out, "the folder")
+    if out.is_dir():
+        hold(out)
     sweep(out, SPEC)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         if not out.is_dir() or not (out / SPEC).is_file():
@@ -234,6 +238,7 @@ def open_study(out: Path, spec: StudySpec, *, resume: bool, overwrite: bool) -> 
             StudyStore(out / DATABASE, write=True).close()  # refused while another process runs it
             discard(out)
     out.mkdir(parents=True, exist_ok=True)
+    hold(out)
     write_atomic(out / SPEC, to_toml(spec))
 
 

@@ -35,7 +35,7 @@ from tersa.errors import UsageError, faults
 from tersa.models.load import load as load_model
 from tersa.models.summary import macs, parameters
 from tersa.models.zoo import bits_of, default_spec
-from tersa.recipes.folder import RESULT, open_folder
+from tersa.recipes.folder import RESULT, open_folder, releasing
 from tersa.recipes.network_report import REPORT, write_report
 from tersa.recipes.portrait import FILE as PORTRAIT
 from tersa.recipes.portrait import portrait
@@ -255,6 +255,7 @@ def plan_training(request: TrainRequest, setting: Setting | None = None) -> Trai
         )
 
 
+@releasing
 def run_training(
     request: TrainRequest,
     out: Path,

@@ -237,8 +237,14 @@ def _key(task: Task, loaded: LoadedModel, config: TrainConfig) -> str:
 @contextmanager
 def _alone_in(folder: Path) -> Generator[None]:
     """Hold the folder's lock; wait for it where another process trains the same baseline."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as lock:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / "lock").open("w")
+    except OSError as error:
+        raise DataError(
+            f"the cache cannot be written: {error.strerror}: {folder}; set TERSA_CACHE to a folder that can"
+        ) from None
+    with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
