@@ -3,7 +3,7 @@
     {{ table("benchmarks/results/x.csv", "column | heading", ..., where="kind=time") }}   rows of a CSV file
     {{ value("benchmarks/results/x.csv", "{mean:.2f} ± {half:.2f}", where="seed=1") }}    cells of one row
     <!-- snippet: within=2% -->      before a fence: its numbers may differ by so much on another machine
-    <!-- snippet: slow 3 minutes -->         it is run by the slow tier of the tests alone
+    <!-- snippet: slow 3 minutes within=2% -->   it is run by the slow tier of the tests alone
     <!-- snippet: not-run needs a GPU -->    it is not run by the tests, and why
 
 `tests/test_docs.py` reads the same notes. Numbers are taken from committed files when the site is built, so
@@ -99,15 +99,16 @@ def number(cell: str) -> str | float:
 
 def said(found: re.Match[str]) -> str:
     """A note on a snippet, for readers."""
-    kind, text = found.group(1), found.group(2)
-    if kind.startswith("within="):
-        share = kind.removeprefix("within=").replace("%", " %")
-        words = f"Numbers may differ by {share} on another machine; ... stands for what depends on it."
-    elif kind == "slow":
-        words = f"Takes {text}."
-    else:
-        words = f"Not run when these pages are tested: {text}."
-    return f'<p class="snippet">{words}</p>'
+    kind, text = found.group(1), found.group(2) or ""
+    share = re.search(r"within=([\d.]+)%", f"{kind} {text}")
+    words: list[str] = []
+    if kind == "slow":
+        words.append(f"Takes {re.sub(' within=.*', '', text)}.")
+    if kind == "not-run":
+        words.append(f"Not run when these pages are tested: {text}.")
+    if share:
+        words.append(f"Numbers may differ by {share[1]} % between machines; ... stands for what depends on them.")
+    return f'<p class="snippet">{" ".join(words)}</p>'
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:

@@ -8,7 +8,7 @@ All of a page runs in one temporary folder, from top to bottom. In console outpu
 white space and ruled lines do not count, and numbers are equal unless a note before the fence allows more:
 
     <!-- snippet: within=2% -->            numbers of at least 1 may differ by 2 % of the documented one
-    <!-- snippet: slow 3 minutes -->       run by the slow tier alone
+    <!-- snippet: slow 3 minutes -->       run by the slow tier alone; `slow 3 minutes within=2%` for both
     <!-- snippet: not-run needs a GPU -->  not run, and why
 
 `--8<-- "file"` inside a fence stands for that file's text, as in the site. A failing command ends the page,
@@ -73,7 +73,8 @@ class Snippet:
     @property
     def tolerance(self) -> float:
         """Share of a documented number that a printed one may be off."""
-        return float(self.note.removesuffix("%")) / 100 if self.kind == "within" else 0.0
+        allowed = re.search(r"within=([\d.]+)%", f"{self.kind}={self.note}")
+        return float(allowed[1]) / 100 if allowed else 0.0
 
 
 def snippets(text: str) -> list[Snippet]:
