@@ -107,7 +107,9 @@ def said(found: re.Match[str]) -> str:
     if kind == "not-run":
         words.append(f"Not run when these pages are tested: {text}.")
     if share:
-        words.append(f"Numbers may differ by {share[1]} % between machines; ... stands for what depends on them.")
+        words.append(
+            f"Numbers may differ by {share[1]} % between machines; ... stands for what depends on them."
+        )
     return f'<p class="snippet">{" ".join(words)}</p>'
 
 
