@@ -23,6 +23,7 @@ VERBS = (
     "compare",
     "doctor",
     "run",
+    "search",
 )
 NESTED = ("data list", "data get", "data show", "runs list", "runs show", "runs rm")
 

@@ -25,6 +25,7 @@ from tersa.cli import (
     report,
     reproduce,
     runs,
+    search,
     shrink,
     study,
     train,
@@ -64,6 +65,7 @@ for verb in (
 app.command(epilog=compare.EPILOG)(compare.compare)
 app.command(epilog=doctor.EPILOG)(doctor.doctor)
 app.command(epilog=recipe.EPILOG)(recipe.run)
+app.command(epilog=search.EPILOG)(search.search)
 app.add_typer(data.app, name="data")
 app.add_typer(runs.app, name="runs")
 app.add_typer(study.app, name="study")

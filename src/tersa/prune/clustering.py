@@ -132,13 +132,18 @@ class Clustered:
 
 
 def cluster(
-    network: nn.Module, bits: int, *, codebook: Codebook = "layer", bias_bits: int = BIAS_BITS
+    network: nn.Module,
+    bits: int | Mapping[str, int],
+    *,
+    codebook: Codebook = "layer",
+    bias_bits: int = BIAS_BITS,
 ) -> Clustered:
     """Cluster a network's weights by k-means, without training.
 
     Args:
         network: any; it is not changed.
-        bits: n, at most 2^n centroids in a codebook.
+        bits: n, at most 2^n centroids in a codebook; or n of each clustered tensor (`sort_out`), by
+            name, where each has its own.
         codebook: one for each tensor, or one for all.
         bias_bits: m.
 
@@ -149,7 +154,8 @@ def cluster(
     scales = {name: _scale(state[name]) for name in kinds.weights}
     scaled = [_in_units(state[name], scales[name]) for name in kinds.weights]
     groups = [torch.cat(scaled)] if codebook == "network" else scaled
-    books = tuple(_centroids(values, bits) for values in groups)
+    widths = [bits] * len(groups) if isinstance(bits, int) else [bits[name] for name in kinds.weights]
+    books = tuple(_centroids(values, each) for values, each in zip(groups, widths, strict=True))
     weights = {
         name: _assign(state[name], books[place if len(books) > 1 else 0], scales[name])
         for place, name in enumerate(kinds.weights)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import tomlkit
@@ -9,6 +10,7 @@ import tomlkit
 from tersa.recipes.recipe import Recipe
 from tersa.recipes.recipe_kind import Cost
 from tersa.recipes.recipe_result import RecipeResult, StepResult
+from tersa.records import Goal
 from tersa.report.network_view import Tile
 from tersa.report.numbers import change, duration, factor, milliseconds, percent, plural, si, size
 from tersa.report.recipe_page import REPORT, write
@@ -34,18 +36,7 @@ def view_of(recipe: Recipe, result: RecipeResult) -> RecipeView:
         detail=f"{result.description}{asked}".strip(),
         tiles=_tiles(result),
         rows=tuple(_row(step) for step in result.steps),
-        goals=tuple(
-            GoalRow(
-                step.name,
-                goal.text,
-                _amount(goal.asked, goal.unit),
-                _amount(goal.reached, goal.unit),
-                goal.met,
-                goal.reason,
-            )
-            for step in result.steps
-            for goal in step.goals
-        ),
+        goals=tuple(row for step in result.steps for row in goal_rows(step.name, step.goals)),
         recipe=text_of(recipe),
         command=result.command,
         facts=(
@@ -57,6 +48,30 @@ def view_of(recipe: Recipe, result: RecipeResult) -> RecipeView:
             ("took", duration(result.seconds)),
         ),
     )
+
+
+def goal_rows(step: str, goals: Sequence[Goal]) -> list[GoalRow]:
+    """Goals as rows of a page's table."""
+    return [
+        GoalRow(
+            step,
+            each.text,
+            amount(each.asked, each.unit),
+            amount(each.reached, each.unit),
+            each.met,
+            each.reason,
+        )
+        for each in goals
+    ]
+
+
+def amount(value: float, unit: str) -> str:
+    """A goal's bound or what was reached, whole where it counts.
+
+    >>> amount(34370.4, "MACs"), amount(0.24, "points")
+    ('34,370 MACs', '0.24 points')
+    """
+    return f"{value:,.0f} {unit}" if unit in ("bytes", "MACs", "parameters") else f"{value:.4g} {unit}"
 
 
 def text_of(recipe: Recipe) -> str:
@@ -129,12 +144,3 @@ def _text(value: float | None, unit: str = "") -> str:
     if value is None:
         return ""
     return {"%": percent, "B": size, "ms": milliseconds}.get(unit, si)(value)
-
-
-def _amount(value: float, unit: str) -> str:
-    """A goal's bound or what was reached, whole where it counts.
-
-    >>> _amount(34370.4, "MACs"), _amount(0.24, "points")
-    ('34,370 MACs', '0.24 points')
-    """
-    return f"{value:,.0f} {unit}" if unit in ("bytes", "MACs", "parameters") else f"{value:.4g} {unit}"

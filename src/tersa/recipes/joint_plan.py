@@ -1,0 +1,92 @@
+"""What `tersa search` would try and about how long it would take, without doing it.
+
+Example:
+    >>> spec = JointSpec(model="mlp:8", costs=("macs",), widths=(1.0, 0.5), most=0.5, bits="2..4")
+    >>> plan = plan_search(spec, Setting(threads=1), 10)
+    >>> [axis.name for axis in plan.axes], plan.combinations
+    (['width', 'prune', 'bits.fc1.weight', 'bits.fc2.weight'], 198.0)
+"""
+
+from __future__ import annotations
+
+import math
+
+from tersa.data.sources import load as load_task
+from tersa.models.zoo import default_spec
+from tersa.recipes.joint_networks import SECONDS, axes_of
+from tersa.recipes.joint_request import JointSpec
+from tersa.recipes.joint_trials import Axis
+from tersa.recipes.request import baseline_config, protocol_of
+from tersa.recipes.setting import Setting, threads_of
+from tersa.recipes.shrink import prunable
+from tersa.recipes.start import find_start
+from tersa.records import Record
+from tersa.train.config import extent
+from tersa.train.device import choose
+from tersa.train.estimate import iteration_seconds
+
+WEIGHING = 1.0
+"""Seconds of a network's file, validation and a measurement's start."""
+
+
+class PlannedAxis(Record):
+    """One thing that would be searched; `values` in words, `count` of them."""
+
+    name: str
+    values: str
+    count: int
+
+
+class SearchPlan(Record):
+    """What would be searched.
+
+    Attributes:
+        model: as it was asked for, or the data's default.
+        combinations: of all axes.
+        seconds: estimated: widths to train and trials, each as costly as the largest network's.
+    """
+
+    model: str
+    axes: list[PlannedAxis]
+    trials: int
+    combinations: float
+    seconds: float
+
+
+def plan_search(spec: JointSpec, setting: Setting, trials: int) -> SearchPlan:
+    """Estimate the work of a search.
+
+    Raises:
+        UsageError, DataError, ModelError: what the search would raise before its work.
+    """
+    spec.check()
+    task = load_task(spec.data, data_dir=setting.data_dir, seed=spec.seed, validation=spec.validation)
+    if not spec.run:
+        spec = spec.model_copy(update={"model": spec.model or default_spec(task.shape, len(task.classes))})
+    base = spec.shrinking()
+    begin = find_start(base, task)
+    groups = prunable(begin.pruned(), task, protocol_of(base, task))
+    axes = [_planned(axis) for axis in axes_of(spec, begin.pruned(), groups)]
+    config = baseline_config(base, task, begin.model)
+    with threads_of(setting):
+        each = iteration_seconds(begin.network(), task, config, device=choose(setting.device))
+    length = 0 if begin.trained else extent(config, len(task.train)).iterations * len(set(spec.widths))
+    tuning = spec.tune * (1.5 if spec.bit_range else 1.0)
+    clock = 4 * SECONDS if spec.timed else 0.0
+    return SearchPlan(
+        model=begin.model,
+        axes=axes,
+        trials=trials,
+        combinations=math.prod(float(axis.count) for axis in axes),
+        seconds=each * length + trials * (each * tuning + WEIGHING + clock),
+    )
+
+
+def _planned(axis: Axis) -> PlannedAxis:
+    if axis.values:
+        words = ", ".join(f"{value:g}" for value in axis.values)
+        return PlannedAxis(name=axis.name, values=words, count=len(axis.values))
+    count = round((axis.high - axis.low) / axis.step) + 1
+    return PlannedAxis(
+        name=axis.name, values=f"{axis.low:g} to {axis.high:g} in steps of {axis.step:g}", count=count
+    )

@@ -1,0 +1,294 @@
+"""Joint search: what is searched, the front, what is taken, goals, resume, shared storage, missing Optuna."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tersa.cli.main import execute
+from tersa.data.sources import load
+from tersa.errors import UsageError
+from tersa.export.check import classify
+from tersa.export.coded import read_coded
+from tersa.models.zoo import build
+from tersa.prune.clustering import cluster, sort_out
+from tersa.prune.groups import find_groups
+from tersa.recipes import joint_trials
+from tersa.recipes.goals import Bound, Goals, Start
+from tersa.recipes.joint import DATABASE, Place, joint_search
+from tersa.recipes.joint_networks import axes_of, narrowing, violation
+from tersa.recipes.joint_request import JointSpec, command_of
+from tersa.recipes.joint_result import SearchResult, TriedNetwork, burden, front, pick
+from tersa.recipes.joint_trials import shown
+from tersa.recipes.setting import Setting
+from tersa.train.evaluation import predict
+
+pytest.importorskip("optuna")
+
+SMALL = JointSpec(
+    model="mlp:16x8", epochs=3, tune=10, costs=("size", "macs"), widths=(1.0, 0.5), bits="2..4", seed=3
+)
+TRIALS = 6
+"""More than are drawn at random here, so that the sampler has a say."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _few_at_random() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(joint_trials, "STARTUP", 3)
+        yield
+
+
+def quick(place: Path, **changes: Any) -> Setting:
+    return Setting(**{"threads": 1, "seconds": 0.05, "cache": place / "cache", **changes})
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, SearchResult]:
+    place = tmp_path_factory.mktemp("search")
+    return place / "run", joint_search(SMALL, place / "run", trials=TRIALS, setting=quick(place))
+
+
+def plain(row: TriedNetwork) -> dict[str, Any]:
+    return row.model_dump(exclude={"number", "seconds"})
+
+
+def test_a_search_tries_widths_ratios_and_bits(whole: tuple[Path, SearchResult]) -> None:
+    _, result = whole
+    first = result.trials[0]
+    assert len(result.trials) == TRIALS
+    assert (first.width, set(first.ratios.values()), set(first.bits.values())) == (1.0, {0.0}, {4})
+    assert {row.width for row in result.trials} == {0.5, 1.0}
+    assert len({tuple(row.bits.values()) for row in result.trials}) > 2
+    for row in result.trials:
+        channels = sum(max(1, round(row.width * width)) for width in (16, 8))
+        assert sum(row.channels.values()) == channels - round(row.ratios["network"] * channels)
+        assert row.bits.keys() == {"fc1.weight", "fc2.weight", "fc3.weight"}
+        assert row.latency_ms is None, "latency was neither a cost nor a goal"
+
+
+def test_the_front_is_not_dominated(whole: tuple[Path, SearchResult]) -> None:
+    _, result = whole
+    for row in result.trials:
+        beaten = any(
+            other.validation_accuracy >= row.validation_accuracy
+            and other.size_bytes <= row.size_bytes
+            and other.macs <= row.macs
+            and (other.validation_accuracy, other.size_bytes, other.macs)
+            != (row.validation_accuracy, row.size_bytes, row.macs)
+            for other in result.trials
+        )
+        assert row.on_front != beaten
+    assert {row.number for row in result.front} == {row.number for row in result.trials if row.on_front}
+
+
+def test_the_files_are_the_network_that_was_taken(whole: tuple[Path, SearchResult]) -> None:
+    out, result = whole
+    task = load("digits", seed=SMALL.seed)
+    chosen = next(row for row in result.trials if row.number == result.chosen)
+    assert (out / "model.coded").stat().st_size == chosen.size_bytes == result.result.size_bytes
+    decoded, _ = read_coded(out / "model.coded")
+    answers = predict(decoded, task.test, task).argmax(dim=1)
+    assert 100.0 * float((answers == task.test.labels).float().mean()) == pytest.approx(
+        result.result.test_accuracy
+    )
+    found = classify(out / "model.onnx", task.test.images).argmax(axis=1)
+    assert np.array_equal(found, answers.numpy())
+    for name, value in decoded.state_dict().items():
+        if name in chosen.bits:
+            assert len(value.unique()) <= 2 ** chosen.bits[name] + 1
+
+
+def test_the_page_shows_the_front(whole: tuple[Path, SearchResult]) -> None:
+    out, result = whole
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert page.count("<svg") >= len(result.costs)
+    assert page.count('<tr class="all">') == (result.chosen in {row.number for row in result.front})
+    assert "In multiply-accumulates?" in page
+
+
+def test_a_killed_search_ends_as_the_whole_one(whole: tuple[Path, SearchResult], tmp_path: Path) -> None:
+    def stop(task: str, done: float, remark: str) -> None:
+        if remark.startswith("network 4 "):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        joint_search(SMALL, tmp_path / "run", trials=TRIALS, setting=quick(tmp_path, say=stop))
+    assert not (tmp_path / "run" / "result.json").exists()
+    result = joint_search(SMALL, tmp_path / "run", trials=TRIALS, setting=quick(tmp_path), resume=True)
+    assert list(map(plain, result.trials)) == list(map(plain, whole[1].trials))
+    again = joint_search(SMALL, tmp_path / "run", trials=TRIALS, setting=quick(tmp_path), resume=True)
+    assert again == result
+
+
+def test_a_kill_inside_a_trial_tries_its_settings_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tersa.recipes import joint
+
+    spec, real, asked = SMALL.model_copy(update={"widths": (1.0,), "tune": 2}), joint.try_network, []
+
+    def die(work: Any, number: int, settings: Any) -> Any:
+        asked.append(dict(settings))
+        if len(asked) == 2:
+            raise KeyboardInterrupt
+        return real(work, number, settings)
+
+    monkeypatch.setattr(joint, "try_network", die)
+    with pytest.raises(KeyboardInterrupt):
+        joint_search(spec, tmp_path / "run", trials=3, setting=quick(tmp_path))
+    result = joint_search(spec, tmp_path / "run", trials=3, setting=quick(tmp_path), resume=True)
+    assert asked[2] == asked[1]
+    assert len(result.trials) == 3
+
+
+def test_a_shared_storage_is_joined(whole: tuple[Path, SearchResult], tmp_path: Path) -> None:
+    out, result = whole
+    url = f"sqlite:///{out / DATABASE}"
+    place = Place(url, "run")
+    joined = joint_search(SMALL, tmp_path / "other", trials=TRIALS, place=place, setting=quick(tmp_path))
+    assert list(map(plain, joined.trials)) == list(map(plain, result.trials))
+    assert joined.chosen == result.chosen
+    assert (tmp_path / "other" / "model.coded").read_bytes() == (out / "model.coded").read_bytes()
+    other = SMALL.model_copy(update={"tune": 11})
+    with pytest.raises(UsageError, match=r"has other settings: tune was 10, is now 11"):
+        joint_search(other, tmp_path / "third", trials=1, place=place, setting=quick(tmp_path))
+
+
+def test_float_weights_and_latency(tmp_path: Path) -> None:
+    spec = JointSpec(
+        model="mlp:8", epochs=1, tune=2, bits="none", widths=(1.0,), scope="layer", costs=("latency",)
+    )
+    result = joint_search(spec, tmp_path / "run", trials=2, setting=quick(tmp_path))
+    assert all(row.latency_ms and not row.bits for row in result.trials)
+    assert result.artefacts == ["model.onnx", "baseline.onnx"]
+    assert set(result.trials[0].ratios) == {"fc1"}
+    assert result.result.size_bytes == (tmp_path / "run" / "model.onnx").stat().st_size
+
+
+def test_all_faults_come_together() -> None:
+    spec = JointSpec(widths=(0.0, 1.0), costs=(), bits="6..2", target="onnxrutime", checkpoint="x.pt")
+    with pytest.raises(UsageError) as caught:
+        spec.check()
+    starts = (
+        "--widths 0:",
+        "--costs is empty",
+        "--bits '6..2'",
+        "--widths trains narrower",
+        "unknown target",
+    )
+    for start in starts:
+        assert any(fault.startswith(start) for fault in caught.value.found), start
+
+
+def test_what_is_searched() -> None:
+    network = build("lenet:4-6-16", (1, 8, 8), 10)
+    groups = find_groups(network, (1, 8, 8))
+    spec = JointSpec(scope="layer", most=0.42, bits="3")
+    axes = {axis.name: axis for axis in axes_of(spec, network, groups)}
+    assert axes["width"].values == (0.5, 0.75, 1.0)
+    assert axes["prune.conv1"].high == pytest.approx(0.4)
+    assert (axes["bits.conv1.weight"].low, axes["bits.conv1.weight"].high) == (3, 3)
+    assert not axes_of(JointSpec(widths=(1.0,), most=0.0, bits="none"), network, groups)
+    gone = narrowing(groups, 0.5)
+    assert [int(torch.isin(group.units, gone).sum()) for group in groups.groups] == [2, 3, 8]
+    assert len(narrowing(groups, 0.01)) == sum(len(group.units) - 1 for group in groups.groups)
+
+
+def test_each_tensor_has_the_bits_that_it_was_given() -> None:
+    network = build("mlp:16x8", (1, 8, 8), 10)
+    names = sort_out(network).weights
+    found = cluster(network, dict(zip(names, (1, 2, 4), strict=True)))
+    assert [len(book) for book in found.books] == [2, 4, 16]
+
+
+def row(number: int, accuracy: float, size: int, macs: int, violation: float = 0.0) -> TriedNetwork:
+    return TriedNetwork(
+        number=number,
+        width=1,
+        ratios={},
+        bits={},
+        validation_accuracy=accuracy,
+        loss_points=90.0 - accuracy,
+        standard_error=0.5,
+        parameters=1,
+        macs=macs,
+        size_bytes=size,
+        channels={},
+        violation=violation,
+    )
+
+
+START = Start(accuracy=90.0, macs=100, size_bytes=100, latency_ms=1.0, parameters=100)
+
+
+def test_front_of_equal_networks_keeps_the_first() -> None:
+    rows = [row(0, 90, 50, 50), row(1, 90, 50, 50), row(2, 90, 60, 40), row(3, 89, 60, 50)]
+    assert [each.number for each in front(rows, ("size", "macs"))] == [0, 2]
+
+
+def test_what_is_taken() -> None:
+    rows = [row(0, 90, 80, 80), row(1, 89.5, 20, 20), row(2, 80, 1, 1, violation=0.1)]
+    assert pick(rows, ("size", "macs"), Goals(max_loss=1), START).number == 1
+    bounded = Goals(size=Bound(value=0.9, relative=True))
+    assert pick(rows, ("size", "macs"), bounded, START).number == 0
+    missed = [each.model_copy(update={"violation": 0.1 + each.number}) for each in rows]
+    assert pick(missed, ("size", "macs"), bounded, START).number == 0
+    assert burden(rows[1], ("size", "macs"), START) == pytest.approx(0.2)
+
+
+def test_by_how_much_goals_are_missed() -> None:
+    goals = Goals(max_loss=1.0, size=Bound(value=0.5, relative=True), macs=Bound(value=40, relative=False))
+    assert violation(row(0, 89.5, 50, 40), goals, START) == 0
+    assert violation(row(0, 88.0, 75, 60), goals, START) == pytest.approx((2.5 - 1) / 100 + 0.5 + 0.5)
+
+
+def test_passwords_are_not_shown() -> None:
+    assert shown("postgresql://me:secret@host/x") == "postgresql://me:***@host/x"
+    with pytest.raises(UsageError, match="--storage is not a database URL") as caught:
+        shown("me:secret")
+    assert "secret" not in str(caught.value)
+
+
+def test_the_command_does_the_same() -> None:
+    words = command_of(SMALL, 5).split()
+    assert words[:2] == ["tersa", "search"]
+    assert words[words.index("--widths") + 1] == "1,0.5"
+    assert words[words.index("--costs") + 1] == "size,macs"
+
+
+QUICK = ["--model", "mlp:8", "--epochs", "1", "--tune", "2", "--widths", "1", "--threads", "1"]
+
+
+def test_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [*QUICK, "--costs", "macs", "--out", str(tmp_path / "run"), "--measure-seconds", "0.05"]
+    assert execute(["search", *words, "--dry-run", "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert [axis["name"] for axis in plan["axes"]] == ["prune", "bits.fc1.weight", "bits.fc2.weight"]
+    assert not (tmp_path / "run").exists()
+    assert execute(["search", *words, "--trials", "2", "--size", "10", "--json"]) == 3
+    found = json.loads(capsys.readouterr().out)
+    assert [goal["met"] for goal in found["goals"]] == [False]
+    assert Path(found["report"]).is_file()
+    assert all(Path(path).is_file() for path in found["artefacts"])
+    assert execute(["search", *words, "--costs", "mac"]) == 2
+    assert "did you mean 'macs'?" in capsys.readouterr().err
+    assert execute(["search", *words, "--storage", "nothing", "--overwrite"]) == 2
+    assert (tmp_path / "run" / "result.json").is_file()
+
+
+def test_without_optuna_it_says_how_to_install_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    assert execute(["search", "--data", "digits"]) == 2
+    assert capsys.readouterr().err == (
+        "error: tersa search needs Optuna, which is not installed: pip install 'tersa[search]'\n"
+    )
