@@ -6,7 +6,9 @@ import re
 from pathlib import Path
 
 import numpy as np
+import pytest
 from tests.hardening.stage import Stage
+from tests.hardening.test_kill import ADAPT, PRUNE
 
 DOCS = Path(__file__).parents[2] / "docs" / "reliability.md"
 MB = 1_000_000
@@ -43,3 +45,12 @@ def test_quick_commands_stay_under_their_ceilings(stage: Stage, tmp_path: Path) 
         done = stage.run(*words)
         assert done.code == 0, done.err
         assert done.peak_bytes < limits[verb] * MB, f"tersa {verb}: {done.peak_bytes / MB:.0f} MB"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("words", [PRUNE, ADAPT], ids=lambda words: words[0])
+def test_compressions_stay_under_their_ceilings(words: list[str], stage: Stage, tmp_path: Path) -> None:
+    done = stage.run(*words, "--out", tmp_path / "run")
+    assert done.code in (0, 3), done.err
+    assert done.peak_bytes < ceilings()[words[0]] * MB
