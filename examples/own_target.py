@@ -4,7 +4,7 @@ python own_target.py bench model.onnx --data digits --targets onnxruntime,onnx-r
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import onnx
 from onnx.reference import ReferenceEvaluator
@@ -30,8 +30,9 @@ class OnnxReference:
     def prepare(self, artefact: Artefact, model: str, precision: str | None = None) -> Session:
         """Load the file; what is returned maps pixels (N, C, H, W) in 0..1 to logits (N, K)."""
         asked = require_precision(self, artefact, precision)
-        evaluator = ReferenceEvaluator(str(artefact.path))
-        feed = evaluator.input_names[0]
+        network = onnx.load(artefact.path)
+        evaluator: Any = ReferenceEvaluator(network)
+        feed = network.graph.input[0].name
         return Session(
             model,
             self.describe(),
