@@ -184,25 +184,46 @@ def commands(body: str) -> Iterator[tuple[str, str]]:
 def difference(expected: str, printed: str, tolerance: float) -> str:
     """What is wrong with an output, or an empty text; nothing is compared where nothing is documented.
 
+    Pieces between `...` are looked for one after the other, each where it first fits.
+
     >>> difference("a 10 b ... c", "a  10.4\\n b 77 c", 0.05)
     ''
     >>> difference("a 10", "a 11", 0.05)
     '10 is documented, 11 was printed'
-    >>> difference("a 10", "b 10", 0.05)
+    >>> difference("a 10 ... c", "b 10", 0.05)
     "this was not printed: 'a 10'"
     """
     expected, printed = (" ".join(RULED.sub("", text).split()) for text in (expected, printed))
     if not expected:
         return ""
-    pattern = ""
-    for piece in re.split(r"(\.\.\.|\d+(?:[\d,]*\d)?(?:\.\d+)?)", expected):
-        pattern += ".*?" if piece == "..." else f"({NUMBER.pattern})" if NUMBER.fullmatch(piece) else ""
-        pattern += "" if piece == "..." or NUMBER.fullmatch(piece) else re.escape(piece)
-    pattern = re.sub(r"(\\ )+", r"\\s+", pattern).replace(r"\s+.*?", r"\s*.*?").replace(r".*?\s+", r".*?\s*")
-    match = re.fullmatch(pattern, printed)
-    if match is None:
-        return f"this was not printed: {expected!r}"
-    for want, got in zip(NUMBER.findall(expected), match.groups(), strict=True):
+    pieces = [piece.strip() for piece in expected.split("...")]
+    start = 0
+    for index, piece in enumerate(pieces):
+        last = index == len(pieces) - 1
+        fault = f"this was not printed: {piece!r}" if piece else ""
+        for match in re.compile(_pattern(piece) + "$" * last).finditer(printed, start) if piece else ():
+            if index == 0 and match.start():
+                break
+            fault = _off(piece, match, tolerance)
+            if not fault:
+                start = match.end()
+                break
+        if fault:
+            return fault
+    return ""
+
+
+def _pattern(piece: str) -> str:
+    """A documented text with a group for each number."""
+    parts = re.split(f"({NUMBER.pattern})", piece)
+    return "".join(
+        f"(?<![\\d.,])({NUMBER.pattern})" if NUMBER.fullmatch(part) else re.escape(part) for part in parts
+    )
+
+
+def _off(piece: str, match: re.Match[str], tolerance: float) -> str:
+    """The first number that is off, in words, or an empty text."""
+    for want, got in zip(NUMBER.findall(piece), match.groups(), strict=True):
         a, b = (float(text.replace(",", "")) for text in (want, got))
         if abs(a - b) > tolerance * max(abs(a), 1.0):
             return f"{want} is documented, {got} was printed"
