@@ -48,6 +48,7 @@ def test_a_study_twice(tmp_path: Path) -> None:
     assert study_digest(one) == study_digest(two)
 
 
+@pytest.mark.slow
 @trials(2)
 def test_a_training_twice(tmp_path: Path) -> None:
     one, two = twice(TRAIN, tmp_path)
