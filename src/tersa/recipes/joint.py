@@ -41,7 +41,7 @@ from tersa.models.zoo import default_spec
 from tersa.numerics import paired_loss
 from tersa.prune.groups import Groups
 from tersa.recipes.deploy import Dock, race, shippable
-from tersa.recipes.folder import RESULT, open_folder
+from tersa.recipes.folder import RESULT, open_folder, releasing
 from tersa.recipes.goals import judged
 from tersa.recipes.joint_networks import Workshop, axes_of, network_of, try_network
 from tersa.recipes.joint_report import REPORT, write_report
@@ -76,6 +76,7 @@ class Place:
     study: str = ""
 
 
+@releasing
 def joint_search(
     spec: JointSpec,
     out: Path | str,
@@ -206,7 +207,7 @@ def _finish(
         "--resume with more --trials tries more"
     )
     asked: tuple[str, ...] = ("max-loss", "min-accuracy", *COSTS)
-    reasons = dict.fromkeys(asked, reason)
+    reasons: dict[str, str] = dict.fromkeys(asked, reason)
     goals = judged(spec.goals, old, new, loss.points, reasons)
     result = SearchResult(
         name=folder.resolve().name,

@@ -29,7 +29,7 @@ from pathlib import Path
 import torch
 
 from tersa.errors import TersaError
-from tersa.recipes.folder import RESULT, open_folder
+from tersa.recipes.folder import RESULT, open_folder, releasing
 from tersa.recipes.recipe import Recipe, RecipeSpec
 from tersa.recipes.recipe_check import Ready, check
 from tersa.recipes.recipe_kind import Outcome
@@ -42,6 +42,7 @@ from tersa.targets.environment import environment
 DONE = "steps.json"
 
 
+@releasing
 def run_recipe(
     recipe: Recipe,
     out: Path,
