@@ -542,7 +542,7 @@ def replacing(path: Path) -> Generator[Path]:
         finally:
             os.close(folder)
     except OSError as error:
-        if error.filename in (None, name):
+        if error.errno is not None and error.filename in (None, name):
             error.filename, error.filename2 = str(path), None
         raise
     except Exception as error:

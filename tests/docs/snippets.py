@@ -190,6 +190,8 @@ def difference(expected: str, printed: str, tolerance: float) -> str:
     ''
     >>> difference("a 10", "a 11", 0.05)
     '10 is documented, 11 was printed'
+    >>> difference("tersa 0.1.0", "tersa 0.1.0", 0), difference("a 10", "a 0.10", 0)
+    ('', '10 is documented, 0.10 was printed')
     >>> difference("a 10 ... c", "b 10", 0.05)
     "this was not printed: 'a 10'"
     """
@@ -216,9 +218,12 @@ def difference(expected: str, printed: str, tolerance: float) -> str:
 def _pattern(piece: str) -> str:
     """A documented text with a group for each number."""
     parts = re.split(f"({NUMBER.pattern})", piece)
-    return "".join(
-        f"(?<![\\d.,])({NUMBER.pattern})" if NUMBER.fullmatch(part) else re.escape(part) for part in parts
-    )
+    found: list[str] = []
+    for before, part in zip(["", *parts], parts, strict=False):
+        inside = before.endswith((".", ","))  # 0.1.0 goes on behind 0.1
+        start = r"(?<!\d)" if inside else r"(?<![\d.,])"
+        found.append(f"{start}({NUMBER.pattern})" if NUMBER.fullmatch(part) else re.escape(part))
+    return "".join(found)
 
 
 def _off(piece: str, match: re.Match[str], tolerance: float) -> str:

@@ -311,6 +311,7 @@ def test_a_step_that_fails_is_named_and_the_others_are_kept(
     assert not (tmp_path / "run" / "result.json").exists()
 
 
+@pytest.mark.slow
 def test_the_shrink_recipe_is_tersa_shrink(tmp_path: Path) -> None:
     """The same request, and the same bytes."""
     quickly = ["model=lenet:4-6-16", "epochs=3", "retrain=5", "tune=20", "share=0.3", "precision=fp32"]
@@ -401,6 +402,7 @@ def test_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert execute(["run"]) == 2
 
 
+@pytest.mark.slow
 def test_a_missed_goal_is_exit_code_3(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["shrink.model=mlp:8", "shrink.epochs=1", "max_loss=0", "size=10", "retrain=1", "tune=2"]
     out = ["--out", str(tmp_path / "run"), "--threads", "1", "--measure-seconds", "0.05"]
