@@ -42,7 +42,8 @@ def export(
     format: Annotated[
         str,
         typer.Option(
-            "--format", help="onnx; of a low-bit network qonnx (for FINN and hls4ml) or c (one C99 file)."
+            "--format",
+            help="onnx; of a low-bit network tersa (packed), qonnx (for FINN and hls4ml) or c (a C99 file).",
         ),
     ] = "onnx",
     precision: Annotated[

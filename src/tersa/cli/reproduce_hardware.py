@@ -22,7 +22,7 @@ Examples:
   tersa reproduce hardware --dry-run
   tersa reproduce hardware --quick
   tersa reproduce hardware --network mobilenet --size 32 --targets torch,openvino@threads=2
-  tersa reproduce hardware --full --run runs/adapted-alexnet --data cifar10
+  tersa reproduce hardware --full --run runs/adapted-alexnet --data cifar-10
   tersa reproduce hardware --quick --resume
 
 A killed run goes on with the same command and --resume. Weights are not trained unless --run is given."""

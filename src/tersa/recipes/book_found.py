@@ -151,6 +151,23 @@ def _of_folder(folder: Path) -> Summary:
     raise UsageError(f"{folder} is a run of tersa {verb}, not of tersa reproduce; leave it out")
 
 
+def _summary(
+    experiment: str,
+    name: str,
+    result: HardwareResult | AdaptationResult | BinaryVggResult,
+    values: list[Ours],
+) -> Summary:
+    return Summary(
+        experiment=experiment,
+        name=name,
+        command=result.command,
+        shortened=result.mode == "quick",
+        seconds=result.seconds,
+        verdict=result.verdict,
+        values=values,
+    )
+
+
 def _on(summary: Summary, environment: Environment | None) -> Summary:
     """The summary with the machine that it was made on."""
     if environment is None:
@@ -275,16 +292,7 @@ def _measured(name: str, result: HardwareResult) -> Summary:
         if own is not None and own.state_bytes and not row["adapted_for"]:
             key = key_of("hardware_sizes.csv", row, "size_MiB")
             values.append(Ours(key=key, value=own.state_bytes / MIB, remark=f"{own.side}x{own.side}"))
-    summary = Summary(
-        experiment="hardware",
-        name=name,
-        command=result.command,
-        shortened=result.mode == "quick",
-        seconds=result.seconds,
-        verdict=result.verdict,
-        values=values,
-    )
-    return _on(summary, result.environment)
+    return _on(_summary("hardware", name, result, values), result.environment)
 
 
 def _fact(own: NetworkFacts, name: str) -> float | None:
@@ -328,16 +336,7 @@ def _adapted(name: str, result: AdaptationResult) -> Summary:
         if row["name"] in claims and row["network"] == "alexnet"
         for told in [claims[row["name"]][1]]
     ]
-    summary = Summary(
-        experiment="adaptation",
-        name=name,
-        command=result.command,
-        shortened=result.mode == "quick",
-        seconds=result.seconds,
-        verdict=result.verdict,
-        values=values,
-    )
-    return _on(summary, result.environment)
+    return _on(_summary("adaptation", name, result, values), result.environment)
 
 
 def _form(each: Timed) -> str:
@@ -378,12 +377,4 @@ def _binary(name: str, result: BinaryVggResult) -> Summary:
             key = key_of("binary_vgg.csv", row, "test_accuracy_percent")
             remark = "; ".join(filter(None, [f"{each.epochs} epochs on {each.device}", each.note]))
             values.append(Ours(key=key, value=each.test_accuracy, remark=remark))
-    return Summary(
-        experiment="binary-vgg",
-        name=name,
-        command=result.command,
-        shortened=result.mode == "quick",
-        seconds=result.seconds,
-        verdict=result.verdict,
-        values=values,
-    )
+    return _summary("binary-vgg", name, result, values)

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import ConfigDict
 
@@ -114,29 +114,22 @@ def _pruning(asked: Asked) -> str:
 
 
 def _hardware(asked: Asked) -> str:
-    directory = asked.setting.data_dir
-    request = HardwareRequest(mode=asked.mode, data_dir=None if directory is None else str(directory))
-    result = run_hardware(
-        plan_hardware(request),
-        asked.folder,
-        command=asked.setting.command,
-        resume=asked.resume,
-        say=asked.setting.say,
-    )
-    return result.verdict
+    request = HardwareRequest(mode=asked.mode, data_dir=_directory(asked))
+    return run_hardware(plan_hardware(request), asked.folder, **_how(asked)).verdict
 
 
 def _adaptation(asked: Asked) -> str:
-    directory = asked.setting.data_dir
-    request = AdaptationRequest(mode=asked.mode, data_dir=None if directory is None else str(directory))
-    result = run_adaptation(
-        plan_adaptation(request),
-        asked.folder,
-        command=asked.setting.command,
-        resume=asked.resume,
-        say=asked.setting.say,
-    )
-    return result.verdict
+    request = AdaptationRequest(mode=asked.mode, data_dir=_directory(asked))
+    return run_adaptation(plan_adaptation(request), asked.folder, **_how(asked)).verdict
+
+
+def _directory(asked: Asked) -> str | None:
+    return None if asked.setting.data_dir is None else str(asked.setting.data_dir)
+
+
+def _how(asked: Asked) -> dict[str, Any]:
+    """What document 003's two parts are told beside their plans."""
+    return {"command": asked.setting.command, "resume": asked.resume, "say": asked.setting.say}
 
 
 def _binary(asked: Asked) -> str:
