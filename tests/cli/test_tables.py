@@ -44,3 +44,17 @@ def test_what_cannot_be_written_is_told_before_any_work(
     assert "format '.xls' is not known" in told.err
     with pytest.raises(UsageError, match="--tables needs a file"):
         taken(["compare", "--tables", "--json"])
+
+
+def test_long_names_are_folded_not_cut(capsys: pytest.CaptureFixture[str]) -> None:
+    name = "onnx-reference@threads=1," + "x" * 90
+    Terminal().table("T", ("target", "ms", "what it is, in many words"), [(name, "1.0", "long " * 30)])
+    printed = "".join(capsys.readouterr().out.split())
+    assert "…" not in printed
+    assert printed.count("x") >= 90
+
+
+def test_nothing_of_it_is_left_for_the_next_command(tmp_path: Path) -> None:
+    for path in (tmp_path / "t.xls", tmp_path / "t.csv"):
+        execute(["reproduce", "list", "--tables", str(path)])
+        assert Kept.paths == ()

@@ -41,12 +41,13 @@ class Kept:
         Raises:
             UsageError: formats that are not known, or a file that is there.
         """
-        cls.paths, cls.count = tuple(paths), 0
+        cls.paths, cls.count = (), 0
         if paths:
             from tersa.report.saved import check
 
             for path in paths:
                 check(path)
+        cls.paths = tuple(paths)
 
     @classmethod
     def names(cls) -> list[Path]:
@@ -105,7 +106,8 @@ class Terminal:
             caption_justify="left",
         )
         for index, name in enumerate(columns):
-            table.add_column(Text(name), justify="left" if index < left else "right")
+            # A long name is folded, not cut: what is cut looks like another name.
+            table.add_column(Text(name), justify="left" if index < left else "right", overflow="fold")
         cells = tuple(tuple(str(cell) for cell in row) for row in rows)
         for row in cells:
             table.add_row(*map(Text, row))

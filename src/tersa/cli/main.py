@@ -164,6 +164,8 @@ def execute(arguments: list[str], *, debug: bool = False) -> int:
             raise
         print(f"error: unexpected {type(error).__name__}: {error}; --debug shows where", file=sys.stderr)
         return 1
+    finally:
+        Kept.ask([])
     return code if isinstance(code, int) else 0
 
 
