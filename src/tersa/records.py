@@ -545,7 +545,7 @@ def replacing(path: Path) -> Generator[Path]:
         if error.errno is not None and error.filename in (None, name):
             error.filename, error.filename2 = str(path), None
         raise
-    except Exception as error:
+    except Exception as error:  # of whatever library writes the block's file; only a disk's error is renamed
         number = OS_ERROR.search(str(error))
         if number is None:
             raise

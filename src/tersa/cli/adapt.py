@@ -141,7 +141,7 @@ def adapt(
     """Fit a network's widths to a machine: latency table, search, fine-tune, export, check, measure."""
     from tersa.recipes.adapt import adapt as work
     from tersa.recipes.adapt_request import specified
-    from tersa.recipes.goals import Goals, parse_bound
+    from tersa.recipes.goals import Goals
     from tersa.recipes.setting import Setting
     from tersa.recipes.train import parse_settings
 
@@ -157,13 +157,13 @@ def adapt(
         model=model,
         run=str(run) if run else None,
         checkpoint=str(checkpoint) if checkpoint else None,
-        goals=Goals(
+        goals=Goals.read(
             max_loss=max_loss,
             min_accuracy=min_accuracy,
-            size=parse_bound(size, "size") if size else None,
-            latency=parse_bound(latency, "latency") if latency else None,
-            macs=parse_bound(macs, "macs") if macs else None,
-            parameters=parse_bound(parameters, "parameters") if parameters else None,
+            size=size,
+            latency=latency,
+            macs=macs,
+            parameters=parameters,
         ),
         target=target,
         batch=batch,

@@ -234,13 +234,13 @@ def prune(
     from tersa.recipes.train import parse_settings
 
     terminal = Terminal(json=json)
-    goals = Goals(
+    goals = Goals.read(
         max_loss=max_loss,
         min_accuracy=min_accuracy,
-        size=parse_bound(size, "size") if size else None,
-        latency=parse_bound(latency, "latency") if latency else None,
-        macs=parse_bound(macs, "macs") if macs else None,
-        parameters=parse_bound(parameters, "parameters") if parameters else None,
+        size=size,
+        latency=latency,
+        macs=macs,
+        parameters=parameters,
     )
     if goals == Goals() and schedule == "open":
         goals = DEFAULT_GOALS

@@ -95,20 +95,20 @@ def search(
     json: options.Json = False,
 ) -> None:
     """Search width, pruning ratio and bits per layer together; the Pareto front of accuracy and cost."""
-    from tersa.recipes.goals import Goals, parse_bound
+    from tersa.recipes.goals import Goals
     from tersa.recipes.joint_request import COSTS, JointSpec
     from tersa.recipes.joint_trials import load_optuna, shown
     from tersa.recipes.request import DEFAULT_GOALS
     from tersa.recipes.setting import Setting
 
     load_optuna()
-    goals = Goals(
+    goals = Goals.read(
         max_loss=max_loss,
         min_accuracy=min_accuracy,
-        size=parse_bound(size, "size") if size else None,
-        latency=parse_bound(latency, "latency") if latency else None,
-        macs=parse_bound(macs, "macs") if macs else None,
-        parameters=parse_bound(parameters, "parameters") if parameters else None,
+        size=size,
+        latency=latency,
+        macs=macs,
+        parameters=parameters,
     )
     terminal = Terminal(json=json)
     if goals == Goals():

@@ -71,19 +71,19 @@ def shrink(
     json: options.Json = False,
 ) -> None:
     """Make a network as small as the goals allow: prune, retrain, quantise, export, check, measure."""
-    from tersa.recipes.goals import Goals, parse_bound
+    from tersa.recipes.goals import Goals
     from tersa.recipes.request import DEFAULT_GOALS, ShrinkSpec
     from tersa.recipes.setting import Setting
     from tersa.recipes.shrink import shrink as run
 
     terminal = Terminal(json=json)
-    goals = Goals(
+    goals = Goals.read(
         max_loss=max_loss,
         min_accuracy=min_accuracy,
-        size=parse_bound(size, "size") if size else None,
-        latency=parse_bound(latency, "latency") if latency else None,
-        macs=parse_bound(macs, "macs") if macs else None,
-        parameters=parse_bound(parameters, "parameters") if parameters else None,
+        size=size,
+        latency=latency,
+        macs=macs,
+        parameters=parameters,
     )
     if goals == Goals():
         goals = DEFAULT_GOALS

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Self, cast
 
 from tersa.errors import UsageError, faults
 from tersa.numerics import PairedLoss
@@ -110,6 +110,23 @@ class Goals(Record):
     latency: Bound | None = None
     macs: Bound | None = None
     parameters: Bound | None = None
+
+    @classmethod
+    def read(
+        cls, *, max_loss: float | None = None, min_accuracy: float | None = None, **bounds: str | None
+    ) -> Self:
+        """Goals as they are written: floors as numbers, bounds as texts; what is None or empty is not asked.
+
+        >>> Goals.read(max_loss=1.0, size="64kB", macs=None) == Goals(
+        ...     max_loss=1.0, size=parse_bound("64kB", "size")
+        ... )
+        True
+
+        Raises:
+            UsageError: a text that is no bound.
+        """
+        read = {kind: parse_bound(text, cast(Kind, kind)) for kind, text in bounds.items() if text}
+        return cls.model_validate({"max_loss": max_loss, "min_accuracy": min_accuracy, **read})
 
     @property
     def bounded(self) -> bool:
