@@ -24,7 +24,7 @@ Examples:
   tersa run small-and-fast
   tersa run small-and-fast data=mnist base.model=lenet --dry-run
   tersa run my-job.toml seed=3 prune.macs=0.3x --out runs/third
-  tersa run my-job.toml --out runs/third --resume
+  tersa run my-job.toml seed=3 prune.macs=0.3x --out runs/third --resume
 
 A recipe is a TOML file of [[step]] tables; tersa run --list names the jobs a step can do, and
 tersa run NAME --show prints one to start from. Exit code 3: done, but a goal was missed."""
