@@ -6,8 +6,8 @@ values a (2 c + 1) / (2^n - 1),  c = -2^(n-1) .. 2^(n-1) - 1,  a = max |x|
 import torch
 from torch import Tensor
 
-from tersa import build, evaluate, load
-from tersa.quant import QUANTISERS, QuantSpec, attach_, detach_
+from tersa.cli.main import run
+from tersa.quant import QUANTISERS, QuantSpec
 from tersa.quant.base import Quantiser, Snapped
 from tersa.quant.ranges import bounds, half_width
 from tersa.quant.uniform import clamp_mirrored
@@ -36,16 +36,4 @@ def levels(low: Tensor, high: Tensor, spec: QuantSpec) -> Tensor:
 QUANTISERS["odd"] = Quantiser(snap, levels, clamp_mirrored, bounds, lowest)
 
 if __name__ == "__main__":
-    task = load("digits")
-    model = build("mlp:32", task.shape, len(task.classes), seed=1)
-    optimiser = torch.optim.Adam(model.parameters(), lr=0.01)
-    # The kinds that QuantSpec checks are a closed list; `model_construct` makes one without the check.
-    attach_(model, QuantSpec.model_construct(kind="odd", bits=2, storage="latent"))
-    images, labels = task.normalise(task.train.images), task.train.labels
-    for _ in range(100):
-        optimiser.zero_grad()
-        torch.nn.functional.cross_entropy(model(images), labels).backward()
-        optimiser.step()
-    detach_(model)
-    print(f"{len(model.state_dict()['fc1.weight'].unique())} different weights in fc1")
-    print(f"{evaluate(model, task.test, task).accuracy:.1f} % on the test split")
+    run()  # the whole command line, with this quantiser in it

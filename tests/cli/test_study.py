@@ -199,7 +199,7 @@ def test_ray_is_named_with_its_install_line_where_it_lacks(
 ) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     assert "pip install 'tersa[cluster]'" in refused(
-        "run", *QUICK, "--launcher", "ray", "--out", tmp_path / "study"
+        "run", *QUICK, "--on", "ray", "--out", tmp_path / "study"
     )
     assert not (tmp_path / "study").exists()
 

@@ -6,7 +6,9 @@ import sys
 import pytest
 
 from tersa.errors import UsageError
+from tersa.quant.quantiser import QUANTISERS
 from tersa.quant.spec import CHOICES, OWN_BITS, QuantSpec
+from tersa.study.spec import StudySpec, expand
 
 SENSIBLE = [
     {},
@@ -104,3 +106,15 @@ def test_a_spec_is_read_without_torch() -> None:
     code = "import sys, tersa.quant.spec; from tersa.quant import QuantSpec; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_a_kind_of_ones_own_is_known_once_it_is_registered(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UsageError, match="unknown kind 'odd'"):
+        QuantSpec(kind="odd", bits=2)
+    with pytest.raises(UsageError, match="unknown quant 'odd'"):
+        expand(StudySpec(name="x", fixed={"quant": "odd"}))
+    monkeypatch.setitem(QUANTISERS, "odd", QUANTISERS["asymmetric"])
+    assert QuantSpec(kind="odd", bits=2).levels == 4
+    assert {cell.quant for cell in expand(StudySpec(name="x", fixed={"quant": "odd"})).cells} == {"odd"}
+    with pytest.raises(UsageError, match="did you mean 'odd'"):
+        QuantSpec(kind="ood", bits=2)

@@ -18,9 +18,13 @@ from tersa.recipes.book_published import Published, key_of, published, rows_of
 from tersa.recipes.book_report import markdown
 from tersa.recipes.book_verdict import judge
 from tersa.recipes.folder import RESULT
+from tersa.recipes.hours import about, planned
 from tersa.recipes.published_table import rows
+from tersa.recipes.quantized_training import ReproduceResult
 from tersa.recipes.reproductions import EXPERIMENTS
 from tersa.records import write_record
+from tersa.study.cell import Cell, CellResult, LayerState
+from tersa.study.store import StudyStore
 
 ROOT = Path(__file__).parents[2]
 KEPT = ROOT / "docs" / "results"
@@ -117,9 +121,59 @@ def test_nothing_of_ours_is_said_with_the_command() -> None:
     made = book([])
     assert made.carried == 0
     assert set(made.counts) == {"not run", "other hardware", "setting"}
-    assert cell("B-VGG16").reason == "not run: tersa reproduce binary-vgg --full"
+    assert cell("B-VGG16").reason.startswith("not run: tersa reproduce binary-vgg --full")
     assert "tersa reproduce quantized-training --rule hsic" in missing(made)
     assert made.verdict.startswith("None of the ")
+
+
+def test_every_command_that_was_not_run_has_its_hours() -> None:
+    """By its own plan; `python benchmarks/reproduction_hours.py` writes them."""
+    assert not [command for command in missing(book([])) if not about(command)]
+    hours = about("tersa reproduce binary-vgg --full")
+    assert cell("B-VGG16").reason == f"not run: tersa reproduce binary-vgg --full, {hours}"
+    assert all(each.seconds > 0 for each in planned().values())
+
+
+def test_spreads_of_weights_are_read_from_the_store(tmp_path: Path) -> None:
+    states = [
+        LayerState(epoch=1, layer="fc1", tensor="weight", low=-3.0, high=2.0, mean=0.0, variance=0.5),
+        LayerState(epoch=2, layer="fc2", tensor="weight", low=-1.0, high=4.0, mean=0.0, variance=0.1),
+        LayerState(epoch=2, layer="fc2", tensor="bias", low=-9.0, high=9.0, mean=0.0, variance=9.0),
+    ]
+
+    def result(**changes: object) -> CellResult:
+        cell = Cell.model_validate(
+            {"data": "mnist", "model": "mlp:4", "rule": "hsic-document", "quant": "symmetric", "bits": 6}
+            | {"range": "global"}
+            | changes
+        )
+        return CellResult(
+            key=cell.key, cell=cell, status="done", test_accuracy=50.0, epochs=[], layers=states, seconds=1.0,
+            stacked=1, message="",
+        )  # fmt: skip
+
+    with StudyStore(tmp_path / "study.db", write=True) as store:
+        results = [result(), result(bits=7), result(model="mlp:100"), result(range="layer", bits=2)]
+        store.enter([each.cell for each in results])
+        store.add(results)
+    (tmp_path / "comparison.csv").write_text(COMPARISON)
+    (tmp_path / "summary.md").write_text(PAGE)
+    write_record(
+        tmp_path / RESULT,
+        ReproduceResult(
+            data="mnist", quick=False, verdict="v", cells=4, failed=0, diverged=0, spearman=None,
+            agreement=None, rules=[], artefacts=[], report="", seconds=1.0,
+        ),
+    )  # fmt: skip
+    (read,) = found([tmp_path])
+    spread = {each.key.split("/", 1)[1]: each.value for each in read.values if "weight_spread" in each.key}
+    assert spread == {
+        f"5.1/hsic-document/mlp:4/global/{bits}/{name}": value
+        for bits in (6, 7)
+        for name, value in (
+            ("variance_low", 0.1), ("variance_high", 0.5), ("weight_low", -3.0), ("weight_high", 4.0),
+        )
+    }  # fmt: skip
 
 
 def test_the_longer_run_counts_then_more_seeds_then_the_later() -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import pickle
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +15,22 @@ import torch
 
 from tersa.cli.main import execute
 from tersa.data.sources import load
-from tersa.errors import UsageError
+from tersa.errors import TersaError, UsageError
 from tersa.export.check import classify
 from tersa.export.coded import read_coded
 from tersa.models.zoo import build
 from tersa.prune.clustering import cluster, sort_out
 from tersa.prune.groups import find_groups
-from tersa.recipes import joint_trials
+from tersa.recipes import joint_trials, joint_workers
 from tersa.recipes.goals import Bound, Goals, Start
 from tersa.recipes.joint import DATABASE, Place, joint_search
 from tersa.recipes.joint_networks import axes_of, narrowing, violation
 from tersa.recipes.joint_request import JointSpec, command_of
 from tersa.recipes.joint_result import SearchResult, TriedNetwork, burden, front, pick
 from tersa.recipes.joint_trials import shown
+from tersa.recipes.joint_workers import Crew
 from tersa.recipes.setting import Setting
+from tersa.study.pool import Pool
 from tersa.train.evaluation import predict
 
 pytest.importorskip("optuna")
@@ -292,3 +295,61 @@ def test_without_optuna_it_says_how_to_install_it(
     assert capsys.readouterr().err == (
         "error: tersa search needs Optuna, which is not installed: pip install 'tersa[search]'\n"
     )
+
+
+def in_this_process(jobs: Sequence[Any], pool: Pool[Any, Any], tell: Callable[[Any], None], on: str) -> None:
+    """As `carry_out`, without processes; what crosses to a worker is pickled all the same."""
+    do = pickle.loads(pickle.dumps(pool.begin))()
+    for job in pickle.loads(pickle.dumps(list(jobs))):
+        tell(pickle.loads(pickle.dumps(do(job, lambda event: None))))
+
+
+def test_workers_train_a_batch_that_is_then_weighed_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(joint_workers, "carry_out", in_this_process)
+    spec, crew = SMALL.model_copy(update={"tune": 2, "costs": ("latency", "size")}), Crew(workers=2)
+
+    def search(folder: str, trials: int, **options: Any) -> SearchResult:
+        setting = options.pop("setting", quick(tmp_path))
+        return joint_search(spec, tmp_path / folder, trials=trials, crew=crew, setting=setting, **options)
+
+    whole = search("whole", 5)  # two batches of two, one of one
+    assert len(whole.trials) + whole.diverged == 5
+    assert all(row.latency_ms for row in whole.trials)
+    assert not list((tmp_path / "whole" / "trials").glob("*.onnx"))  # weighed: gone
+
+    def stop(task: str, done: float, remark: str) -> None:
+        if remark.startswith("network 3 "):  # inside the second batch
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        search("killed", 5, setting=quick(tmp_path, say=stop))
+    resumed = search("killed", 5, resume=True)
+    assert len(resumed.trials) + resumed.diverged == 5
+    settings = [[(row.width, row.ratios, row.bits) for row in each.trials] for each in (whole, resumed)]
+    assert settings[0][:2] == settings[1][:2]
+
+
+def test_a_worker_in_trouble_ends_the_search_with_its_trace(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(work: Any, number: int, settings: Any) -> Any:
+        raise RuntimeError("no memory left")
+
+    monkeypatch.setattr(joint_workers, "carry_out", in_this_process)
+    monkeypatch.setattr(joint_workers, "learned", broken)
+    with pytest.raises(TersaError, match=r"trial 0: Traceback[\s\S]*RuntimeError: no memory left$"):
+        joint_search(SMALL, tmp_path / "run", trials=2, crew=Crew(workers=2), setting=quick(tmp_path))
+
+
+@pytest.mark.slow
+def test_worker_processes_find_what_one_process_finds(tmp_path: Path) -> None:
+    """The first networks are drawn at random by their number: the same, whoever trains them."""
+    found = [
+        joint_search(SMALL, tmp_path / str(workers), trials=2, crew=Crew(workers), setting=quick(tmp_path))
+        for workers in (1, 2)
+    ]
+    first = [each.trials[0] for each in found]
+    assert plain(first[0]) == plain(first[1])
+    assert found[1].environment is not None

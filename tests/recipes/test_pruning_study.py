@@ -419,6 +419,16 @@ def test_the_clock_tells_what_is_left() -> None:
     assert spent([], 1.0) == 0.0
 
 
+def test_what_was_done_before_a_kill_says_nothing_of_the_pace(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, told = [100.0], list[str]()
+    monkeypatch.setattr("tersa.recipes.pruning_cost.time.monotonic", lambda: now[0])
+    clock = Clock([[1.0] * 10], lambda _, share, remark: told.append(remark), "1 curve")
+    clock.hear(0, 0.8)  # in a checkpoint
+    now[0] = 160.0
+    clock.hear(0, 0.9)  # one step in a minute, and one is left
+    assert told == ["0 of 1 curves", "0 of 1 curves, 60 s left"]
+
+
 def test_an_area_counts_channels_not_steps() -> None:
     points = (point(0, 100.0), point(1, 100.0), point(4, 0.0))
     assert area(points) == pytest.approx((280 * 100 + 840 * 50) / 1120)

@@ -127,6 +127,16 @@ def test_fashion_mnist_is_scaled_as_in_the_document() -> None:
     assert sum(published.exact(cell) is not None for cell in cells) == 6
 
 
+def test_32_bits_alone_are_the_networks_without_quantisation() -> None:
+    cells = expand(study_of(Reproduction(data="fashion-mnist", bits=(32,)))).cells
+    assert len(cells) == 24
+    assert {cell.quant for cell in cells} == {"none"}
+    beside = expand(study_of(Reproduction(bits=(32, 8), models=("1x4",), rules=("bp",)))).cells
+    assert sorted((cell.quant, cell.bits) for cell in beside) == [
+        ("asymmetric", 8), ("asymmetric", 8), ("none", 8), ("symmetric", 8), ("symmetric", 8),
+    ]  # fmt: skip
+
+
 def test_short_names_and_seeds() -> None:
     spec = study_of(Reproduction(rules=("fa",), models=("2x100",), bits=(3,), seeds=5))
     assert spec.axes["rule"] == ["fa-document"]

@@ -6,7 +6,7 @@ from typing import Any, get_args
 import pytest
 
 from tersa.errors import UsageError
-from tersa.quant.spec import Kind, Range
+from tersa.quant.spec import Range
 from tersa.study.cell import Cell
 from tersa.study.sense import meaningless
 from tersa.study.special import check
@@ -23,7 +23,7 @@ def refusal(cell: Cell) -> str:
 def test_extra_bits_are_refused_where_the_engine_refuses_them() -> None:
     """`sense` says it without the engine's modules; both must say the same."""
     seen = 0
-    for kind, where in product(get_args(Kind)[1:], get_args(Range)):
+    for kind, where in product(KINDS[1:], get_args(Range)):
         cell = Cell.model_validate(
             {"quant": kind, "range": where, "storage": "accumulate", "extra_bits": 3}
             | ({} if kind in ("binary", "ternary") else {"bits": 3})

@@ -47,6 +47,14 @@ Threads = Annotated[
     int | None,
     typer.Option("--threads", min=1, help="Threads for training; by default all cores."),
 ]
+On = Annotated[
+    str,
+    typer.Option(
+        "--on",
+        metavar="PLACE",
+        help="Where workers are: local, ray (RAY_ADDRESS, or started here), ray://HOST:PORT.",
+    ),
+]
 DryRun = Annotated[
     bool,
     typer.Option("--dry-run", help="Print the plan with estimated time and memory; do no work."),

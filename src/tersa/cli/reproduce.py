@@ -94,7 +94,10 @@ def quantized_training(
         str | None,
         typer.Option("--model", metavar="MODEL,...", help="Of 1x4, 6x20, 2x50, 3x50, 2x100, 3x100. [all]"),
     ] = None,
-    bits: Annotated[str | None, typer.Option("--bits", metavar="BITS,...", help="Of 2 to 8. [all]")] = None,
+    bits: Annotated[
+        str | None,
+        typer.Option("--bits", metavar="BITS,...", help="Of 2 to 8; 32 for no quantised runs. [all]"),
+    ] = None,
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="Seeds 1..N; the document has 1.")] = 1,
     epochs: Annotated[
         int | None, typer.Option("--epochs", min=1, help="Other than the document's 30, for a trial.")
@@ -108,6 +111,7 @@ def quantized_training(
         typer.Option("--workers", min=1, help="Processes that train at once; by default all cores."),
     ] = None,
     threads: Annotated[int, typer.Option("--threads", min=1, help="Threads of each worker.")] = 1,
+    on: options.On = "local",
     device: options.Device = "cpu",
     data_dir: options.DataDir = None,
     out: options.Out = None,
@@ -150,6 +154,7 @@ def quantized_training(
             resume=resume,
             overwrite=overwrite,
             pictures=pictures,
+            on=on,
         )
     _show(terminal, result, rows, folder)
     if result.failed:
@@ -186,6 +191,7 @@ def pruning(
         typer.Option("--workers", min=1, help="Processes that prune at once; by default all cores."),
     ] = None,
     threads: Annotated[int, typer.Option("--threads", min=1, help="Threads of each worker.")] = 1,
+    on: options.On = "local",
     device: options.Device = "cpu",
     data_dir: options.DataDir = None,
     out: options.Out = None,
@@ -220,7 +226,7 @@ def pruning(
     with terminal.progress() as say:
         setting = Setting(data_dir, device, threads, say, command)
         result = reproduce_pruning(
-            wanted, folder, setting, workers=workers, resume=resume, overwrite=overwrite
+            wanted, folder, setting, workers=workers, resume=resume, overwrite=overwrite, on=on
         )
     _show_pruning(terminal, result, folder)
     if result.failed:
@@ -392,7 +398,8 @@ def _interval(row: Row) -> str:
 def _show_plan(terminal: Terminal, plan: StudyPlan, folder: Path) -> None:
     from tersa.train.estimate import in_words
 
-    clock = "not known before a run has ended" if plan.seconds is None else f"about {in_words(plan.seconds)}"
+    unknown = "not known: too many kinds of networks to time"
+    clock = unknown if plan.seconds is None else f"about {in_words(plan.seconds)}"
     rows = [
         ("runs", f"{plan.cells:,}"),
         ("ended already", f"{plan.ended:,}"),

@@ -116,14 +116,24 @@ def _show(terminal: Terminal, result: AdaptationResult) -> None:
 
 
 def _show_plan(terminal: Terminal, plan: AdaptationPlan, folder: Path) -> None:
+    from tersa.recipes.adaptation_plan import expected_seconds
+    from tersa.train.estimate import in_words
+
+    seconds = expected_seconds(plan)
     rows = [
         ("networks", ", ".join(plan.networks)),
         ("delta", ", ".join(f"{delta:g}" for delta in plan.deltas)),
         ("target", plan.target.describe()),
         ("whole searches", f"{len(plan.searches):,}" if plan.searches else "none: nothing is trained"),
+        ("time", f"about {in_words(seconds)}"),
     ]
     terminal.table(f"Plan for {folder}", ("", ""), rows, left=2)
     terminal.say("nothing was done")
     terminal.result(
-        {"networks": list(plan.networks), "deltas": list(plan.deltas), "searches": len(plan.searches)}
+        {
+            "networks": list(plan.networks),
+            "deltas": list(plan.deltas),
+            "searches": len(plan.searches),
+            "seconds": seconds,
+        }
     )

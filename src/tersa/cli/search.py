@@ -89,6 +89,8 @@ def search(
     seed: options.Seed = 0,
     device: options.Device = "auto",
     threads: options.Threads = None,
+    workers: Annotated[int, typer.Option("--workers", min=1, help="Networks that are trained at once.")] = 1,
+    on: options.On = "local",
     resume: options.Resume = False,
     overwrite: options.Overwrite = False,
     dry_run: options.DryRun = False,
@@ -137,6 +139,8 @@ def search(
         _plan(terminal, spec, Setting(data_dir, device, threads), folder, trials)
         return
     from tersa.recipes.joint import Place, joint_search
+    from tersa.recipes.joint_workers import Crew
+    from tersa.targets.environment import cores
 
     words = [word for word in sys.argv[1:] if word not in ONCE]
     words = [word.replace(storage, shown(storage)) if storage else word for word in words]
@@ -149,6 +153,7 @@ def search(
             trials=trials,
             place=Place(storage, study),
             setting=setting,
+            crew=Crew(workers, threads or max(1, cores() // workers), on),
             resume=resume,
             overwrite=overwrite,
         )

@@ -90,10 +90,7 @@ def run(
         typer.Option("--workers", min=1, help="Processes that train at once; by default all cores."),
     ] = None,
     threads: Annotated[int, typer.Option("--threads", min=1, help="Threads of each worker.")] = 1,
-    launcher: Annotated[
-        Literal["local", "ray"],
-        typer.Option("--launcher", help="This machine, or a Ray cluster (RAY_ADDRESS)."),
-    ] = "local",
+    on: options.On = "local",
     device: options.Device = "cpu",
     data_dir: options.DataDir = None,
     out: options.Out = None,
@@ -129,7 +126,7 @@ def run(
             resume=resume,
             overwrite=overwrite,
             retry=retry,
-            launcher=launcher,
+            on=on,
         )
     _show(terminal, result, folder)
     if result.failed:
@@ -252,7 +249,8 @@ def _show(terminal: Terminal, result: StudyResult, folder: Path) -> None:
 def _show_plan(terminal: Terminal, plan: StudyPlan, folder: Path) -> None:
     from tersa.train.estimate import in_words
 
-    clock = "not known before a run has ended" if plan.seconds is None else f"about {in_words(plan.seconds)}"
+    unknown = "not known: too many kinds of networks to time"
+    clock = unknown if plan.seconds is None else f"about {in_words(plan.seconds)}"
     rows = [
         ("runs", f"{plan.cells:,}"),
         ("ended already", f"{plan.ended:,}"),

@@ -33,15 +33,40 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import ConfigDict, Field, ModelWrapValidatorHandler, ValidationError, model_validator
-from pydantic_core import ErrorDetails
+from pydantic import (
+    AfterValidator,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import ErrorDetails, PydanticCustomError
 
 from tersa.errors import faults, unknown
 from tersa.records import Record
 
-Kind = Literal["none", "symmetric", "asymmetric", "binary", "ternary", "power-of-two", "clusters"]
+KINDS = ("none", "symmetric", "asymmetric", "binary", "ternary", "power-of-two", "clusters")
+"""Of this package; `tersa.quant.quantiser.QUANTISERS` may hold others, of a user's own."""
+
+
+def known_kinds() -> tuple[str, ...]:
+    """Every kind that there is now."""
+    from tersa.quant.quantiser import QUANTISERS  # it reads specs
+
+    return tuple(dict.fromkeys((*KINDS, *QUANTISERS)))
+
+
+def _known(kind: str) -> str:
+    if kind not in KINDS and kind not in known_kinds():
+        known = {"known": ", ".join(known_kinds())}
+        raise PydanticCustomError("unknown_kind", "must be one of {known}", known)
+    return kind
+
+
+Kind = Annotated[str, AfterValidator(_known)]
 Range = Literal["global", "layer", "channel", "percentile", "calibrated", "learned"]
 Rounding = Literal["nearest", "stochastic"]
 Storage = Literal["inplace", "latent", "accumulate", "after"]
@@ -123,7 +148,6 @@ class QuantSpec(Record):
 
 
 CHOICES: dict[str, tuple[str, ...]] = {
-    "kind": get_args(Kind),
     "range": get_args(Range),
     "rounding": get_args(Rounding),
     "storage": get_args(Storage),
@@ -137,6 +161,8 @@ def _say(detail: ErrorDetails) -> str:
         return str(unknown("setting", field, QuantSpec.model_fields))
     if detail["type"] == "literal_error":
         return str(unknown(field, str(given), CHOICES[field]))
+    if detail["type"] == "unknown_kind":
+        return str(unknown(field, str(given), known_kinds()))
     return f"{field} is {given}; {detail['msg'].replace('Input should be', 'must be')}"
 
 

@@ -36,7 +36,7 @@ from tersa.adapt.resource import Table
 from tersa.adapt.table import default_path
 from tersa.errors import UsageError, unknown
 from tersa.recipes.adapt import adapt
-from tersa.recipes.adapt_request import specified
+from tersa.recipes.adapt_request import AdaptSpec, specified
 from tersa.recipes.adaptation_result import AdaptationResult, LayerPoint, ScorePoint, Searched, Timed
 from tersa.recipes.adaptation_stages import Measured, Subject, measured_table, narrowed, stages, walk
 from tersa.recipes.folder import RESULT, open_folder, releasing
@@ -322,19 +322,7 @@ def score_points(subject: Subject, network: str, delta: float, images: int, tell
 
 def _search(plan: AdaptationPlan, network: str, strategy: str, seed: int, out: Path, tell: Say) -> Searched:
     """One whole adaptation of a trained network; a finished one is read."""
-    request = plan.request
-    settings = STRATEGIES[strategy]
-    spec = specified(
-        **settings,
-        **({"delta": plan.deltas[0]} if settings["search"] == "netadapt" else {}),
-        data=request.data,
-        model=SPECS[network],
-        target=request.target,
-        goals=Goals(latency=parse_bound(f"{BUDGET}x", "latency")),
-        finetune_steps=request.iterations,
-        seed=seed,
-        table=request.table,
-    )
+    request, spec = plan.request, search_spec(plan, network, strategy, seed)
     folder = out / f"{network}-{strategy.replace(' ', '-')}-{seed}"
     setting = Setting(data_dir=Path(request.data_dir) if request.data_dir else None, threads=1, say=tell)
     result = adapt(spec, folder, setting=setting, resume=folder.exists())
@@ -347,4 +335,20 @@ def _search(plan: AdaptationPlan, network: str, strategy: str, seed: int, out: P
         accuracy=result.result.test_accuracy,
         baseline=result.baseline.test_accuracy,
         speedup=result.speedup,
+    )
+
+
+def search_spec(plan: AdaptationPlan, network: str, strategy: str, seed: int) -> AdaptSpec:
+    """What `tersa adapt` is asked in one of a full run's searches."""
+    request, settings = plan.request, STRATEGIES[strategy]
+    return specified(
+        **settings,
+        **({"delta": plan.deltas[0]} if settings["search"] == "netadapt" else {}),
+        data=request.data,
+        model=SPECS[network],
+        target=request.target,
+        goals=Goals(latency=parse_bound(f"{BUDGET}x", "latency")),
+        finetune_steps=request.iterations,
+        seed=seed,
+        table=request.table,
     )

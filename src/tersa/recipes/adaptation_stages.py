@@ -195,8 +195,7 @@ def stages(
             f"{network} has no step to make: no block alone saves {asked.delta:g} of the latency; give a "
             "smaller delta"
         )
-    known = subject.resource
-    table = published_table(subject.anatomy, lambda family, i, o: known.of(family, i, o).value)
+    table = _published(subject)
     rows: list[BlockTimes] = []
     places = sorted({0, steps // 2})
     for number, place in enumerate(places):
@@ -214,6 +213,18 @@ def stages(
         iterations=asked.iterations,
         blocks=rows,
     )
+
+
+def block_times(
+    subject: Subject, widths: Widths, block: int, asked: Measured, folder: Path, number: int = 0
+) -> BlockTimes:
+    """One candidate at one step, with a published table of its own."""
+    return _block(subject, _published(subject), widths, block, asked, folder, number)
+
+
+def _published(subject: Subject) -> Mapping[int, Points]:
+    known = subject.resource
+    return published_table(subject.anatomy, lambda family, i, o: known.of(family, i, o).value)
 
 
 def _block(

@@ -29,6 +29,7 @@ from tersa.errors import UsageError
 from tersa.recipes.book_found import Ours, Summary
 from tersa.recipes.book_published import Published, published
 from tersa.recipes.book_verdict import DONE, Verdict, judge
+from tersa.recipes.hours import about
 from tersa.records import SCHEMA, Record, write_atomic, write_record
 from tersa.report.numbers import plural
 
@@ -239,7 +240,8 @@ def _reason(theirs: Published, verdict: Verdict, summary: Summary | None, ours: 
     if ours is None or summary is None:
         if verdict == "other hardware":
             return f"needs {theirs.needs}"
-        return f"not run: {theirs.command}"
+        hours = about(theirs.command)
+        return f"not run: {theirs.command}" + (f", {hours}" if hours else "")
     parts = [f"the document's is of {theirs.needs}"] if verdict == "other hardware" else []
     if summary.shortened:
         parts.append("a shortened run")

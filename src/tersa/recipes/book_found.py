@@ -29,13 +29,18 @@ from tersa.recipes.pruning_findings import findings
 from tersa.recipes.pruning_results import PruningResult, TableRow
 from tersa.recipes.pruning_store import PruningStore
 from tersa.recipes.quantized_training import COMPARISON, SUMMARY, ReproduceResult
+from tersa.recipes.study import DATABASE
+from tersa.recipes.study_curves import extremes
 from tersa.records import SCHEMA, Environment, Record, read_record
+from tersa.study.cell import CellResult
 from tersa.study.statistics import interval
+from tersa.study.store import StudyStore
 
 MIB = 2**20
 LOSS_ROW = "-0.24 points"
 """The row of our table 4.1 that loses what the document's loses."""
 GRID, FLOATS = "quantized_training_mnist.csv", "full_precision.csv"
+SPREAD_MODELS = {row["model"] for row in rows_of("weight_spread.csv")}
 MADE = re.compile(r"Made by `([^`]+)`")
 EXPECTED = re.compile(r"^\| (H\d): [^|]*\| (\w+) \| (\w+) \| ([^|]*) \|$", re.MULTILINE)
 
@@ -179,8 +184,38 @@ def _on(summary: Summary, environment: Environment | None) -> Summary:
 
 def _trained(folder: Path, result: ReproduceResult) -> Summary:
     summary = _of_comparison(folder / COMPARISON, folder / SUMMARY, name=folder.name)
-    more = {"shortened": result.quick, "seconds": result.seconds, "verdict": result.verdict}
+    with StudyStore(folder / DATABASE) as store:
+        keys = {row.key for row in store.summaries() if row.cell.model in SPREAD_MODELS}
+        results = store.results(keys) if keys else []
+    values = [*summary.values, *_spreads(results)]
+    more = {"shortened": result.quick, "seconds": result.seconds, "verdict": result.verdict, "values": values}
     return _on(summary.model_copy(update=more), result.environment)
+
+
+def _spreads(results: Sequence[CellResult]) -> list[Ours]:
+    """Tables 5.1 and 5.2: variances and extremes of weights over epochs, quantisers and seeds."""
+    values: list[Ours] = []
+    for row in rows_of("weight_spread.csv"):
+        wanted = (row["rule"], row["model"], row["range"], row["bits"])
+        here = [
+            each
+            for each in results
+            if (each.cell.rule, each.cell.model, each.cell.range, str(each.cell.bits)) == wanted
+            and each.cell.quant != "none"
+        ]
+        if states := [state for each in here for state in each.layers]:
+            names = ("variance_low", "variance_high", "weight_low", "weight_high")
+            quantisers = " and ".join(sorted({each.cell.quant for each in here}))
+            values += [
+                Ours(
+                    key=key_of("weight_spread.csv", row, name),
+                    value=value,
+                    seeds=len({each.cell.seed for each in here}),
+                    remark=f"over all epochs and layers, {quantisers}",
+                )
+                for name, value in zip(names, extremes(states), strict=True)
+            ]
+    return values
 
 
 def _of_comparison(table: Path, page: Path, *, name: str) -> Summary:

@@ -207,8 +207,9 @@ def _words(header: str) -> str:
 
 
 def _training_options(row: Row) -> str:
-    data = "" if row["data"] == "mnist" else f"--data {row['data']} "
-    return f"{data}--rule {RULES[row['rule']]}"
+    """Of Fashion-MNIST only results without quantisation are printed as numbers."""
+    rule = f"--rule {RULES[row['rule']]}"
+    return rule if row["data"] == "mnist" else f"--data {row['data']} {rule} --bits 32"
 
 
 def _full_place(row: Row) -> str:

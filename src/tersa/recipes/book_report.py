@@ -14,6 +14,7 @@ from itertools import groupby
 from tersa.recipes.book import Book, BookCell, missing
 from tersa.recipes.book_found import Summary
 from tersa.recipes.book_published import published
+from tersa.recipes.hours import about
 from tersa.report.adapt_charts import Spot
 from tersa.report.book_view import BookView, ChapterView, PlaceView
 from tersa.report.hardware_view import Tile
@@ -111,8 +112,13 @@ def markdown(made: Book) -> str:
             else:
                 parts.append(_table(COLUMNS, [shown(cell) for cell in own]))
     if todo := missing(made):
-        parts += ["## Not run yet", "\n".join(f"- `{command}`" for command in todo)]
+        parts += ["## Not run yet", "\n".join(f"- `{command}`{_hours(command)}" for command in todo)]
     return "\n\n".join(parts) + "\n"
+
+
+def _hours(command: str) -> str:
+    found = about(command)
+    return f", {found}" if found else ""
 
 
 def _by_rule(cells: Sequence[BookCell]) -> list[tuple[str, ...]]:

@@ -8,7 +8,8 @@
 
 Choices are made on the validation split; the test split is read once, at the end, by running the files of the
 baseline and of the network that was taken. A search that is killed goes on with `resume`, which may ask for
-more trials; with a database of one's own several machines work on one search.
+more trials; with a database of one's own several machines work on one search. With workers, as many networks
+as there are of them are sampled at once, trained at once, and then timed one after the other.
 
 Example:
     >>> import tempfile
@@ -23,6 +24,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -32,7 +34,7 @@ import torch
 
 from tersa.data.sources import load as load_task
 from tersa.data.task import Task, fingerprint
-from tersa.errors import TargetError, UsageError
+from tersa.errors import Diverged, TargetError, UsageError
 from tersa.export.artefact import Artefact
 from tersa.export.check import agreement, classify, require
 from tersa.export.onnx import export_onnx
@@ -43,17 +45,19 @@ from tersa.prune.groups import Groups
 from tersa.recipes.deploy import Dock, race, shippable
 from tersa.recipes.folder import RESULT, open_folder, releasing
 from tersa.recipes.goals import judged
-from tersa.recipes.joint_networks import Workshop, axes_of, network_of, try_network
+from tersa.recipes.joint_networks import Workshop, axes_of, network_of, try_network, weighed
 from tersa.recipes.joint_report import REPORT, write_report
 from tersa.recipes.joint_request import COSTS, JointSpec, command_of
 from tersa.recipes.joint_result import SearchResult, TriedNetwork, front, pick
-from tersa.recipes.joint_trials import Trials, load_optuna, shown, url_of
+from tersa.recipes.joint_trials import Asked, Trials, load_optuna, shown, url_of
+from tersa.recipes.joint_workers import Crew, train_networks
 from tersa.recipes.request import protocol_of
 from tersa.recipes.setting import Setting, threads_of
 from tersa.recipes.shrink import prunable, trained_baseline, weigh_baseline
 from tersa.recipes.start import Begin, find_start
 from tersa.records import Comparison, Figures, read_record, replacing, write_record
 from tersa.report.numbers import factor, plural, points
+from tersa.study.cluster import check_place
 from tersa.targets.environment import environment
 from tersa.targets.registry import parse
 from tersa.train.checkpoint import weights_digest
@@ -84,6 +88,7 @@ def joint_search(
     trials: int = 40,
     place: Place | None = None,
     setting: Setting | None = None,
+    crew: Crew | None = None,
     resume: bool = False,
     overwrite: bool = False,
 ) -> SearchResult:
@@ -95,6 +100,7 @@ def joint_search(
         trials: networks to try in all, with those that the storage has already.
         place: where they are kept.
         setting: how it is carried out.
+        crew: how many networks are trained at once, and where.
         resume: go on with the search in `out`.
         overwrite: start again; trials in a database of one's own stay there.
 
@@ -107,7 +113,9 @@ def joint_search(
         Diverged: the baseline's training ended in NaN, or every network's.
     """
     began, setting, place = time.perf_counter(), setting or Setting(), place or Place()
+    crew = crew or Crew()
     load_optuna()
+    check_place(crew.on)
     spec.check()
     if trials < 1:
         raise UsageError(f"--trials {trials}: 1 or more")
@@ -144,7 +152,7 @@ def joint_search(
             deciding,
         )
         tell = partial(_tell, setting, trials)
-        store.run(trials, partial(try_network, work), alone=not url, say=tell)
+        store.run(trials, partial(_try, work, crew), alone=not url, say=tell, at_once=crew.workers)
         rows = store.rows()
         if not rows:
             raise UsageError(
@@ -170,6 +178,22 @@ def _workshop(
     dock = Dock(task, shippable("fp32", spec.target), spec.target, spec.batch, spec.seed)
     weigh_baseline(dock, trained.module, folder)
     return Workshop(spec, task, begin, trained.module.eval(), groups, dock, folder, device, setting)
+
+
+def _try(work: Workshop, crew: Crew, asked: Sequence[Asked]) -> list[TriedNetwork | Diverged]:
+    """Trials here one by one, or all at once in workers and then weighed here."""
+    trained = {} if crew.alone else train_networks(work, crew, asked)
+    found: list[TriedNetwork | Diverged] = []
+    for each in asked:
+        try:
+            if crew.alone:
+                found.append(try_network(work, each.number, each.settings))
+            else:
+                row = trained[each.number]
+                found.append(row if isinstance(row, Diverged) else weighed(work, row))
+        except Diverged as error:
+            found.append(error)
+    return found
 
 
 def _tell(setting: Setting, wanted: int, ended: int, row: TriedNetwork | None) -> None:
@@ -242,7 +266,6 @@ def _finish(
         seconds=time.perf_counter() - began,
     )
     write_report(folder, result)
-    (folder / "candidate.onnx").unlink(missing_ok=True)
     write_record(folder / RESULT, result)
     return result
 

@@ -144,16 +144,23 @@ def try_network(work: Workshop, number: int, settings: Mapping[str, float]) -> T
     Raises:
         Diverged: a training ended in NaN.
     """
+    return weighed(work, learned(work, number, settings))
+
+
+def learned(work: Workshop, number: int, settings: Mapping[str, float]) -> TriedNetwork:
+    """Make and keep the network of a trial; its latency is not known yet, and so no goal is judged.
+
+    Raises:
+        Diverged: a training ended in NaN.
+    """
     began = time.perf_counter()
     made = make(work, settings)
     network, task = made.network, work.task
     found = evaluate(network, task.validation, task, device=work.device)
     network.cpu()
     loss = paired_loss(work.dock.correct, found.correct.numpy())
-    artefact = export_onnx(network, task, work.folder / "candidate.onnx")
-    size = keep(work, made, number, artefact)
-    latency = timed(work, artefact) if work.spec.timed else None
-    row = TriedNetwork(
+    size = keep(work, made, number, export_onnx(network, task, candidate(work, number)))
+    return TriedNetwork(
         number=number,
         width=_width(work.spec, settings),
         ratios={
@@ -168,12 +175,30 @@ def try_network(work: Workshop, number: int, settings: Mapping[str, float]) -> T
         parameters=parameters(network),
         macs=macs(network, task.shape),
         size_bytes=size,
-        latency_ms=latency,
+        latency_ms=None,
         channels=layer_widths(network, work.groups),
         violation=0.0,
         seconds=time.perf_counter() - began,
     )
+
+
+def weighed(work: Workshop, row: TriedNetwork) -> TriedNetwork:
+    """A network with its latency, where that counts, and by how much it misses the goals.
+
+    Raises:
+        Diverged: the runtime does not take it.
+    """
+    began, path = time.perf_counter(), candidate(work, row.number)
+    latency = timed(work, Artefact(path, Header.of(work.task))) if work.spec.timed else None
+    path.unlink(missing_ok=True)
+    row = row.model_copy(update={"latency_ms": latency, "seconds": row.seconds + time.perf_counter() - began})
     return row.model_copy(update={"violation": violation(row, work.spec.goals, work.start)})
+
+
+def candidate(work: Workshop, number: int) -> Path:
+    """The ONNX file of a trial until it is weighed."""
+    (work.folder / FOLDER).mkdir(exist_ok=True)
+    return work.folder / FOLDER / f"{number:05}.onnx"
 
 
 def make(work: Workshop, settings: Mapping[str, float]) -> Made:
@@ -328,7 +353,8 @@ def network_of(work: Workshop, row: TriedNetwork) -> tuple[nn.Module, Path | Non
     plain = coded.with_suffix(".safetensors")
     if not (coded.is_file() or plain.is_file()):
         made = make(work, settings_of(row, work.spec))
-        keep(work, made, row.number, export_onnx(made.network, work.task, work.folder / "candidate.onnx"))
+        keep(work, made, row.number, export_onnx(made.network, work.task, candidate(work, row.number)))
+        candidate(work, row.number).unlink()
     if coded.is_file():
         return read_coded(coded, work.begin.pruned_model)[0].eval(), coded
     network = work.begin.pruned()

@@ -54,6 +54,19 @@ class Axis:
     step: float = 0.0
 
 
+@dataclass(frozen=True)
+class Asked:
+    """A trial to be evaluated.
+
+    Attributes:
+        number: of the trial.
+        settings: by the axes' names.
+    """
+
+    number: int
+    settings: Mapping[str, float]
+
+
 def load_optuna() -> Any:
     """The optuna package, quiet.
 
@@ -206,51 +219,71 @@ class Trials:
     def run(
         self,
         wanted: int,
-        evaluate: Callable[[int, Mapping[str, float]], TriedNetwork],
+        evaluate: Callable[[Sequence[Asked]], Sequence[TriedNetwork | Diverged]],
         *,
         alone: bool,
         say: Callable[[int, TriedNetwork | None], None],
+        at_once: int = 1,
     ) -> None:
         """Try networks until `wanted` trials have ended.
 
         Args:
             wanted: in all, with those that are there.
-            evaluate: number of the trial and its settings -> the network. Raises Diverged.
+            evaluate: trials -> their networks, or why there is none.
             alone: nobody else works in this storage: trials that are running were killed.
             say: told of each trial that ended.
+            at_once: trials that are sampled before the next ones are evaluated.
         """
         if alone:
             self._mend()
         if not self.study.get_trials(deepcopy=False):
             self._enqueue(self._largest())
-        while self.ended < wanted:
-            say(self.ended, self._one(evaluate))
+        while (ended := self.ended) < wanted:
+            self._some(min(at_once, wanted - ended), evaluate, say)
 
-    def _one(self, evaluate: Callable[[int, Mapping[str, float]], TriedNetwork]) -> TriedNetwork | None:
+    def _some(
+        self,
+        count: int,
+        evaluate: Callable[[Sequence[Asked]], Sequence[TriedNetwork | Diverged]],
+        say: Callable[[int, TriedNetwork | None], None],
+    ) -> None:
+        """Sample so many trials, then evaluate them; settings that are known already are not tried again."""
+        known = {self._key(t.params): t.user_attrs[ROW] for t in self._ended() if ROW in t.user_attrs}
+        trials = [self._ask() for _ in range(count)]
+        first: dict[tuple[tuple[str, float], ...], Any] = {}
+        for trial in trials:
+            if self._key(trial.params) not in known:
+                first.setdefault(self._key(trial.params), trial)
+        asked = [Asked(trial.number, trial.params) for trial in first.values()]
+        found = dict(zip(first, evaluate(asked), strict=True)) if asked else {}
+        for trial in trials:
+            key = self._key(trial.params)
+            row = found[key] if key in found else TriedNetwork.model_validate(known[key])
+            if isinstance(row, TriedNetwork):
+                row = row.model_copy(update={"number": trial.number})
+            say_of = self.ended
+            self._end(trial, row)
+            say(say_of, row if isinstance(row, TriedNetwork) else None)
+
+    def _ask(self) -> Any:
         optuna = load_optuna()
         running = sum(not t.state.is_finished() for t in self.study.get_trials(deepcopy=False))
         with quiet():
             self.study.sampler = optuna.samplers.TPESampler(
                 seed=self.seed + 1000 * self.ended + running, n_startup_trials=STARTUP, multivariate=True
             )
-            trial = self.study.ask(self._distributions())
-            known = {self._key(t.params): t for t in self._ended() if ROW in t.user_attrs}
-            twin = known.get(self._key(trial.params))
-            try:
-                row = (
-                    evaluate(trial.number, trial.params)
-                    if twin is None
-                    else TriedNetwork.model_validate(twin.user_attrs[ROW] | {"number": trial.number})
-                )
-            except Diverged as error:
-                log.warning("trial %d: %s", trial.number, error)
-                trial.set_user_attr(TROUBLE, str(error))
-                self.study.tell(trial, state=optuna.trial.TrialState.FAIL)
-                return None
+            return self.study.ask(self._distributions())
+
+    def _end(self, trial: Any, row: TriedNetwork | Diverged) -> None:
+        with quiet():
+            if isinstance(row, Diverged):
+                log.warning("trial %d: %s", trial.number, row)
+                trial.set_user_attr(TROUBLE, str(row))
+                self.study.tell(trial, state=load_optuna().trial.TrialState.FAIL)
+                return
             trial.set_constraint(GOAL, row.violation)
             trial.set_user_attr(ROW, row.model_dump(mode="json"))
             self._tell(trial, row)
-        return row
 
     def _tell(self, trial: Any, row: TriedNetwork) -> None:
         self.study.tell(trial, [row.validation_accuracy, *(row.cost(name) for name in self.costs)])

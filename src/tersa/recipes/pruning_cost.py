@@ -115,6 +115,8 @@ def spent(parts: Sequence[float], share: float) -> float:
 class Clock:
     """Share of the work that is done, in iterations of the whole network, and the time that is left.
 
+    What a curve had done when it was first heard of, such as before a killed call, says nothing of the pace.
+
     Args:
         parts: work of each step of each curve.
         say: shows it.
@@ -124,6 +126,7 @@ class Clock:
     def __init__(self, parts: Sequence[Sequence[float]], say: Say, title: str) -> None:
         self.parts, self.say, self.title = parts, say, title
         self.done = [0.0] * len(parts)
+        self.before: dict[int, float] = {}
         self.ended = self.failed = 0
         self.total = sum(map(sum, parts))
         self.began = time.monotonic()
@@ -131,6 +134,7 @@ class Clock:
     def hear(self, number: int, share: float) -> None:
         """A curve has lost this share of its channels."""
         self.done[number] = spent(self.parts[number], share)
+        self.before.setdefault(number, self.done[number])
         self.show()
 
     def end(self, number: int, *, failed: bool) -> None:
@@ -142,12 +146,14 @@ class Clock:
 
     def show(self) -> None:
         """Tell how far the work is."""
-        share = 1.0 if self.ended == len(self.parts) else sum(self.done) / self.total
+        done = sum(self.done)
+        share = 1.0 if self.ended == len(self.parts) else done / self.total
+        earned = done - sum(self.before.values())
         words = [f"{self.ended} of {len(self.parts)} curves"]
         words += [f"{self.failed} failed"] if self.failed else []
-        if 0 < share < 1:
+        if share < 1 and earned > 0:
             passed = time.monotonic() - self.began
-            words.append(f"{in_words(passed / share * (1 - share))} left")
+            words.append(f"{in_words(passed / earned * (self.total - done))} left")
         self.say(self.title, share, ", ".join(words))
 
 

@@ -52,6 +52,7 @@ from tersa.recipes.pruning_store import PruningStore, Trained, Walked, key_of
 from tersa.recipes.pruning_workers import Crew, Ended, Event, Job, Shelf, here, in_workers
 from tersa.recipes.setting import Say, Setting, threads_of
 from tersa.records import Record
+from tersa.study.cluster import LOCAL, check_place
 from tersa.study.launch import default_workers
 from tersa.train.baseline import Baseline, baseline, save_weights
 from tersa.train.checkpoint import weights_digest
@@ -239,6 +240,7 @@ def reproduce_pruning(
     workers: int | None = None,
     resume: bool = False,
     overwrite: bool = False,
+    on: str = LOCAL,
 ) -> PruningResult:
     """Walk every curve that has not ended, then write the tables and the report over all that have.
 
@@ -249,6 +251,7 @@ def reproduce_pruning(
         workers: processes that walk at once; None for as many as the cores carry, 1 on a GPU.
         resume: go on with the work in `folder`.
         overwrite: start it again.
+        on: `local`, or a Ray cluster (`tersa.study.cluster`) whose machines mount `folder`.
 
     Raises:
         UsageError, DataError, ModelError: what cannot be, before any work.
@@ -257,7 +260,8 @@ def reproduce_pruning(
     """
     began = time.perf_counter()
     setting = setting or Setting()
-    job = _checked(wanted, folder, setting, workers)
+    check_place(on)
+    job = _checked(wanted, folder, setting, workers, on)
     task = load(wanted.data, data_dir=setting.data_dir)
     size = _size(job, task)
     if overwrite and (folder / DATABASE).is_file():
@@ -292,7 +296,7 @@ def reproduce_pruning(
         )
 
 
-def _checked(wanted: Pruning, folder: Path, setting: Setting, workers: int | None) -> _Work:
+def _checked(wanted: Pruning, folder: Path, setting: Setting, workers: int | None, on: str = LOCAL) -> _Work:
     """The request with its defaults filled in.
 
     Raises:
@@ -321,12 +325,13 @@ def _checked(wanted: Pruning, folder: Path, setting: Setting, workers: int | Non
     crew = Crew(
         wanted.data,
         wanted.model,
-        folder,
+        folder if on == LOCAL else folder.resolve(),
         precision,
         setting.data_dir,
         device,
         workers or (default_workers(threads) if device == "cpu" else 1),
         threads,
+        on,
     )
     return _Work(wanted, deciding, crew, curves)
 
@@ -424,7 +429,7 @@ def _walk(job: _Work, task: Task, size: Size, store: PruningStore, say: Say) -> 
     if not jobs:
         return
     clock.show()
-    if job.crew.workers == 1:
+    if job.crew.workers == 1 and job.crew.on == LOCAL:
         here(jobs, Shelf(job.crew, task), hear)
     else:
         in_workers(jobs, job.crew, hear)

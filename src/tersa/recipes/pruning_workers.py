@@ -31,7 +31,8 @@ from tersa.errors import Diverged
 from tersa.models import zoo
 from tersa.recipes.pruning_curves import Curve, Point, run_curve
 from tersa.recipes.pruning_store import Walked
-from tersa.study.pool import Pool, in_processes
+from tersa.study.cluster import LOCAL, carry_out
+from tersa.study.pool import Pool
 from tersa.train.checkpoint import remove_leftovers
 from tersa.train.config import Precision
 from tersa.train.memory import keep_freed
@@ -53,6 +54,7 @@ class Crew:
         device: `cpu` or `cuda`.
         workers: processes; 1 walks in this one.
         threads: of torch in each of them.
+        on: where, as `tersa.study.cluster` reads it.
     """
 
     data: str
@@ -63,6 +65,7 @@ class Crew:
     device: str = "cpu"
     workers: int = 1
     threads: int = 1
+    on: str = LOCAL
 
     def weights(self, seed: int) -> Path:
         """File of the baseline that the curves of a seed start from."""
@@ -185,13 +188,14 @@ def here(jobs: Sequence[Job], shelf: Shelf, tell: Callable[[Event], None]) -> No
 
 
 def in_workers(jobs: Sequence[Job], crew: Crew, tell: Callable[[Event], None]) -> None:
-    """Walk curves in `crew.workers` processes, in their order.
+    """Walk curves in `crew.workers` processes or on a cluster, in their order.
 
     Raises:
         TersaError: workers end before they have begun.
+        UsageError: no cluster answers.
     """
     pool = Pool[Job, Event](crew.workers, crew.threads, partial(_worker, crew), _ended, _lost)
-    in_processes(jobs, pool, tell)
+    carry_out(jobs, pool, tell, crew.on)
 
 
 def _worker(crew: Crew) -> Callable[[Job, Callable[[Event], None]], Event]:

@@ -45,6 +45,7 @@ from tersa.records import SCHEMA, Environment, Record, write_atomic, write_recor
 from tersa.report.numbers import plural
 from tersa.report.study_view import Summary
 from tersa.study.cell import Cell, CellResult
+from tersa.study.cluster import LOCAL
 from tersa.study.hypotheses import judge
 from tersa.study.spec import Block, StudySpec, Value, expand
 from tersa.study.store import StudyStore
@@ -60,6 +61,8 @@ MODELS = (
     "mlp:100x100x100",
 )
 BITS = (2, 3, 4, 5, 6, 7, 8)
+FLOAT = 32
+"""As a bit width: not quantised. Those runs belong to every grid."""
 QUANTISERS = ("symmetric", "asymmetric")
 RANGES = ("layer", "global")
 
@@ -86,7 +89,7 @@ class Reproduction(Record):
     models: tuple[str, ...] = ()
     """Of the document's networks; empty: all of them, or the quick ones."""
     bits: tuple[int, ...] = ()
-    """Widths; empty: all of them, or the quick ones."""
+    """Widths; empty: all of them, or the quick ones. 32 alone: only the networks without quantisation."""
     seeds: int = 1
     """Seeds 1..n of every cell; the document has one."""
     epochs: int | None = None
@@ -154,7 +157,11 @@ def study_of(wanted: Reproduction) -> StudySpec:
     rules = _chosen("rule", wanted.rules, RULES, QUICK_RULES if wanted.quick else RULES)
     models = _chosen("model", wanted.models, MODELS, QUICK_MODELS if wanted.quick else MODELS)
     widths = wanted.bits or (QUICK_BITS if wanted.quick else BITS)
-    found = [f"{bits} bits are not in the document; it has 2 to 8" for bits in widths if bits not in BITS]
+    found = [
+        f"{bits} bits are not in the document; it has 2 to 8, and {FLOAT} without quantisation"
+        for bits in widths
+        if bits not in (*BITS, FLOAT)
+    ]
     if wanted.seeds < 1:
         found.append(f"{wanted.seeds} seeds; give 1 or more")
     if found:
@@ -165,15 +172,16 @@ def study_of(wanted: Reproduction) -> StudySpec:
         fixed["epochs"] = epochs
     axes: dict[str, list[Value]] = {"rule": list(rules), "model": list(models)}
     grid: dict[str, list[Value]] = {
-        "quant": list(QUANTISERS), "range": list(RANGES), "bits": list(widths),
-    }  # fmt: skip
+        "quant": list(QUANTISERS),
+        "range": list(RANGES),
+        "bits": [bits for bits in widths if bits != FLOAT],
+    }
+    floats = Block(fixed=fixed | {"quant": "none"}, axes=axes)
     return StudySpec(
         name=f"quantized-training-{wanted.data}{'-quick' if wanted.quick else ''}",
         description="Document 000: which learning rule survives few bits?",
         seeds=wanted.seeds,
-        fixed=fixed,
-        axes=axes | grid,
-        also=[Block(fixed=fixed | {"quant": "none"}, axes=axes)],
+        **({"fixed": fixed, "axes": axes | grid, "also": [floats]} if grid["bits"] else floats.model_dump()),
     )
 
 
@@ -205,6 +213,7 @@ def reproduce(
     resume: bool = False,
     overwrite: bool = False,
     pictures: bool = True,
+    on: str = LOCAL,
 ) -> tuple[ReproduceResult, list[Row]]:
     """Run the grid, compare it with what was published, and write the tables and the report.
 
@@ -216,6 +225,7 @@ def reproduce(
         resume: go on with the study in `folder`.
         overwrite: start it again.
         pictures: train one run per rule again and look at its network.
+        on: `local`, or a Ray cluster (`tersa.study.cluster`).
 
     Returns:
         The result, and every published cell with ours.
@@ -226,7 +236,7 @@ def reproduce(
     began = time.perf_counter()
     setting = setting or Setting()
     spec = study_of(wanted)
-    study = run_study(spec, folder, setting, workers=workers, resume=resume, overwrite=overwrite)
+    study = run_study(spec, folder, setting, workers=workers, resume=resume, overwrite=overwrite, on=on)
     keys = {cell.key for cell in expand(spec).cells}
     with StudyStore(folder / DATABASE) as store:
         results = store.results(keys)

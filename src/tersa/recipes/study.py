@@ -34,15 +34,15 @@ from tersa.recipes.setting import Setting
 from tersa.recipes.study_report import write_study_report
 from tersa.records import SCHEMA, Record, write_atomic
 from tersa.study.cell import Cell
-from tersa.study.cluster import load_ray, on_cluster
-from tersa.study.launch import Launcher, check, costs, cut, default_workers, pending, prepare, run
+from tersa.study.cluster import LOCAL, check_place
+from tersa.study.launch import check, costs, cut, default_workers, pending, prepare, run
+from tersa.study.pace import makespan, paces
 from tersa.study.spec import Expansion, StudySpec, expand, read_spec, to_toml
 from tersa.study.store import CellSummary, StudyStore
 from tersa.study.workers import ENGINE, Launch, Shelf, engine_of, here, in_workers
 from tersa.train.device import choose
 
 SPEC, DATABASE, REPORT = "study.toml", "study.db", "report.html"
-LauncherName = Literal["local", "ray"]
 
 
 class StudyPlan(Record):
@@ -71,7 +71,8 @@ class StudyPlan(Record):
     threads: int
     """Of each of them."""
     seconds: float | None
-    """About how long it would take, by the pace of the runs that have ended; None before there are any."""
+    """About how long it would take, by the pace of the runs that have ended, or else of a few updates of each
+    kind of stack (`tersa.study.pace`); None where there are too many kinds, or an engine of one's own."""
     left_out: list[str]
     """Combinations without meaning, with the reason."""
     notes: list[str]
@@ -123,7 +124,7 @@ def run_study(
     resume: bool = False,
     overwrite: bool = False,
     retry: bool = False,
-    launcher: LauncherName = "local",
+    on: str = LOCAL,
     engine: str = ENGINE,
 ) -> StudyResult:
     """Train every run of a study that has not ended.
@@ -136,7 +137,7 @@ def run_study(
         resume: go on with the study in `out`, which may have grown; a folder that is not there is made.
         overwrite: remove a study that is there.
         retry: train failed runs again.
-        launcher: `local` or `ray`.
+        on: `local`, or a Ray cluster (`tersa.study.cluster`).
         engine: module that trains stacks.
 
     Raises:
@@ -145,11 +146,13 @@ def run_study(
     """
     began = time.perf_counter()
     setting = setting or Setting()
-    launch = launch_of(setting, workers, engine)
+    check_place(on)
+    launch = launch_of(setting, workers, engine, on)
     expansion = expand(spec)
     shelf = Shelf(setting.data_dir)
     check(expansion.cells, shelf, launch)
-    how = _launcher(launcher, launch, shelf)
+    alone = launch.workers == 1 and on == LOCAL
+    how = partial(here, shelf=shelf) if alone else in_workers
     open_study(out, spec, resume=resume, overwrite=overwrite)
     with StudyStore(out / DATABASE, write=True) as store:
         stacks = prepare(store, expansion.cells, shelf, launch, retry=retry)
@@ -201,18 +204,18 @@ def plan_study(
         largest=max(map(len, stacks), default=0),
         workers=launch.workers,
         threads=launch.threads,
-        seconds=_estimate(stored, left, cost, launch.workers),
+        seconds=_estimate(stored, stacks, cost, shelf, launch),
         left_out=list(expansion.left_out),
         notes=list(expansion.notes),
     )
 
 
-def launch_of(setting: Setting, workers: int | None = None, engine: str = ENGINE) -> Launch:
+def launch_of(setting: Setting, workers: int | None = None, engine: str = ENGINE, on: str = LOCAL) -> Launch:
     """How a study is run: on a GPU by one worker, else by as many as the cores carry."""
     device = choose(setting.device)
     threads = setting.threads or 1
     count = workers or (default_workers(threads) if device == "cpu" else 1)
-    return Launch(count, threads, device, setting.data_dir, engine)
+    return Launch(count, threads, device, setting.data_dir, engine, on)
 
 
 def open_study(out: Path, spec: StudySpec, *, resume: bool, overwrite: bool) -> None:
@@ -265,13 +268,6 @@ def stored_cells(folder: Path) -> list[CellSummary]:
         return store.summaries()
 
 
-def _launcher(name: LauncherName, launch: Launch, shelf: Shelf) -> Launcher:
-    if name == "ray":
-        load_ray()  # a missing package is an error now, not after the folder was made
-        return on_cluster
-    return partial(here, shelf=shelf) if launch.workers == 1 else in_workers
-
-
 def _rows(out: Path) -> list[CellSummary]:
     """What is stored of a study that may not have begun."""
     if not (out / DATABASE).is_file():
@@ -281,14 +277,22 @@ def _rows(out: Path) -> list[CellSummary]:
 
 
 def _estimate(
-    rows: Sequence[CellSummary], left: Sequence[Cell], cost: Callable[[Cell], float], workers: int
+    rows: Sequence[CellSummary],
+    stacks: Sequence[Sequence[Cell]],
+    cost: Callable[[Cell], float],
+    shelf: Shelf,
+    launch: Launch,
 ) -> float | None:
-    """Seconds by the pace of the runs that have ended."""
+    """Seconds by the pace of the runs that have ended, or of a few updates."""
     ended = [row for row in rows if row.seconds > 0]
     paid = sum(cost(row.cell) for row in ended)
-    if not paid:
+    if paid:
+        left = sum(cost(cell) for stack in stacks for cell in stack)
+        return sum(row.seconds for row in ended) / paid * left / launch.workers
+    if launch.engine != ENGINE:
         return None
-    return sum(row.seconds for row in ended) / paid * sum(map(cost, left)) / workers
+    found = paces(stacks, shelf, threads=launch.threads, device=launch.device)
+    return None if found is None else makespan(found, launch.workers)
 
 
 def _result(

@@ -122,17 +122,28 @@ def _weight_row(
     key: tuple[str, str, str, int], states: Sequence[LayerState], beside: PublishedSpread | None
 ) -> WeightRow:
     rule, model, range_, bits = key
-    weights = [state for state in states if state.tensor == "weight"]
-    variances, lows, highs = zip(*((s.variance, s.low, s.high) for s in weights), strict=True)
+    variance_low, variance_high, low, high = extremes(states)
     return WeightRow(
         label=f"{rule} {network(model)}, {range_ + ' range' if range_ else 'not quantised'}",
         bits=bits if range_ else 32,
-        variance=(min(variances), max(variances)),
-        weight=(min(lows), max(highs)),
+        variance=(variance_low, variance_high),
+        weight=(low, high),
         published=None
         if beside is None
         else (beside.variance_low, beside.variance_high, beside.weight_low, beside.weight_high),
     )
+
+
+def extremes(states: Sequence[LayerState]) -> tuple[float, float, float, float]:
+    """Least and greatest variance of a tensor of weights, least and greatest weight, over epochs and layers.
+
+    Args:
+        states: of one network or several; at least one of a tensor of weights. Those that are not finite
+            count for nothing.
+    """
+    weights = [state for state in states if state.tensor == "weight" and _finite(state)]
+    variances, lows, highs = zip(*((s.variance, s.low, s.high) for s in weights), strict=True)
+    return min(variances), max(variances), min(lows), max(highs)
 
 
 def _standing_in(results: Sequence[CellResult], prefer: set[str] | None = None) -> list[list[CellResult]]:

@@ -20,9 +20,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, get_args
+from typing import Any
 
-from tersa.quant.spec import Kind
+from tersa.quant.spec import KINDS
 from tersa.recipes import published
 from tersa.report.numbers import plural
 from tersa.report.study_view import Group, Line, Panel, Point, Spread
@@ -32,7 +32,6 @@ from tersa.study.pairing import QUANTISER_FIELDS, accuracy, varying
 from tersa.study.statistics import interval
 
 LINES = 4
-KINDS: tuple[str, ...] = get_args(Kind)
 MOST_PANELS = 60
 """Panels that are drawn; what is beyond is in the tables."""
 LINE_FIELDS = ("range", "quant", "storage", "rounding", "extra_bits", "stuck", "program_noise", "read_noise")
@@ -217,7 +216,7 @@ def _place(field: str) -> Callable[[Any], float]:
     order = ORDER.get(field)
     if order is None:
         return float
-    return order.index
+    return lambda value: order.index(value) if value in order else len(order)  # a kind of one's own: last
 
 
 def _groups(

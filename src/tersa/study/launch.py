@@ -35,6 +35,7 @@ from types import FrameType
 
 from tersa.errors import UsageError, faults
 from tersa.study.cell import Cell
+from tersa.study.cluster import LOCAL
 from tersa.study.store import CellSummary, StudyStore
 from tersa.study.workers import Ended, Event, Launch, Shelf, Stack, Told, engine_of, here, in_workers
 from tersa.train.estimate import in_words
@@ -42,7 +43,7 @@ from tersa.train.estimate import in_words
 Progress = Callable[[float, str], None]
 """Told the share of the work that is done, 0..1, and a remark."""
 Launcher = Callable[[Sequence[Stack], Launch, Callable[[Event], None]], None]
-"""Trains stacks and tells of each; `here`, `in_workers`, `tersa.study.cluster.on_cluster`."""
+"""Trains stacks and tells of each; `here`, `in_workers`."""
 
 
 def default_workers(threads: int = 1) -> int:
@@ -160,7 +161,7 @@ def run(
         stacks: from `prepare`.
         launch: how.
         progress: told of the whole work, with the time left.
-        launcher: what trains; by default this process for one worker, else worker processes.
+        launcher: what trains; by default this process for one worker, else worker processes or a cluster.
 
     Returns:
         How many cells ended in each way.
@@ -181,7 +182,8 @@ def run(
 
     if stacks:
         with _terminable():
-            (launcher or (here if launch.workers == 1 else in_workers))(stacks, launch, hear)
+            alone = launch.workers == 1 and launch.on == LOCAL
+            (launcher or (here if alone else in_workers))(stacks, launch, hear)
     return clock.ways
 
 

@@ -18,7 +18,7 @@ from typing import Literal, get_args, get_origin
 from pydantic_core import ErrorDetails
 
 from tersa.errors import UsageError, unknown
-from tersa.quant.spec import OWN_BITS
+from tersa.quant.spec import OWN_BITS, known_kinds
 from tersa.rules.second_order import KINDS as SEARCHES
 from tersa.study.cell import Cell
 
@@ -110,6 +110,8 @@ def say(detail: ErrorDetails) -> str:
     field = Cell.model_fields.get(where[0])
     if detail["type"] == "extra_forbidden":
         return str(unknown("setting", where[-1], Cell.model_fields))
+    if detail["type"] == "unknown_kind":
+        return str(unknown(where[0], str(given), known_kinds()))
     if detail["type"] == "literal_error" and field is not None and get_origin(field.annotation) is Literal:
         return str(unknown(where[0], str(given), get_args(field.annotation)))
     return f"{'.'.join(where)} is {given}; {detail['msg'].replace('Input should be', 'must be')}"

@@ -26,7 +26,8 @@ import torch
 from tersa.data.sources import load
 from tersa.data.task import Task
 from tersa.study.cell import Cell, CellResult
-from tersa.study.pool import Pool, in_processes
+from tersa.study.cluster import LOCAL, carry_out
+from tersa.study.pool import Pool
 
 ENGINE = "tersa.study.stacked"
 """The module that trains stacks."""
@@ -72,6 +73,7 @@ class Launch:
         device: `cpu` or `cuda`.
         data_dir: where data are looked for first.
         engine: module that trains stacks.
+        on: where, as `tersa.study.cluster` reads it.
     """
 
     workers: int = 1
@@ -79,6 +81,7 @@ class Launch:
     device: str = "cpu"
     data_dir: Path | None = None
     engine: str = ENGINE
+    on: str = LOCAL
 
 
 @dataclass(frozen=True)
@@ -185,15 +188,16 @@ def here(
 
 
 def in_workers(stacks: Sequence[Stack], launch: Launch, tell: Callable[[Event], None]) -> None:
-    """Train stacks in `launch.workers` processes, in their order.
+    """Train stacks in `launch.workers` processes or on a cluster, in their order.
 
     Raises:
         TersaError: workers end before they have begun.
+        UsageError: no cluster answers.
     """
     pool = Pool[Stack, Event](
         launch.workers, launch.threads, partial(_worker, launch), _ended, _lost, script="studies"
     )
-    in_processes(stacks, pool, tell)
+    carry_out(stacks, pool, tell, launch.on)
 
 
 def _worker(launch: Launch) -> Callable[[Stack, Callable[[Event], None]], Event]:
