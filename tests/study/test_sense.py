@@ -6,7 +6,7 @@ from typing import Any, get_args
 import pytest
 
 from tersa.errors import UsageError
-from tersa.quant.spec import Range
+from tersa.quant.spec import KINDS, Range
 from tersa.study.cell import Cell
 from tersa.study.sense import meaningless
 from tersa.study.special import check
