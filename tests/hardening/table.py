@@ -30,6 +30,7 @@ LOOPS = {
     "test_killed_anywhere_and_resumed_ends_the_same": 4,
     "test_a_command_killed_ten_times_ends_with_the_numbers_of_an_undisturbed_one": 10,
     "test_killed_ten_times_it_ends_with_the_cells_and_numbers_of_an_undisturbed_study": 10,
+    "test_workers_that_are_killed_lose_and_double_nothing": 3,
     "test_damage_behind_a_right_checksum_is_one_line_or_a_network": 150,
 }
 """Faults that one call of an older test injects."""
