@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import typer
+from tests.recipes import adaptation_example, hardware_example
 from typer.testing import CliRunner, Result
 
 from tersa.cli import report as verb
@@ -75,10 +76,22 @@ def test_a_trained_network(tmp_path: Path) -> None:
     assert not page.exists()
 
 
+def test_every_page_of_measurements_is_written_again(tmp_path: Path) -> None:
+    for example in (adaptation_example, hardware_example):
+        folder = tmp_path / example.__name__
+        folder.mkdir()
+        write_record(folder / "result.json", example.result())
+        done = invoke(str(folder))
+        assert done.exit_code == 0, done.exception
+        assert (folder / "report.html").read_text(encoding="utf-8").startswith("<!doctype html>")
+
+
 def test_what_cannot_be_shown_is_said(run: Path, tmp_path: Path) -> None:
     assert isinstance(invoke(str(tmp_path / "none")).exception, UsageError)
+    (run / "result.json").write_text('{"verb": "export"}')
+    assert "made by 'tersa export'" in str(invoke(str(run)).exception)
     (run / "result.json").write_text('{"verb": "bench"}')
-    assert "made by 'tersa bench'" in str(invoke(str(run)).exception)
+    assert isinstance(invoke(str(run)).exception, DataError)
     (run / "result.json").write_text('{"verb": "train"}')
     assert isinstance(invoke(str(run)).exception, DataError)
     (run / "result.json").write_text("{")
@@ -88,7 +101,7 @@ def test_what_cannot_be_shown_is_said(run: Path, tmp_path: Path) -> None:
 
 def test_it_starts_without_torch() -> None:
     code = (
-        "import sys, tersa.report.page, tersa.recipes.runs;"
+        "import sys, tersa.report.page, tersa.recipes.runs, tersa.recipes.pages;"
         "import tersa.cli.report, tersa.cli.runs, tersa.cli.compare;"
         "print('torch' in sys.modules)"
     )

@@ -53,7 +53,12 @@ def test_a_search_is_a_step_that_others_use(tmp_path: Path, capsys: pytest.Captu
     folder = next(path for path in out.iterdir() if path.name.endswith("best"))
     assert (folder / "model.onnx").is_file()
     assert (folder / "result.json").is_file()
-    assert "best" in (out / "report.html").read_text(encoding="utf-8")
+    for page in (out / "report.html", folder / "report.html"):  # of the recipe, and of the search in it
+        first = page.read_text(encoding="utf-8")
+        assert "best" in first
+        page.unlink()
+        assert execute(["report", str(page.parent)]) == 0
+        assert page.read_text(encoding="utf-8") == first
 
 
 def test_settings_are_those_of_the_verb_and_may_be_lists() -> None:

@@ -40,6 +40,7 @@ from typing import Any
 from pydantic import Field
 
 from tersa.errors import UsageError, unknown
+from tersa.recipes.folder import read_spec
 from tersa.records import Record
 
 SUFFIX = ".toml"
@@ -97,6 +98,21 @@ class RecipeSpec(Record):
             order=[step.name for step in recipe.steps],
             steps={step.name: {"job": step.job, **step.settings} for step in recipe.steps},
         )
+
+
+def read_recipe(folder: Path, description: str) -> Recipe:
+    """The recipe that a folder was made by.
+
+    Raises:
+        DataError: its spec cannot be read.
+    """
+    given = read_spec(folder)
+    spec = RecipeSpec.model_validate({name: given.get(name) for name in RecipeSpec.model_fields})
+    steps: list[StepSpec] = []
+    for name in spec.order:
+        settings = dict(spec.steps[name])
+        steps.append(StepSpec(name=name, job=str(settings.pop("job")), settings=settings))
+    return Recipe(name=spec.name, description=description, common=spec.common, steps=steps)
 
 
 def shipped() -> dict[str, str]:
