@@ -14,14 +14,15 @@ from torch import Tensor, nn
 
 from tersa.errors import ModelError, TargetError
 from tersa.export.artefact import Artefact, Header
-from tersa.export.c_direct import ALIGN, c_direct, channel_values
+from tersa.export.c_direct import ALIGN, c_direct
 from tersa.export.check import classify
-from tersa.export.graph import read_graph
+from tersa.export.graph import channel_values, read_graph
 from tersa.export.int8 import Calibration, quantise_onnx
 from tersa.export.onnx import export_onnx
 from tersa.targets.base import Target
 from tersa.targets.c_build import PlainC, installed_compiler
 from tersa.targets.litert import LiteRt
+from tersa.targets.packed import Packed
 from tersa.targets.registry import package_version
 
 Images = npt.NDArray[np.float32]
@@ -40,6 +41,7 @@ each_target = pytest.mark.parametrize(
     "target",
     [
         pytest.param(PlainC(opt="O0"), id="c", marks=NO_COMPILER),
+        pytest.param(Packed(), id="packed"),
         pytest.param(LiteRt(), id="litert", marks=[pytest.mark.runtime, NO_LITERT]),
     ],
 )

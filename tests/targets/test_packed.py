@@ -72,8 +72,10 @@ def test_what_cannot_be_is_refused(artefact: Artefact, tmp_path: Path) -> None:
     with pytest.raises(TargetError, match="onnxruntime does not offer packed; it has fp32, int8"):
         other.prepare(artefact, "net")
     floats = replace(artefact, header=replace(artefact.header, precision="fp32"))
-    with pytest.raises(TargetError, match="packed does not offer fp32; it has packed"):
+    with pytest.raises(ModelError, match="is not an ONNX file"):
         packed.prepare(floats, "net")
+    with pytest.raises(TargetError, match="packed does not offer bf16; it has packed, fp32, int8"):
+        packed.prepare(floats, "net", "bf16")
     with pytest.raises(TargetError, match=r"packed needs a \.tersa file"):
         packed.prepare(floats, "net", PACKED)
     for precision in ("fp32", "int8"):

@@ -36,7 +36,17 @@ from pathlib import Path
 import numpy as np
 
 from tersa.errors import TargetError
-from tersa.export.graph import Array, Graph, Node, Quantised, Shape, read_graph, require_kinds, windows
+from tersa.export.graph import (
+    Array,
+    Graph,
+    Node,
+    Shape,
+    channel_values,
+    read_graph,
+    read_linear,
+    require_kinds,
+    windows,
+)
 
 ALIGN = 64
 """Bytes of a cache line: every tensor begins on one."""
@@ -179,15 +189,6 @@ class _Writer:
         forms = (self.graph.quantised.get(name) for name in node.inputs)
         return {form.name for form in forms if form is not None}
 
-    def integer(self, node: Node) -> tuple[Quantised, Quantised] | None:
-        """The integer forms of a layer's input and weights, when both are there as bytes."""
-        data, weight = (self.graph.quantised.get(name) for name in list(node.inputs)[:2])
-        if data is None or weight is None or data.dtype != np.uint8 or weight.dtype != np.int8:
-            return None
-        if data.scale.size != 1 or weight.zero.any() or weight.name not in self.graph.constants:
-            return None
-        return data, weight
-
     def window(
         self, node: Node, kernel: list[int], strides: list[int], pads: list[int], dil: list[int]
     ) -> str:
@@ -214,13 +215,7 @@ def _conv(self: _Writer, node: Node) -> None:
 
 
 def _gemm(self: _Writer, node: Node) -> None:
-    given = node.attributes
-    if given.get("alpha", 1.0) != 1.0 or given.get("beta", 1.0) != 1.0 or given.get("transA", 0):
-        raise TargetError(f"c: a {node.kind} with alpha, beta or transA is not supported: {given}")
-    weight = self.graph.constant(node.inputs[1])
-    if len(self.shape(node.inputs[0])) != 1 or weight.ndim != 2:
-        raise TargetError(f"c: a {node.kind} needs one row for each image and stored weights")
-    turned = weight.T if not given.get("transB", 0) else weight
+    turned = read_linear(self.graph, node, "c")
     sizes = ", ".join(str(size) for size in reversed(turned.shape))
     _layer(self, node, "linear", turned, sizes)
 
@@ -231,7 +226,7 @@ def _layer(self: _Writer, node: Node, name: str, weight: Array, rest: str) -> No
     if len(node.inputs) > 2 and node.inputs[2]:
         bias = np.broadcast_to(self.graph.constant(node.inputs[2]).astype(np.float32).reshape(-1), (outputs,))
     shift = "0" if not np.any(bias) else self.stored(bias)
-    forms = self.integer(node)
+    forms = self.graph.integer(node)
     if forms is None:
         self.layers["fp32"] += 1
         kept = self.stored(weight)
@@ -313,21 +308,6 @@ def _arithmetic(self: _Writer, node: Node) -> None:
     _affine(self, node, node.inputs[1 if first else 0], scale, shift)
 
 
-def channel_values(value: Array, channels: int, dimensions: int) -> Array:
-    """One value for each channel of a tensor that broadcasts over (N, C, ...).
-
-    Raises:
-        TargetError: the values differ within a channel.
-    """
-    missing = dimensions + 1 - value.ndim
-    full = value.reshape((1,) * missing + value.shape) if missing > 0 else value
-    if full.ndim != dimensions + 1 or full.size != full.shape[1] or full.size not in (1, channels):
-        raise TargetError(
-            f"a stored tensor of shape {value.shape} is not one value for each of {channels} channels"
-        )
-    return np.broadcast_to(full.reshape(-1), (channels,))
-
-
 def _normalise(self: _Writer, node: Node) -> None:
     gamma, beta, mean, variance = (self.graph.constant(name).astype(np.float32) for name in node.inputs[1:5])
     scale = gamma / np.sqrt(variance + np.float32(node.attributes.get("epsilon", 1e-5)))
@@ -365,7 +345,7 @@ def _quantise(self: _Writer, node: Node) -> None:
 def _dequantise(self: _Writer, node: Node) -> None:
     """Nothing where only integer layers read the tensor."""
     readers = self.graph.readers(node.output)
-    layer = all(one.kind in ("Conv", "Gemm", "MatMul") and self.integer(one) for one in readers)
+    layer = all(one.kind in ("Conv", "Gemm", "MatMul") and self.graph.integer(one) for one in readers)
     if readers and layer:
         return
     form = self.graph.quantised[node.output]

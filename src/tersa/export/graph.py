@@ -102,9 +102,53 @@ class Graph:
             raise TargetError(f"tensor '{name}' is computed where only a stored one is supported")
         return self.constants[name]
 
+    def integer(self, node: Node) -> tuple[Quantised, Quantised] | None:
+        """The integer forms of a layer's input and weights, when both are there as bytes."""
+        data, weight = (self.quantised.get(name) for name in list(node.inputs)[:2])
+        if data is None or weight is None or data.dtype != np.uint8 or weight.dtype != np.int8:
+            return None
+        if data.scale.size != 1 or weight.zero.any() or weight.name not in self.constants:
+            return None
+        return data, weight
+
     def readers(self, name: str) -> list[Node]:
         """The nodes that take a tensor."""
         return [node for node in self.nodes if name in node.inputs]
+
+
+def read_linear(graph: Graph, node: Node, name: str) -> Array:
+    """The stored weights of a matrix product, (O, I).
+
+    Args:
+        graph: of the node.
+        node: a Gemm or MatMul.
+        name: of the writer, for its refusal.
+
+    Raises:
+        TargetError: factors, a turned input, or weights that are computed.
+    """
+    given = node.attributes
+    if given.get("alpha", 1.0) != 1.0 or given.get("beta", 1.0) != 1.0 or given.get("transA", 0):
+        raise TargetError(f"{name}: a {node.kind} with alpha, beta or transA is not supported: {given}")
+    weight = graph.constant(node.inputs[1])
+    if len(graph.shapes[node.inputs[0]]) != 1 or weight.ndim != 2:
+        raise TargetError(f"{name}: a {node.kind} needs one row for each image and stored weights")
+    return weight.T if not given.get("transB", 0) else weight
+
+
+def channel_values(value: Array, channels: int, dimensions: int) -> Array:
+    """One value for each channel of a tensor that broadcasts over (N, C, ...).
+
+    Raises:
+        TargetError: the values differ within a channel.
+    """
+    missing = dimensions + 1 - value.ndim
+    full = value.reshape((1,) * missing + value.shape) if missing > 0 else value
+    if full.ndim != dimensions + 1 or full.size != full.shape[1] or full.size not in (1, channels):
+        raise TargetError(
+            f"a stored tensor of shape {value.shape} is not one value for each of {channels} channels"
+        )
+    return np.broadcast_to(full.reshape(-1), (channels,))
 
 
 def read_graph(path: Path) -> Graph:

@@ -23,8 +23,18 @@ from typing import Any
 import numpy as np
 
 from tersa.errors import TargetError
-from tersa.export.c_direct import SAME, channel_values
-from tersa.export.graph import Array, Graph, Node, Quantised, Shape, read_graph, require_kinds, windows
+from tersa.export.c_direct import SAME
+from tersa.export.graph import (
+    Array,
+    Graph,
+    Node,
+    Quantised,
+    Shape,
+    channel_values,
+    read_graph,
+    require_kinds,
+    windows,
+)
 
 FLOAT, INT32, INT8 = 0, 2, 9
 """Types of a tensor in the schema."""

@@ -355,6 +355,9 @@ def bench(
         cores=plan.cores,
         task=task,
         tested=tested,
+        packable=frozenset()
+        if plan.precisions
+        else frozenset(subject.name for subject in plan.subjects if len(plan.wanted(subject)) > 1),
     )
     found = run_matrix(job, folder if keep else None, tell) if files else Found([], [], 0)
     cells = [with_accuracy(cell, found.accuracies) for cell in found.cells]
@@ -364,10 +367,6 @@ def bench(
             gap.model_dump_json(): gap for gap in [*gaps, *(gap for cell in cells for gap in cell.gaps)]
         }.values()
     )
-    if not plan.precisions:  # which of two forms a target runs was not asked
-        run = {(row.model, row.target) for row in measurements}
-        double = {subject.name for subject in plan.subjects if len(plan.wanted(subject)) > 1}
-        gaps = [gap for gap in gaps if gap.model not in double or (gap.model, gap.target) not in run]
     if not measurements:
         raise UsageError(
             "; ".join(dict.fromkeys(f"{row.model} on {row.target}: {row.reason}" for row in gaps))

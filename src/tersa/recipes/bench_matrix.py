@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from tersa.data.task import Task
 from tersa.errors import DataError
-from tersa.export.artefact import Artefact
+from tersa.export.artefact import PACKED, Artefact
 from tersa.export.check import classify, module_logits
 from tersa.export.onnx import as_pixels
 from tersa.recipes.bench_result import Accuracy, Answers, Kept
@@ -95,6 +95,8 @@ class Job:
         cores: that the processes may run on; empty for all.
         task: gives images, and accuracy where `tested` is above 0.
         tested: test images that accuracy is measured on.
+        packable: models that are here in two forms, packed and not: a target that runs packed programs takes
+            that one, others the other.
     """
 
     targets: Sequence[tuple[str, Target | str]]
@@ -106,6 +108,11 @@ class Job:
     cores: tuple[int, ...] = ()
     task: Task | None = None
     tested: int = 0
+    packable: frozenset[str] = frozenset()
+
+    def suits(self, model: str, precision: str, target: Target) -> bool:
+        """A target runs this form of a model, where nobody asked which."""
+        return model not in self.packable or (precision == PACKED) == (PACKED in target.precisions)
 
 
 @dataclass(frozen=True)
@@ -211,7 +218,7 @@ class _Line:
         say: Callable[[float, str], None],
     ) -> None:
         self.job, self.shelf, self.text, self.target, self.say = job, shelf, text, target, say
-        self.candidates = candidates
+        self.candidates = [each for each in candidates if job.suits(each.model, each.precision, target)]
         self.name = target.describe()
         self.remote = text.startswith("ssh:")
         self.done = {batch: shelf.cell(self.name, batch) for batch in job.batches}
@@ -334,7 +341,10 @@ def _anchor(job: Job, candidates: Sequence[Candidate], stack: ExitStack) -> Lane
     text, target = job.targets[0]
     if isinstance(target, str) or text.startswith("ssh:"):
         return None
-    crew = stack.enter_context(Crew(text, target, candidates[:1], job.limits, job.cores))
+    first = [each for each in candidates[:1] if job.suits(each.model, each.precision, target)]
+    if not first:
+        return None
+    crew = stack.enter_context(Crew(text, target, first, job.limits, job.cores))
     return crew.lanes[0] if crew.lanes else None
 
 
