@@ -29,8 +29,8 @@ import numpy as np
 
 from tersa.export.artefact import Artefact, Header
 from tersa.export.onnx import export_onnx
+from tersa.files import write_atomic
 from tersa.models import build
-from tersa.records import write_atomic
 from tersa.targets.environment import environment
 from tersa.targets.measure import Effort, time_sides
 from tersa.targets.statistics import Ratio, compare_rounds

@@ -33,9 +33,9 @@ import onnxruntime
 from tersa.export.artefact import Artefact, Header
 from tersa.export.int8 import Calibration
 from tersa.export.onnx import export_onnx
+from tersa.files import write_atomic
 from tersa.models import build
 from tersa.numerics import bootstrap_interval
-from tersa.records import write_atomic
 from tersa.targets.environment import environment
 from tersa.targets.measure import Effort, time_sides
 from tersa.targets.openvino_cpu import load_openvino

@@ -10,10 +10,16 @@ import pytest
 import tersa
 
 SOURCE = Path(tersa.__file__).parent
-GROUND_UP = "errors numerics database records data quant models rules train study"
+GROUND_UP = "errors numerics database files records data quant models rules train study"
 ORDER = f"{GROUND_UP} prune binary export targets adapt report recipes cli".split()
 APART = {("prune", "binary"), ("binary", "prune")}
-GROUND = {"errors": set(), "numerics": set(), "database": {"errors"}, "records": {"errors"}}
+GROUND = {
+    "errors": set(),
+    "numerics": set(),
+    "database": {"errors"},
+    "files": set(),
+    "records": {"errors", "files"},
+}
 FILES = sorted(SOURCE.rglob("*.py"))
 
 

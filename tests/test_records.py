@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from tersa.errors import DataError, UsageError, faults, unknown
-from tersa.records import Quantiles, Record, read_record, replacing, write_atomic, write_record
+from tersa.files import replacing, write_atomic
+from tersa.records import Quantiles, Record, read_record, write_record
 
 ROW = Quantiles(median=2.0, p10=1.0, p90=3.0)
 

@@ -1,8 +1,4 @@
-"""The rows that get stored, and the only way a file reaches the disk.
-
-Records are frozen pydantic models: what is written can be read back and is checked when it is. Files are
-written whole or not at all (temporary file in the same folder, fsync, rename), so that a kill at any
-moment leaves the old file or the new one, never half of one.
+"""The rows that get stored: frozen pydantic models, written as JSON and checked when they are read back.
 
 Example:
     >>> Quantiles(median=0.41, p10=0.40, p90=0.44).model_dump_json()
@@ -12,17 +8,13 @@ Example:
 from __future__ import annotations
 
 import json
-import os
-import re
-import tempfile
-from collections.abc import Generator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tersa.errors import DataError
+from tersa.files import write_atomic
 
 SCHEMA = 1
 """Version of every record written to disk; a reader refuses a newer one."""
@@ -515,53 +507,6 @@ class ShrinkResult(Record):
         """The same with artefacts and report as paths from the working folder, as scripts want them."""
         paths = [str(folder / name) for name in self.artefacts]
         return self.model_copy(update={"artefacts": paths, "report": str(folder / self.report)})
-
-
-@contextmanager
-def replacing(path: Path) -> Generator[Path]:
-    """A temporary path beside `path` that replaces it when the block ends without an error.
-
-    The file is flushed to the disk before the rename, and the folder after it. On an error the temporary
-    file is removed and `path` is as it was; an `OSError` names `path`.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
-        temporary.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-    except OSError as error:
-        if error.errno is not None and error.filename in (None, name):
-            error.filename, error.filename2 = str(path), None
-        raise
-    except Exception as error:  # of whatever library writes the block's file; only a disk's error is renamed
-        number = OS_ERROR.search(str(error))
-        if number is None:
-            raise
-        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from None
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-OS_ERROR = re.compile(r"\(os error (\d+)\)")
-"""How libraries written in Rust (safetensors) tell of a full disk."""
-
-
-def write_atomic(path: Path, content: bytes | str) -> None:
-    """Write a whole file or nothing."""
-    with replacing(path) as temporary:
-        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 def write_record(path: Path, record: Record) -> None:

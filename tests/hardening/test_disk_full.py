@@ -23,9 +23,10 @@ from tests.hardening.trials import trials
 
 from tersa.adapt.table import Machine, Point, TableFile
 from tersa.errors import DataError
+from tersa.files import replacing, write_atomic
 from tersa.recipes.pruning_curves import Curve
 from tersa.recipes.pruning_store import PruningStore, Walked
-from tersa.records import Epoch, replacing, write_atomic
+from tersa.records import Epoch
 from tersa.study.cell import Cell
 from tersa.study.store import StudyStore
 from tersa.train.history import HistoryWriter, read_history

@@ -108,7 +108,7 @@ WRITERS = """
 import os
 from pathlib import Path
 from tersa.adapt.table import Machine, Point, TableFile
-from tersa.records import write_atomic
+from tersa.files import write_atomic
 place, writers, rounds = Path({place!r}), {writers}, {rounds}
 children = []
 for writer in range(writers):

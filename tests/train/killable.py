@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from tersa.data.task import Provenance, Split, Task
-from tersa.records import replacing
+from tersa.files import replacing
 from tersa.train.config import TrainConfig
 from tersa.train.history import HistoryWriter
 from tersa.train.loop import train

@@ -86,7 +86,7 @@ def show(
     """Shape, splits, classes, normalisation and origin of a data set, and a picture of samples."""
     from tersa.data import load
     from tersa.data.sheet import contact_sheet
-    from tersa.records import write_atomic
+    from tersa.files import write_atomic
 
     terminal = Terminal(json=json)
     place = out or Path(f"{Path(name).name.split('.')[0] or 'data'}-samples.png")

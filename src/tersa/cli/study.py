@@ -170,9 +170,9 @@ def table(
     json: options.Json = False,
 ) -> None:
     """Accuracy of every setting over its seeds, with 95 % intervals."""
+    from tersa.files import write_atomic
     from tersa.recipes.study import stored_cells
     from tersa.recipes.study_layout import accuracy_of
-    from tersa.records import write_atomic
     from tersa.study import table as tables
 
     began = time.perf_counter()

@@ -31,8 +31,9 @@ import pooch
 
 from tersa.data.source import Array, Decoded
 from tersa.errors import DataError, shown
+from tersa.files import replacing
 from tersa.numerics import digest
-from tersa.records import SCHEMA, Record, read_record, replacing, write_record
+from tersa.records import SCHEMA, Record, read_record, write_record
 
 logger = logging.getLogger(__name__)
 

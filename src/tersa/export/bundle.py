@@ -39,7 +39,7 @@ import numpy.typing as npt
 
 from tersa.binary.program import Operation, Program, Weights
 from tersa.errors import ModelError
-from tersa.records import write_atomic
+from tersa.files import write_atomic
 
 SUFFIX = ".tersa"
 MAGIC = b"\x89TERSA\r\n"

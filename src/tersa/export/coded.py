@@ -49,6 +49,7 @@ from torch import Tensor, nn
 from tersa.errors import DataError, ModelError, TersaError
 from tersa.export.artefact import Header
 from tersa.export.bounded import LONGEST_TEXT, Reader
+from tersa.files import write_atomic
 from tersa.models import zoo
 from tersa.models.load import check, kind_of, load
 from tersa.prune.clustering import Clustered, Codes, Levels, held, whole
@@ -56,7 +57,6 @@ from tersa.prune.coding import pack
 from tersa.prune.steps import coarse, coarse_exponent, half, nearby_scale, scale_byte, scale_of
 from tersa.prune.surgery import resize_
 from tersa.prune.symbols import varint
-from tersa.records import write_atomic
 
 MAGIC, SCHEMA = b"TC", 2
 

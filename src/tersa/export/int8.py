@@ -37,7 +37,7 @@ from tersa.errors import ModelError, UsageError, unknown
 from tersa.export.artefact import INPUT, OUTPUT, Artefact, Header
 from tersa.export.lean import lean_
 from tersa.export.processor import saturates
-from tersa.records import write_atomic
+from tersa.files import write_atomic
 
 METHODS = {
     "minmax": CalibrationMethod.MinMax,

@@ -40,7 +40,7 @@ from tersa.export.frozen import freeze, is_low_bit, reads_pixels, require_pixels
 from tersa.export.int8 import Calibration, quantise
 from tersa.export.lean import lean_
 from tersa.export.normalise import normalise_
-from tersa.records import write_atomic
+from tersa.files import write_atomic
 
 OPSET = 18
 """Old enough for every runtime of the last three years, new enough for per-channel DequantizeLinear (13)."""

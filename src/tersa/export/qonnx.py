@@ -69,9 +69,9 @@ from tersa.export.frozen import (
     require_pixels,
 )
 from tersa.export.onnx import Deployed, evaluation_copy
+from tersa.files import write_atomic
 from tersa.quant.layers import FLOAT, SumPool2d
 from tersa.quant.steps import steps
-from tersa.records import write_atomic
 
 OPSET = 13
 """The first that has per-channel QuantizeLinear and 8-bit Clip, which qonnx's conversion to QCDQ makes."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tersa.records import write_atomic
+from tersa.files import write_atomic
 
 SCRIPT = '''\
 """Classify images with {name}: python {script} IMAGE... (.npy, .pgm, .ppm; with Pillow installed, any)."""

@@ -10,11 +10,11 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
+from tersa.files import write_atomic
 from tersa.recipes import published_adaptation as published
 from tersa.recipes.adaptation_result import REMEDIES, AdaptationResult, ScorePoint, Timed
 from tersa.recipes.adaptation_tables import NAMES, tables
 from tersa.recipes.hardware_tables import markdown
-from tersa.records import write_atomic
 from tersa.report.adapt_charts import Spot
 from tersa.report.adaptation_page import AdaptationView, Chart, write
 from tersa.report.hardware_view import TableView, Tile

@@ -48,6 +48,7 @@ from pydantic import ConfigDict, Field
 
 from tersa.data.sources import load
 from tersa.errors import UsageError, faults, unknown
+from tersa.files import write_atomic
 from tersa.models.load import load as load_model
 from tersa.models.operations import operations
 from tersa.models.zoo import bits_of
@@ -55,7 +56,7 @@ from tersa.recipes.folder import RESULT, open_folder, releasing
 from tersa.recipes.published_binary import accuracies
 from tersa.recipes.setting import Setting
 from tersa.recipes.train import TrainedRun, TrainRequest, plan_training, run_training
-from tersa.records import SCHEMA, Record, read_record, write_atomic, write_record
+from tersa.records import SCHEMA, Record, read_record, write_record
 
 VERB = "reproduce binary-vgg"
 TABLE = "table.csv"

@@ -26,11 +26,12 @@ from pathlib import Path
 from pydantic import ConfigDict
 
 from tersa.errors import UsageError
+from tersa.files import write_atomic
 from tersa.recipes.book_found import Ours, Summary
 from tersa.recipes.book_published import Published, published
 from tersa.recipes.book_verdict import DONE, Verdict, judge
 from tersa.recipes.hours import about
-from tersa.records import SCHEMA, Record, write_atomic, write_record
+from tersa.records import SCHEMA, Record, write_record
 from tersa.report.numbers import plural
 
 CELLS, PAGE, BOOK = "cells.csv", "README.md", "book.html"

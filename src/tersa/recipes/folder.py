@@ -32,7 +32,8 @@ from typing import Any, ParamSpec, TypeVar
 import tomlkit
 
 from tersa.errors import UsageError, utf8
-from tersa.records import SCHEMA, Record, write_atomic
+from tersa.files import write_atomic
+from tersa.records import SCHEMA, Record
 
 SPEC, RESULT = "spec.toml", "result.json"
 TRASH = ".removed"
@@ -137,7 +138,7 @@ def remove_halves(out: Path) -> None:
 
 
 HALVES = (".*.part", ".tmp??????")
-"""Temporary names of `records.replacing` and of safetensors."""
+"""Temporary names of `files.replacing` and of safetensors."""
 
 
 def discard(out: Path) -> None:

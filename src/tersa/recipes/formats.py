@@ -34,8 +34,9 @@ from tersa.export.int8 import float_operations
 from tersa.export.onnx import Deployed, evaluation_copy
 from tersa.export.qonnx import build_qonnx
 from tersa.export.qonnx_check import as_bytes, classify_qonnx
+from tersa.files import write_atomic
 from tersa.recipes.subjects import Subject, accuracy_on_test, noise, to_artefact
-from tersa.records import Agreement, write_atomic
+from tersa.records import Agreement
 from tersa.targets.c_build import compile_shared, find_compiler
 
 CHECKED_IMAGES = 1000

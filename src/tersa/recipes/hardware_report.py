@@ -11,10 +11,10 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
+from tersa.files import write_atomic
 from tersa.recipes import published_hardware as published
 from tersa.recipes.hardware_result import Group, HardwareResult
 from tersa.recipes.hardware_tables import NAMES, markdown, one, precisions_of, tables, targets_of
-from tersa.records import write_atomic
 from tersa.report.hardware_charts import STYLES
 from tersa.report.hardware_page import write
 from tersa.report.hardware_view import Curve, GroupView, HardwareView, Panel, Point, TableView, Tile

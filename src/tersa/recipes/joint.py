@@ -38,6 +38,7 @@ from tersa.errors import Diverged, TargetError, UsageError
 from tersa.export.artefact import Artefact
 from tersa.export.check import agreement, classify, require
 from tersa.export.onnx import export_onnx
+from tersa.files import replacing
 from tersa.models.summary import macs, parameters
 from tersa.models.zoo import default_spec
 from tersa.numerics import paired_loss
@@ -55,7 +56,7 @@ from tersa.recipes.request import protocol_of
 from tersa.recipes.setting import Setting, threads_of
 from tersa.recipes.shrink import prunable, trained_baseline, weigh_baseline
 from tersa.recipes.start import Begin, find_start
-from tersa.records import Comparison, Figures, read_record, replacing, write_record
+from tersa.records import Comparison, Figures, read_record, write_record
 from tersa.report.numbers import factor, plural, points
 from tersa.study.cluster import check_place
 from tersa.targets.environment import environment

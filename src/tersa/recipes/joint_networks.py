@@ -26,6 +26,7 @@ from tersa.errors import Diverged
 from tersa.export.artefact import Artefact, Header
 from tersa.export.coded import encode, read_coded
 from tersa.export.onnx import export_onnx
+from tersa.files import write_atomic
 from tersa.models.checkpoint import read as read_checkpoint
 from tersa.models.summary import macs, parameters
 from tersa.numerics import paired_loss
@@ -45,7 +46,6 @@ from tersa.recipes.joint_trials import Axis
 from tersa.recipes.request import baseline_config, protocol_of
 from tersa.recipes.setting import Setting
 from tersa.recipes.start import Begin
-from tersa.records import write_atomic
 from tersa.train.baseline import save_weights
 from tersa.train.config import TrainConfig, override
 from tersa.train.evaluation import evaluate

@@ -29,9 +29,10 @@ from torch import Tensor
 from tersa.data.sources import load as load_task
 from tersa.data.task import Task
 from tersa.errors import faults
+from tersa.files import replacing
 from tersa.recipes.folder import RESULT, open_folder, releasing
 from tersa.recipes.setting import Setting
-from tersa.records import SCHEMA, Environment, Record, read_record, replacing, write_record
+from tersa.records import SCHEMA, Environment, Record, read_record, write_record
 from tersa.rules.base import Extras
 from tersa.rules.network import Network, Weights
 from tersa.rules.registry import rule as rule_of

@@ -18,6 +18,7 @@ from torch import nn
 from tersa.data.task import Task
 from tersa.export.check import agreement, classify, require
 from tersa.export.run_script import write_run_script
+from tersa.files import replacing
 from tersa.models.summary import macs, parameters
 from tersa.numerics import paired_loss
 from tersa.prune.holding import alive
@@ -40,7 +41,6 @@ from tersa.records import (
     SparseSize,
     Step,
     Twin,
-    replacing,
     write_record,
 )
 from tersa.report.page import write as write_report

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from tersa.files import write_atomic
 from tersa.recipes.pruning_answer import details, headline, listed
 from tersa.recipes.pruning_curves import FIGURES, Curve, Figure, document_training
 from tersa.recipes.pruning_findings import Finding, area, findings
@@ -29,7 +30,7 @@ from tersa.recipes.pruning_results import (
     table_rows,
 )
 from tersa.recipes.pruning_store import PruningStore, Walked, key_of
-from tersa.records import Environment, write_atomic, write_record
+from tersa.records import Environment, write_record
 from tersa.report.numbers import duration, factor, percent, plural, points
 from tersa.report.pruning_page import write
 from tersa.report.pruning_view import CurveRow, FigureView, Line, Panel, PruningView, Row, Run, Spot, Tile

@@ -32,6 +32,7 @@ from typing import Literal
 from pydantic import ConfigDict
 
 from tersa.errors import UsageError, faults, unknown
+from tersa.files import write_atomic
 from tersa.recipes import published
 from tersa.recipes.folder import RESULT
 from tersa.recipes.setting import Setting
@@ -41,7 +42,7 @@ from tersa.recipes.study_layout import network
 from tersa.recipes.study_pictures import write_pictures
 from tersa.recipes.study_report import write_study_report
 from tersa.recipes.study_verdict import Answer, verdict
-from tersa.records import SCHEMA, Environment, Record, write_atomic, write_record
+from tersa.records import SCHEMA, Environment, Record, write_record
 from tersa.report.numbers import plural
 from tersa.report.study_view import Summary
 from tersa.study.cell import Cell, CellResult

@@ -25,9 +25,9 @@ from torch import Tensor
 from tersa.data.sheet import png
 from tersa.data.sources import load
 from tersa.data.task import Task, pixels
+from tersa.files import write_atomic
 from tersa.recipes.setting import Setting
 from tersa.recipes.study_report import PICTURES, StudyPicture
-from tersa.records import write_atomic
 from tersa.rules.base import Extras
 from tersa.rules.network import Network, Weights
 from tersa.rules.registry import rule as rule_of

@@ -28,7 +28,8 @@ from torch import Tensor, nn
 
 from tersa.database import asking
 from tersa.errors import DataError, UsageError
-from tersa.records import Step, replacing
+from tersa.files import replacing
+from tersa.records import Step
 from tersa.train.baseline import save_weights
 
 Table = Literal["steps", "tuned"]

@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from tersa.records import write_atomic
+from tersa.files import write_atomic
 from tersa.report import page
 from tersa.report.adapt_charts import Drawing, Spot, scatter
 from tersa.report.hardware_view import TableView, Tile

@@ -14,7 +14,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tersa.records import write_atomic
+from tersa.files import write_atomic
 from tersa.report import bench_charts, hardware_charts, page
 from tersa.report.bench_view import BenchView
 from tersa.report.plain import cleaned_view

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tersa.records import write_atomic
+from tersa.files import write_atomic
 from tersa.report import page, study_curves
 from tersa.report.binary_vgg_view import BinaryVggView
 from tersa.report.plain import cleaned_view

@@ -13,7 +13,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tersa.records import write_atomic
+from tersa.files import write_atomic
 from tersa.report import hardware_charts, page
 from tersa.report.hardware_view import GroupView, HardwareView
 from tersa.report.plain import cleaned_view

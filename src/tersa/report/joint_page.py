@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tersa.records import write_atomic
+from tersa.files import write_atomic
 from tersa.report import page
 from tersa.report.adapt_charts import scatter
 from tersa.report.joint_view import JointView

@@ -16,7 +16,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from tersa.records import write_atomic
+from tersa.files import write_atomic
 from tersa.report import confusion, page, study_curves
 from tersa.report.network_view import Certainty, CostRow, NetworkView
 from tersa.report.plain import cleaned_view

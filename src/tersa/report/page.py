@@ -24,7 +24,8 @@ from typing import Any
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
-from tersa.records import Adaptation, ShrinkResult, write_atomic
+from tersa.files import write_atomic
+from tersa.records import Adaptation, ShrinkResult
 from tersa.report import adapt_section, axes, confusion, curve, layers, numbers, tables, words
 from tersa.report.beside import beside
 from tersa.report.latency import latency_axis, latency_lines

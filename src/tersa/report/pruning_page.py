@@ -14,7 +14,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tersa.records import write_atomic
+from tersa.files import write_atomic
 from tersa.report import page, pruning_charts, study_page
 from tersa.report.plain import cleaned_view
 from tersa.report.pruning_view import FigureView, PruningView

@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from tersa.records import write_atomic
+from tersa.files import write_atomic
 from tersa.report import page
 from tersa.report.plain import cleaned_view
 from tersa.report.recipe_view import RecipeView

@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tersa.errors import UsageError
-from tersa.records import write_atomic
+from tersa.files import write_atomic
 
 NUMBER = re.compile(r"[-−+]?\d{1,3}(,\d{3})+(\.\d+)?|[-−+]?\d+(\.\d+)?(e[-+]?\d+)?")
 """A cell that is a number: with or without commas between thousands."""

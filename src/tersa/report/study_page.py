@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tersa.records import write_atomic
+from tersa.files import write_atomic
 from tersa.report import page, study_angles, study_charts, study_curves
 from tersa.report.plain import cleaned_view
 from tersa.report.study_view import Panel, Ranked, StudyView

@@ -29,8 +29,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from tersa.errors import DataError, UsageError
+from tersa.files import replacing
 from tersa.quant.packing import pack, unpack
-from tersa.records import replacing
 from tersa.rules.base import Draw
 from tersa.study.cell import Cell
 from tersa.study.stack import Stack

@@ -30,7 +30,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from tersa.errors import DataError, UsageError
-from tersa.records import SCHEMA, Epoch, Record, replacing
+from tersa.files import replacing
+from tersa.records import SCHEMA, Epoch, Record
 from tersa.train.config import TrainConfig
 
 HEADER = "tersa.checkpoint"
