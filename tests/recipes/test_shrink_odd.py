@@ -10,6 +10,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from tersa.cli.console import Terminal
+from tersa.cli.runs import tell
 from tersa.data import load as load_task
 from tersa.errors import ModelError, UsageError
 from tersa.models.zoo import build
@@ -17,6 +19,7 @@ from tersa.recipes.goals import Bound, Goals
 from tersa.recipes.request import ShrinkSpec, command_of
 from tersa.recipes.setting import Setting
 from tersa.recipes.shrink import shrink
+from tersa.report.words import GUESSES
 from tersa.targets import registry
 
 QUICK = {"retrain": 4, "tune": 10, "share": 0.5, "criterion_samples": 60}
@@ -233,13 +236,17 @@ def test_untraceable_network_is_refused_before_any_work(tmp_path: Path, setting:
     assert not (tmp_path / "run").exists()
 
 
-def test_exported_network_brings_its_weights(tmp_path: Path, setting: Setting) -> None:
+def test_exported_network_brings_its_weights(
+    tmp_path: Path, setting: Setting, capsys: pytest.CaptureFixture[str]
+) -> None:
     model = build("mlp:16", (1, 8, 8), 10, seed=3)
     program = torch.export.export(model, (torch.zeros(2, 1, 8, 8),))
     torch.export.save(program, tmp_path / "net.pt2")
     spec = quick(model=str(tmp_path / "net.pt2"), epochs=None)
     result = shrink(spec, tmp_path / "run", setting=setting)
     assert result.baseline.parameters == sum(p.numel() for p in model.parameters())
-    assert any("hardly better than guessing" in note for note in result.notes)
+    assert GUESSES in result.notes
+    tell(Terminal(json=False), result, tmp_path / "run")
+    assert GUESSES in capsys.readouterr().out.replace("\n", " ")
     with pytest.raises(UsageError, match="brings its weights"):
         shrink(spec.model_copy(update={"epochs": 3}), tmp_path / "other", setting=setting)

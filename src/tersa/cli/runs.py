@@ -105,10 +105,13 @@ def tell(terminal: Terminal, result: ShrinkResult, folder: Path) -> None:
     from tersa.report.beside import beside
     from tersa.report.plain import cleaned
     from tersa.report.tables import before_after_rows, comparison_rows, goal_rows
+    from tersa.report.words import GUESSES
 
     shown = cleaned(result)
     terminal.say(shown.verdict, style="bold")
     terminal.say(shown.detail)
+    if GUESSES in shown.notes:
+        terminal.say(GUESSES, style="red")
     figures = [(row.label, row.before, row.after, row.change) for row in before_after_rows(shown)]
     terminal.table(f"{shown.model} on {shown.task}", ("", "before", "after", "change"), figures)
     for name, sentence in beside(shown):

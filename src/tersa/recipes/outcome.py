@@ -45,6 +45,7 @@ from tersa.records import (
 )
 from tersa.report.page import write as write_report
 from tersa.report.verdict import headline
+from tersa.report.words import GUESSES
 from tersa.targets.environment import environment
 from tersa.targets.registry import installed, parse
 from tersa.train.baseline import Baseline, save_weights
@@ -343,7 +344,7 @@ def _notes(o: Outcome) -> list[str]:
     notes = ["The test set was read once, at the end; every choice was made on the validation split."]
     assert o.job.dock.start is not None
     if o.job.dock.start.accuracy < GUESSING * 100.0 / len(o.job.task.classes):
-        notes.append("The baseline is hardly better than guessing: was it trained, were its weights given?")
+        notes.append(GUESSES)
     if o.spec.checkpoint:
         notes.append(
             "The weights were given: if images of this validation split trained them, it flatters them."

@@ -14,6 +14,9 @@ from tersa.report.numbers import count, duration, percent, plural, points, share
 from tersa.report.tables import kept_step, layer_unit, target_name
 from tersa.report.verdict import agreement_words
 
+GUESSES = "The baseline is hardly better than guessing: was it trained, were its weights given?"
+"""A note of a run, which the terminal tells too."""
+
 
 def subject(result: ShrinkResult) -> str:
     """Model, data and where the figures were measured: the line above the headline."""
