@@ -28,8 +28,8 @@ from tersa.recipes.joint_networks import axes_of, narrowing, violation
 from tersa.recipes.joint_request import JointSpec, command_of
 from tersa.recipes.joint_result import SearchResult, TriedNetwork, burden, front, pick
 from tersa.recipes.joint_trials import shown
-from tersa.recipes.joint_workers import Crew
 from tersa.recipes.setting import Setting
+from tersa.study.cluster import Crew
 from tersa.study.pool import Pool
 from tersa.train.evaluation import predict
 

@@ -133,6 +133,11 @@ def adapt(
     seed: options.Seed = 0,
     device: options.Device = "auto",
     threads: options.Threads = None,
+    workers: Annotated[
+        int,
+        typer.Option("--workers", min=1, help="Candidates of one step of NetAdapt that train at once."),
+    ] = 1,
+    on: options.On = "local",
     resume: options.Resume = False,
     overwrite: options.Overwrite = False,
     dry_run: options.DryRun = False,
@@ -144,6 +149,8 @@ def adapt(
     from tersa.recipes.goals import Goals
     from tersa.recipes.setting import Setting
     from tersa.recipes.train import parse_settings
+    from tersa.study.cluster import Crew
+    from tersa.targets.environment import cores
 
     terminal = Terminal(json=json)
     protocol = {
@@ -205,7 +212,13 @@ def adapt(
             seconds=measure_seconds,
         )
         result = work(
-            spec, folder, setting=setting, resume=resume, overwrite=overwrite, fresh_table=fresh_table
+            spec,
+            folder,
+            setting=setting,
+            resume=resume,
+            overwrite=overwrite,
+            fresh_table=fresh_table,
+            crew=Crew(workers, threads or max(1, cores() // workers), on),
         )
     terminal.say()
     tell(terminal, result, folder)

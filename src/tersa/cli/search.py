@@ -139,7 +139,7 @@ def search(
         _plan(terminal, spec, Setting(data_dir, device, threads), folder, trials)
         return
     from tersa.recipes.joint import Place, joint_search
-    from tersa.recipes.joint_workers import Crew
+    from tersa.study.cluster import Crew
     from tersa.targets.environment import cores
 
     words = [word for word in sys.argv[1:] if word not in ONCE]

@@ -49,6 +49,7 @@ from tersa.recipes.shrink import finished, prunable, trained_baseline, weigh_bas
 from tersa.recipes.start import Begin, find_start
 from tersa.recipes.trajectory import Trajectory
 from tersa.records import Adaptation, FrontPoint, ShrinkResult, Step
+from tersa.study.cluster import Crew, check_place
 from tersa.targets.registry import parse
 from tersa.train.checkpoint import weights_digest
 from tersa.train.device import choose as choose_device
@@ -63,6 +64,7 @@ def adapt(
     resume: bool = False,
     overwrite: bool = False,
     fresh_table: bool = False,
+    crew: Crew | None = None,
 ) -> ShrinkResult:
     """Fit a network to a target.
 
@@ -73,6 +75,7 @@ def adapt(
         resume: go on with the run in `out`; a finished one is returned as it is.
         overwrite: start again.
         fresh_table: measure the network's layers again, whatever the table knows.
+        crew: workers that fine-tune the candidates of a step at once; none, this process does.
 
     Returns:
         The result; goals that were missed are in `goals`, nothing is raised for them.
@@ -82,7 +85,8 @@ def adapt(
         DataError, ModelError, TargetError: data, table, network or runtime do not fit.
         Diverged: the baseline's training ended in NaN.
     """
-    began = time.perf_counter()
+    began, crew = time.perf_counter(), crew or Crew()
+    check_place(crew.on)
     setting, spec = setting or Setting(), checked(spec)
     device = choose_device(setting.device)
     task = load_task(spec.data, data_dir=setting.data_dir, seed=spec.seed, validation=spec.validation)
@@ -100,7 +104,9 @@ def adapt(
         anatomy = layers_of(start.pruned(), task.shape, groups, batch=spec.batch)
         folder = open_folder(Path(out), "adapt", spec, resume=resume, overwrite=overwrite)
         done = finished(folder)
-        return done or _run(spec, setting, task, start, groups, anatomy, folder, device, began, fresh_table)
+        return done or _run(
+            *(spec, setting, task, start, groups, anatomy, folder, device, began, fresh_table, crew)
+        )
 
 
 def _run(
@@ -114,6 +120,7 @@ def _run(
     device: str,
     began: float,
     fresh_table: bool,
+    crew: Crew,
 ) -> ShrinkResult:
     trained = trained_baseline(spec, setting, task, begin, device)
     way = Trajectory(folder, {"data": fingerprint(task), "baseline": weights_digest(trained.module)})
@@ -134,7 +141,7 @@ def _run(
         device=device,
         say=setting.say,
     )
-    fit = Fit(job, spec, anatomy, table, store)
+    fit = Fit(job, spec, anatomy, table, store, crew=crew, data_dir=setting.data_dir)
     with store.timed("search"):
         kept = by_budget(fit) if spec.search == "budget" else by_netadapt(fit)
     with store.timed("tune"):

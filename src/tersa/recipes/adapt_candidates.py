@@ -33,6 +33,8 @@ from tersa.errors import Diverged
 from tersa.prune.groups import Groups
 from tersa.prune.surgery import remove_
 from tersa.recipes.adapt_fit import Fit, lowest
+from tersa.recipes.adapt_workers import tune, unpack_
+from tersa.recipes.job import Job
 from tersa.recipes.retraining import retrain_
 from tersa.records import Candidate
 from tersa.train.evaluation import Evaluation
@@ -104,8 +106,8 @@ def ways(
     importances = fit.importances(model, groups, index)
     made = [_made(fit, model, groups, importances, cut, index) for cut in cuts]
     if spec.score == TUNED or (trained and not spec.shortlist):
-        rivals = [_tuned(fit, way, spec.finetune_steps, _seed(fit, index, n)) for n, way in enumerate(made)]
-        rivals = [way for way in rivals if way is not None]
+        seeds = [_seed(fit, index, place) for place in range(len(made))]
+        rivals = _all_tuned(fit, made, spec.finetune_steps, seeds)
         return _won(rivals, _before(fit, model, TUNED, quality), now)
     made = [_scored(fit, way, spec.score) for way in made]
     before = _before(fit, model, spec.score, quality)
@@ -166,9 +168,33 @@ def _scored(fit: Fit, way: Way, name: str) -> Way:
     return replace(way, row=row)
 
 
+def _all_tuned(fit: Fit, rivals: Sequence[Way], iterations: int, seeds: Sequence[int]) -> list[Way]:
+    """Those that did not diverge, fine-tuned in place and ranked by accuracy; at once where there are
+    workers."""
+    if fit.crew.alone or len(rivals) < 2:
+        one_by_one = (_tuned(fit, way, iterations, seed) for way, seed in zip(rivals, seeds, strict=True))
+        return [way for way in one_by_one if way is not None]
+    with fit.store.timed("finetune"):
+        models = [way.model for way in rivals]
+        learnt = tune(fit.spec, _labelled(fit), fit.crew, fit.data_dir, models, iterations, seeds)
+    found: list[Way] = []
+    for way, each in zip(rivals, learnt, strict=True):
+        if not each.weights:
+            log.warning("%s at width %d: %s; left out", way.row.group, way.row.width, each.trouble)
+            continue
+        unpack_(way.model, each.weights)
+        found.append(_ranked(way, each.evaluation(fit.job), each.tune_seconds, each.evaluate_seconds))
+    return found
+
+
+def _labelled(fit: Fit) -> Job:
+    """The run for short fine-tunes, which learn from labels."""
+    return replace(fit.job, protocol=fit.job.protocol.model_copy(update={"teacher_weight": 0.0}))
+
+
 def _tuned(fit: Fit, way: Way, iterations: int, seed: int) -> Way | None:
     """Fine-tuned, in place, and ranked by accuracy; None where that diverged."""
-    labels = replace(fit.job, protocol=fit.job.protocol.model_copy(update={"teacher_weight": 0.0}))
+    labels = _labelled(fit)
     began = time.perf_counter()
     try:
         with fit.store.timed("finetune"):
@@ -178,12 +204,17 @@ def _tuned(fit: Fit, way: Way, iterations: int, seed: int) -> Way | None:
         return None
     tuned = time.perf_counter() - began
     found = fit.answers(way.model)
+    return _ranked(way, found, tuned, time.perf_counter() - began - tuned)
+
+
+def _ranked(way: Way, found: Evaluation, tuned: float, asked: float) -> Way:
+    """A candidate that was fine-tuned for so many seconds and evaluated for so many."""
     row = way.row.model_copy(
         update={
             "score": found.accuracy,
             "scored_by": TUNED,
             "score_seconds": way.row.score_seconds + tuned,
-            "evaluate_seconds": way.row.evaluate_seconds + time.perf_counter() - began - tuned,
+            "evaluate_seconds": way.row.evaluate_seconds + asked,
         }
     )
     return replace(way, row=row, found=found)
@@ -195,8 +226,8 @@ def _race(
     """A short list after a share of its fine-tune; the best goes on alone."""
     whole = fit.spec.finetune_steps
     part = rung(whole) if len(rivals) > 1 else whole
-    found = [_tuned(fit, way, part, _seed(fit, index, n)) for n, way in enumerate(rivals)]
-    found = _won([way for way in found if way is not None], _before(fit, model, TUNED, quality), now)
+    seeds = [_seed(fit, index, place) for place in range(len(rivals))]
+    found = _won(_all_tuned(fit, rivals, part, seeds), _before(fit, model, TUNED, quality), now)
     if part >= whole:
         return found
     return [

@@ -11,6 +11,7 @@ import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +33,7 @@ from tersa.recipes.adapt_store import AdaptStore
 from tersa.recipes.deploy import QUICK_SECONDS, race
 from tersa.recipes.job import Job
 from tersa.records import Checked, Comparison, Step
+from tersa.study.cluster import Crew
 from tersa.train.evaluation import Evaluation, evaluate
 
 log = logging.getLogger(__name__)
@@ -60,6 +62,8 @@ class Fit:
         table: latencies of single layers, with the factor in use; None where latency was not asked for.
         store: candidates and measurements on disk.
         aim: share of the latency limit that is aimed at; less after a network whose interval was above it.
+        crew: workers that fine-tune candidates.
+        data_dir: where they look for data first.
     """
 
     job: Job
@@ -68,6 +72,8 @@ class Fit:
     table: Table | None
     store: AdaptStore
     aim: float = AIM
+    crew: Crew = field(default_factory=Crew)
+    data_dir: Path | None = None
     resources: dict[str, Counter] = field(default_factory=dict[str, Counter])
 
     def __post_init__(self) -> None:

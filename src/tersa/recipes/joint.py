@@ -51,14 +51,14 @@ from tersa.recipes.joint_report import REPORT, write_report
 from tersa.recipes.joint_request import COSTS, JointSpec, command_of
 from tersa.recipes.joint_result import SearchResult, TriedNetwork, front, pick
 from tersa.recipes.joint_trials import Asked, Trials, load_optuna, shown, url_of
-from tersa.recipes.joint_workers import Crew, train_networks
+from tersa.recipes.joint_workers import train_networks
 from tersa.recipes.request import protocol_of
 from tersa.recipes.setting import Setting, threads_of
 from tersa.recipes.shrink import prunable, trained_baseline, weigh_baseline
 from tersa.recipes.start import Begin, find_start
 from tersa.records import Comparison, Figures, read_record, write_record
 from tersa.report.numbers import factor, plural, points
-from tersa.study.cluster import check_place
+from tersa.study.cluster import Crew, check_place
 from tersa.targets.environment import environment
 from tersa.targets.registry import parse
 from tersa.train.checkpoint import weights_digest

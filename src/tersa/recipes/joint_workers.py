@@ -29,31 +29,11 @@ from tersa.recipes.request import protocol_of
 from tersa.recipes.setting import Setting
 from tersa.recipes.shrink import prunable
 from tersa.recipes.start import find_start
-from tersa.study.cluster import LOCAL, carry_out
+from tersa.study.cluster import Crew, carry_out
 from tersa.study.pool import Pool
 from tersa.train.baseline import save_weights
 
 BASELINE = "baseline.safetensors"
-
-
-@dataclass(frozen=True)
-class Crew:
-    """How networks are trained at once.
-
-    Attributes:
-        workers: processes; 1 on `local` is the calling one.
-        threads: of torch in each of them.
-        on: where, as `tersa.study.cluster` reads it.
-    """
-
-    workers: int = 1
-    threads: int = 1
-    on: str = LOCAL
-
-    @property
-    def alone(self) -> bool:
-        """The calling process trains."""
-        return self.workers == 1 and self.on == LOCAL
 
 
 @dataclass(frozen=True)

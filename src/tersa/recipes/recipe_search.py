@@ -25,7 +25,6 @@ from tersa.recipes.joint_networks import axes_of
 from tersa.recipes.joint_plan import plan_search
 from tersa.recipes.joint_request import JointSpec
 from tersa.recipes.joint_trials import load_optuna
-from tersa.recipes.joint_workers import Crew
 from tersa.recipes.recipe_kind import Cost, Kind, Outcome, Trial, trying
 from tersa.recipes.recipe_networks import BOUNDS, GOALS
 from tersa.recipes.request import DEFAULT_GOALS, protocol_of
@@ -33,6 +32,7 @@ from tersa.recipes.setting import Setting
 from tersa.recipes.shrink import prunable
 from tersa.recipes.start import find_start
 from tersa.records import Figures
+from tersa.study.cluster import Crew
 
 ONNX = "model.onnx"
 TRIALS = 40

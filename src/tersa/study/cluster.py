@@ -28,6 +28,7 @@ import pickle
 import re
 import traceback
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from tersa.errors import UsageError
@@ -41,6 +42,26 @@ E = TypeVar("E")
 
 _prepared: dict[bytes, Any] = {}
 """In a Ray worker: what does the jobs of each pool that it has seen."""
+
+
+@dataclass(frozen=True)
+class Crew:
+    """Who works beside the calling process.
+
+    Attributes:
+        workers: processes; 1 on `local` is the calling one.
+        threads: of torch in each of them.
+        on: where, see above.
+    """
+
+    workers: int = 1
+    threads: int = 1
+    on: str = LOCAL
+
+    @property
+    def alone(self) -> bool:
+        """The calling process does everything."""
+        return self.workers == 1 and self.on == LOCAL
 
 
 def carry_out(jobs: Sequence[J], pool: Pool[J, E], tell: Callable[[E], None], on: str = LOCAL) -> None:
