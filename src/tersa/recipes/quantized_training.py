@@ -178,11 +178,14 @@ def study_of(wanted: Reproduction) -> StudySpec:
         "bits": [bits for bits in widths if bits != FLOAT],
     }
     floats = Block(fixed=fixed | {"quant": "none"}, axes=axes)
+    whole = floats if not grid["bits"] else Block(fixed=fixed, axes=axes | grid)
     return StudySpec(
         name=f"quantized-training-{wanted.data}{'-quick' if wanted.quick else ''}",
         description="Document 000: which learning rule survives few bits?",
         seeds=wanted.seeds,
-        **({"fixed": fixed, "axes": axes | grid, "also": [floats]} if grid["bits"] else floats.model_dump()),
+        fixed=whole.fixed,
+        axes=whole.axes,
+        also=[floats] if grid["bits"] else [],
     )
 
 
