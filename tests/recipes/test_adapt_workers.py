@@ -39,7 +39,11 @@ def setting(tmp_path: Path) -> Setting:
 
 
 @pytest.mark.parametrize(
-    "how", [{"score": "finetune"}, {"score": "naswot", "hybrid": 1.0, "shortlist": 2}], ids=["all", "race"]
+    "how",
+    [
+        pytest.param({"score": "naswot", "hybrid": 1.0, "shortlist": 2}, id="race"),
+        pytest.param({"score": "finetune"}, id="all", marks=pytest.mark.slow),
+    ],
 )
 def test_workers_make_the_same_networks(
     how: dict[str, object], tmp_path: Path, setting: Setting, monkeypatch: pytest.MonkeyPatch
@@ -57,6 +61,7 @@ def test_workers_make_the_same_networks(
     assert scores[0] == scores[1]
 
 
+@pytest.mark.slow
 def test_a_candidate_that_diverges_is_left_out(
     tmp_path: Path, setting: Setting, monkeypatch: pytest.MonkeyPatch
 ) -> None:

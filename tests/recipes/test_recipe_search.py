@@ -44,6 +44,7 @@ seconds = 0.05
 """
 
 
+@pytest.mark.slow
 def test_a_search_is_a_step_that_others_use(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file, out = tmp_path / "job.toml", tmp_path / "out"
     file.write_text(RECIPE)
