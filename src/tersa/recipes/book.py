@@ -27,13 +27,16 @@ from pydantic import ConfigDict
 
 from tersa.errors import UsageError
 from tersa.files import write_atomic
-from tersa.recipes.book_found import Ours, Summary
-from tersa.recipes.book_published import Published, published
+from tersa.recipes.book_found import FLOATS, GRID, Ours, Summary
+from tersa.recipes.book_published import Published, key_of, published, rows_of
 from tersa.recipes.book_verdict import DONE, Verdict, judge
 from tersa.recipes.hours import about
 from tersa.records import SCHEMA, Record, write_record
 from tersa.report.numbers import plural
+from tersa.study.cell import Cell, CellResult
+from tersa.study.hypotheses import judge as hypotheses
 
+TRAINING = "quantized-training"
 CELLS, PAGE, BOOK = "cells.csv", "README.md", "book.html"
 REASONS = {
     "quantized-training": "one seed on each side: near the collapse single runs differ by tens of points",
@@ -124,6 +127,7 @@ class Book(Record):
 def book(summaries: Sequence[Summary]) -> Book:
     """Every published value with ours."""
     faithful = _best([each for each in summaries if not each.own])
+    faithful |= _expectations(faithful)
     own = _best([each for each in summaries if each.own])
     cells = [_cell(each, faithful.get(each.key), own.get(each.key)) for each in published()]
     counts = Counter(cell.verdict for cell in cells)
@@ -195,6 +199,46 @@ def _best(summaries: Sequence[Summary]) -> dict[str, tuple[Summary, Ours]]:
     return found
 
 
+def _expectations(found: Mapping[str, tuple[Summary, Ours]]) -> dict[str, tuple[Summary, Ours]]:
+    """Document 000's expectations, judged over the values of all runs together: they compare rules."""
+    results: list[CellResult] = []
+    for file in (GRID, FLOATS):
+        for row in rows_of(file):
+            ours = found.get(key_of(file, row, "accuracy"))
+            if ours is None or ours[1].value is None:
+                continue
+            quantised = {name: row[name] for name in ("quant", "bits", "range") if row.get(name)}
+            cell = Cell.model_validate({name: row[name] for name in ("data", "model", "rule")} | quantised)
+            results.append(
+                CellResult(
+                    key=cell.key,
+                    cell=cell,
+                    status="done",
+                    test_accuracy=ours[1].value,
+                    epochs=[],
+                    layers=[],
+                    seconds=0.0,
+                    stacked=1,
+                    message="",
+                )
+            )
+    if not results:
+        return {}
+    together = Summary(experiment=TRAINING, name="all", command=f"tersa reproduce {TRAINING}", values=[])
+    judged: dict[str, tuple[Summary, Ours]] = {}
+    for each in hypotheses(results):
+        key = f"finding/{TRAINING}/{each.name}"
+        alike = "holds" if each.verdict == each.published else "differs"
+        ours = Ours(
+            key=key,
+            finding="open" if each.verdict == "open" else alike,
+            remark=f"here {each.verdict}: {each.evidence}",
+        )
+        if ours.finding != "open" or key not in found:
+            judged[key] = (together, ours)
+    return judged
+
+
 def _rank(summary: Summary, ours: Ours) -> tuple[bool, int, str]:
     return (not summary.shortened, ours.seeds, summary.date)
 
@@ -229,7 +273,7 @@ def _cell(
         verdict=verdict,
         reason=_reason(theirs, verdict, summary, ours) + aside,
         command=(summary.command if summary else "") or theirs.command,
-        source=summary.file if summary else "",
+        source=summary.file if summary and summary.values else "",
         experiment=theirs.experiment,
         key=theirs.key,
     )

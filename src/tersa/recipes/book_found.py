@@ -278,7 +278,7 @@ def _pruned(folder: Path, result: PruningResult) -> Summary:
     summary = Summary(
         experiment="pruning",
         name=folder.name,
-        command=f"tersa reproduce pruning --{result.mode}",
+        command=result.command or f"tersa reproduce pruning --{result.mode}",
         shortened=result.shortened,
         seconds=result.curve_seconds / result.workers,
         verdict=result.verdict,

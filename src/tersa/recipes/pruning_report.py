@@ -104,6 +104,7 @@ def write_results(
     ways = [each.status for each in mine]
     rows, found = table_rows(store, setup.model), findings(walked)
     result = PruningResult(
+        command=setup.command,
         data=setup.data,
         model=setup.model,
         mode=setup.mode,

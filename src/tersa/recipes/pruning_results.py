@@ -88,6 +88,8 @@ class PruningResult(Record):
 
     schema_version: int = SCHEMA
     verb: Literal["reproduce pruning"] = "reproduce pruning"
+    command: str = ""
+    """That made it; empty where it was called as a function."""
     data: str
     """The data set."""
     model: str
