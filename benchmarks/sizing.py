@@ -96,7 +96,8 @@ def seconds_of(measured: list[tuple[int, float]], runs: int) -> float:
 def project(measured: Measured, cores: int, seeds: int) -> tuple[float, int]:
     """Seconds of the document's quantised runs on that many cores, and in how many stacks."""
     every = [cell for rule in RULES for model in MODELS for cell in cells(rule, model, seeds)]
-    stacks = cut(every, capacity, cost, cores)
+    costs = {(rule, model): cost(cells(rule, model)[0]) for rule in RULES for model in MODELS}
+    stacks = cut(every, capacity, lambda cell: costs[cell.rule, cell.model], cores)
     parts = [seconds_of(measured[each[0].rule, each[0].model], len(each)) for each in stacks]
     return makespan(parts, cores), len(stacks)
 

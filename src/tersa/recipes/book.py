@@ -239,8 +239,8 @@ def _expectations(found: Mapping[str, tuple[Summary, Ours]]) -> dict[str, tuple[
     return judged
 
 
-def _rank(summary: Summary, ours: Ours) -> tuple[bool, int, str]:
-    return (not summary.shortened, ours.seeds, summary.date)
+def _rank(summary: Summary, ours: Ours) -> tuple[bool, bool, int, str, str]:
+    return (ours.finding != "open", not summary.shortened, ours.seeds, summary.date, summary.name)
 
 
 def _cell(

@@ -26,6 +26,7 @@ from tersa.study.cell import Cell
 from tersa.study.measure import Workload
 from tersa.study.stacked import network_for
 from tersa.study.workers import Shelf
+from tersa.train.memory import keep_freed
 
 WARM, TIMED = 3, 12
 """Updates before the first timed one, and timed updates, of each phase."""
@@ -51,6 +52,7 @@ def paces(
 
 def stack_seconds(cells: Sequence[Cell], task: Task, *, threads: int = 1, device: str = "cpu") -> float:
     """Seconds that a stack takes, by timed updates of each of its phases."""
+    keep_freed()  # as workers do: else each update takes its memory from the system anew
     network = network_for(cells[0], task)
     seconds = 0.0
     for place, phase in enumerate(rule_of(cells[0].rule).phases(network)):
