@@ -209,14 +209,14 @@ def compared(tmp_path: Path) -> Path:
 def test_a_comparison_and_its_page_are_read(compared: Path) -> None:
     (read,) = found([compared])
     assert read.command == "tersa reproduce quantized-training --rule bp"
-    made = {each.key: each for each in book([read]).cells if each.source}
+    made = {each.key: each for each in book([read]).cells if each.source or each.published is None}
     words = {each.what: (each.ours, each.verdict) for each in made.values()}
     assert words["bp mlp:100x100, mnist, symmetric layer, 8 bits"] == (97.60, "holds")
     assert words["bp mlp:100x100, mnist, symmetric layer, 2 bits"] == (10.65, "holds")
     assert words["bp mlp:100x100, mnist, not quantised"] == (95.00, "falls short")
     by_number = {each.what[:2]: each for each in made.values() if each.published is None}
     assert [by_number[number].verdict for number in ("H2", "H3", "H4")] == ["differs", "holds", "open"]
-    assert by_number["H2"].reason == "here refuted: the median curve needs 8 bits"
+    assert by_number["H2"].reason.startswith("here refuted: the median curve needs 8 bits")
 
 
 def test_a_damaged_comparison_is_one_line(compared: Path) -> None:

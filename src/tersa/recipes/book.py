@@ -46,6 +46,12 @@ REASONS = {
     "binary-vgg": "fewer epochs than the document's 1,000, images from JPEG (1 to 2 points less)",
 }
 """Why ours differ, where a run says nothing of its own."""
+STUCK = {
+    "hsic-document": "with the document's own settings features stop learning here (see `tersa.rules.hsic`)",
+    "dni-document": "with the document's own settings the rule collapses here (see `tersa.rules.synthetic`)",
+}
+"""Why a rule of document 000 falls short by more than `FAR` points."""
+FAR = -10.0
 
 
 TOLD = {
@@ -295,7 +301,9 @@ def _reason(theirs: Published, verdict: Verdict, summary: Summary | None, ours: 
     if ours.remark:
         parts.append(ours.remark)
     if verdict not in ("holds", "other hardware") and theirs.value is not None and not summary.own:
-        parts.append(REASONS[theirs.experiment])
+        rule = theirs.what.split()[0]
+        far = ours.value is not None and ours.value - theirs.value < FAR
+        parts.append(STUCK[rule] if far and rule in STUCK else REASONS[theirs.experiment])
     return "; ".join(parts)
 
 
