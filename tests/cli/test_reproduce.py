@@ -72,13 +72,13 @@ def test_every_value_is_printed_with_its_interval_and_gap(asked: list[Any]) -> N
 
 def test_what_was_asked_arrives(asked: list[Any]) -> None:
     invoke("--data", "fashion-mnist", "--rule", "bp, fa", "--model", "2x100", "--bits", "2,8", "--seeds", "3",
-           "--workers", "2", "--out", "there", "--resume", "--no-pictures")  # fmt: skip
+           "--workers", "2", "--on", "auto", "--out", "there", "--resume", "--no-pictures")  # fmt: skip
     wanted, folder, options = asked[0]
     assert wanted == Reproduction(
         data="fashion-mnist", rules=("bp", "fa"), models=("2x100",), bits=(2, 8), seeds=3
     )
     assert folder == Path("there")
-    assert options == {"workers": 2, "resume": True, "overwrite": False, "pictures": False}
+    assert options == {"workers": 2, "resume": True, "overwrite": False, "pictures": False, "on": "auto"}
 
 
 def test_the_folder_is_named_after_the_study(asked: list[Any]) -> None:
@@ -182,7 +182,7 @@ def test_what_was_asked_of_pruning_arrives(pruning_asked: list[Any]) -> None:
         precision="fp32", baseline_iterations=30,
     )  # fmt: skip
     assert folder == Path("there")
-    assert options == {"workers": 3, "resume": True, "overwrite": False}
+    assert options == {"workers": 3, "resume": True, "overwrite": False, "on": "local"}
     assert (setting.threads, setting.device) == (2, "cpu")
 
 
