@@ -39,7 +39,7 @@ types: $(READY)
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 test: lint types
-	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "$(DEFAULT_TIERS)"
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m "$(DEFAULT_TIERS)"
 
 test-all: $(READY)
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "(slow or runtime or browser) and not gpu" tests

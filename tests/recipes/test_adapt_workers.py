@@ -41,7 +41,7 @@ def setting(tmp_path: Path) -> Setting:
 @pytest.mark.parametrize(
     "how",
     [
-        pytest.param({"score": "naswot", "hybrid": 1.0, "shortlist": 2}, id="race"),
+        pytest.param({"score": "naswot", "hybrid": 1.0, "shortlist": 2}, id="race", marks=pytest.mark.slow),
         pytest.param({"score": "finetune"}, id="all", marks=pytest.mark.slow),
     ],
 )
