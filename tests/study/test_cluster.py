@@ -129,8 +129,8 @@ def test_a_missing_ray_is_named_with_its_install_line(monkeypatch: pytest.Monkey
 
 
 @pytest.fixture
-def alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ray's workers find what this process imports; no cluster is joined."""
+def alone(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray's workers find what this process imports, the engine too; no cluster is joined."""
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
 
