@@ -350,6 +350,7 @@ def test_a_low_bit_network_runs_in_the_form_that_each_target_has(tmp_path: Path)
     assert not found.not_offered
     (slow,) = [row for row in found.measurements if (row.model, row.precision) == ("mlp:8", "fp32")][1:]
     assert slow.runtime.startswith("tersa slow path, ")
+    assert "a slow path, not what the target is made for: packed@threads=1 in fp32" in found.notes
 
 
 def test_a_precision_that_was_asked_is_the_only_one() -> None:

@@ -36,6 +36,7 @@ from tersa.records import Record, write_record
 from tersa.report.bench_page import REPORT
 from tersa.targets.base import PRECISIONS, Target
 from tersa.targets.environment import available_memory, environment
+from tersa.targets.packed import SLOW
 from tersa.targets.registry import DEFAULT, parse, split_list
 from tersa.targets.sweep import Gap, Limits
 
@@ -373,6 +374,9 @@ def bench(
         )
     if found.again:
         notes.append(f"{found.again} of {len(cells)} cells were measured by an earlier call and read back")
+    slow = sorted({f"{row.target} in {row.precision}" for row in measurements if SLOW in row.runtime})
+    if slow:
+        notes.append(f"a slow path, not what the target is made for: {', '.join(slow)}")
     layers = layer_tables(job, measurements, notes, tell) if request.layers else []
     result = BenchResult(
         data=task.name if task else "",
