@@ -15,6 +15,7 @@ from tersa.recipes import adapt_workers, outcome
 from tersa.recipes.adapt import adapt
 from tersa.recipes.setting import Setting
 from tersa.recipes.trajectory import Trajectory
+from tersa.study import gather
 from tersa.study.cluster import Crew
 from tersa.study.pool import Pool
 
@@ -48,7 +49,7 @@ def setting(tmp_path: Path) -> Setting:
 def test_workers_make_the_same_networks(
     how: dict[str, object], tmp_path: Path, setting: Setting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(adapt_workers, "carry_out", in_this_process)
+    monkeypatch.setattr(gather, "carry_out", in_this_process)
     wanted = spec(search="netadapt", **how)
     one = adapt(wanted, tmp_path / "one", setting=setting)
     many = adapt(wanted, tmp_path / "many", setting=setting, crew=TWO)
@@ -73,7 +74,7 @@ def test_a_candidate_that_diverges_is_left_out(
             raise Diverged("the loss became NaN")
         real(job, model, iterations, seed=seed)
 
-    monkeypatch.setattr(adapt_workers, "carry_out", in_this_process)
+    monkeypatch.setattr(gather, "carry_out", in_this_process)
     monkeypatch.setattr(adapt_workers, "retrain_", first_diverges)
     result = adapt(spec(search="netadapt", score="finetune"), tmp_path / "run", setting=setting, crew=TWO)
     assert result.adaptation is not None
@@ -87,9 +88,9 @@ def test_an_error_in_a_worker_ends_the_run_with_its_trace(
     def broken(*_: Any, **__: Any) -> None:
         raise RuntimeError("no memory left")
 
-    monkeypatch.setattr(adapt_workers, "carry_out", in_this_process)
+    monkeypatch.setattr(gather, "carry_out", in_this_process)
     monkeypatch.setattr(adapt_workers, "retrain_", broken)
-    with pytest.raises(TersaError, match=r"candidate 2 of 2: Traceback[\s\S]*RuntimeError: no memory left$"):
+    with pytest.raises(TersaError, match=r"candidate \d of 2: Traceback[\s\S]*RuntimeError: no memory left$"):
         adapt(spec(search="netadapt", score="finetune"), tmp_path / "run", setting=setting, crew=TWO)
 
 

@@ -29,6 +29,7 @@ from tersa.recipes.joint_request import JointSpec, command_of
 from tersa.recipes.joint_result import SearchResult, TriedNetwork, burden, front, pick
 from tersa.recipes.joint_trials import shown
 from tersa.recipes.setting import Setting
+from tersa.study import gather
 from tersa.study.cluster import Crew
 from tersa.study.pool import Pool
 from tersa.train.evaluation import predict
@@ -307,7 +308,7 @@ def in_this_process(jobs: Sequence[Any], pool: Pool[Any, Any], tell: Callable[[A
 def test_workers_train_a_batch_that_is_then_weighed_here(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(joint_workers, "carry_out", in_this_process)
+    monkeypatch.setattr(gather, "carry_out", in_this_process)
     spec, crew = SMALL.model_copy(update={"tune": 2, "costs": ("latency", "size")}), Crew(workers=2)
 
     def search(folder: str, trials: int, **options: Any) -> SearchResult:
@@ -337,9 +338,9 @@ def test_a_worker_in_trouble_ends_the_search_with_its_trace(
     def broken(work: Any, number: int, settings: Any) -> Any:
         raise RuntimeError("no memory left")
 
-    monkeypatch.setattr(joint_workers, "carry_out", in_this_process)
+    monkeypatch.setattr(gather, "carry_out", in_this_process)
     monkeypatch.setattr(joint_workers, "learned", broken)
-    with pytest.raises(TersaError, match=r"trial 0: Traceback[\s\S]*RuntimeError: no memory left$"):
+    with pytest.raises(TersaError, match=r"network 1 of 2: Traceback[\s\S]*RuntimeError: no memory left$"):
         joint_search(SMALL, tmp_path / "run", trials=2, crew=Crew(workers=2), setting=quick(tmp_path))
 
 

@@ -47,5 +47,5 @@ def filled(kind: Any, text: str) -> Any:
         return kind.model_construct(**{name: filled(hints[name], text) for name in kind.model_fields})
     if dataclasses.is_dataclass(kind):
         hints = typing.get_type_hints(kind)
-        return kind(**{each.name: filled(hints[each.name], text) for each in dataclasses.fields(kind)})  # type: ignore[operator]
+        return kind(**{each.name: filled(hints[each.name], text) for each in dataclasses.fields(kind)})  # type: ignore[operator] - a class, as the fields say
     raise TypeError(f"no value of {kind}")

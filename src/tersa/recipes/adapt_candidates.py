@@ -179,8 +179,8 @@ def _all_tuned(fit: Fit, rivals: Sequence[Way], iterations: int, seeds: Sequence
         learnt = tune(fit.spec, _labelled(fit), fit.crew, fit.data_dir, models, iterations, seeds)
     found: list[Way] = []
     for way, each in zip(rivals, learnt, strict=True):
-        if not each.weights:
-            log.warning("%s at width %d: %s; left out", way.row.group, way.row.width, each.trouble)
+        if isinstance(each, Diverged):
+            log.warning("%s at width %d: %s; left out", way.row.group, way.row.width, each)
             continue
         unpack_(way.model, each.weights)
         found.append(_ranked(way, each.evaluation(fit.job), each.tune_seconds, each.evaluate_seconds))

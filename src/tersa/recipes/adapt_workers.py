@@ -9,7 +9,6 @@ pays where a candidate's fine-tune takes longer than that.
 from __future__ import annotations
 
 import time
-import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -22,7 +21,7 @@ from safetensors.torch import load, save
 from torch import nn
 
 from tersa.data.sources import load as load_task
-from tersa.errors import Diverged, TersaError
+from tersa.errors import Diverged
 from tersa.prune.surgery import resize_
 from tersa.recipes.adapt_request import AdaptSpec
 from tersa.recipes.deploy import Dock
@@ -34,8 +33,8 @@ from tersa.recipes.setting import Setting
 from tersa.recipes.shrink import prunable
 from tersa.recipes.start import find_start
 from tersa.recipes.trajectory import Trajectory
-from tersa.study.cluster import Crew, carry_out
-from tersa.study.pool import Pool
+from tersa.study.cluster import Crew
+from tersa.study.gather import gather
 from tersa.train.evaluation import Evaluation, evaluate
 
 
@@ -44,13 +43,11 @@ class Lesson:
     """One candidate to fine-tune.
 
     Attributes:
-        place: among the step's candidates.
         weights: its state, as safetensors.
         iterations: of the fine-tune.
         seed: of the order of images.
     """
 
-    place: int
     weights: bytes
     iterations: int
     seed: int
@@ -61,28 +58,21 @@ class Learnt:
     """What came of a candidate.
 
     Attributes:
-        place: among the step's candidates.
-        weights: its state afterwards; empty where there is none.
+        weights: its state afterwards.
         answers: (N, K) logits on the validation split.
         loss: mean cross-entropy there.
         tune_seconds: of the fine-tune.
         evaluate_seconds: of the answers.
-        trouble: why it diverged, or the traceback of an error.
-        broken: it is an error.
     """
 
-    place: int
-    weights: bytes = b""
-    answers: npt.NDArray[np.float32] | None = None
-    loss: float = 0.0
-    tune_seconds: float = 0.0
-    evaluate_seconds: float = 0.0
-    trouble: str = ""
-    broken: bool = False
+    weights: bytes
+    answers: npt.NDArray[np.float32]
+    loss: float
+    tune_seconds: float
+    evaluate_seconds: float
 
     def evaluation(self, job: Job) -> Evaluation:
         """Its answers, as `evaluate` gives them."""
-        assert self.answers is not None
         logits, labels = torch.from_numpy(self.answers), job.task.validation.labels.cpu()
         correct = logits.argmax(1) == labels
         return Evaluation(logits, labels, 100.0 * correct.double().mean().item(), self.loss, correct)
@@ -101,8 +91,8 @@ class _Bench:
 def tune(
     spec: AdaptSpec, job: Job, crew: Crew, data_dir: Path | None, models: Sequence[nn.Module],
     iterations: int, seeds: Sequence[int],
-) -> list[Learnt]:  # fmt: skip
-    """Fine-tune candidates at once; their models are left as they are.
+) -> list[Learnt | Diverged]:  # fmt: skip
+    """Fine-tune candidates at once, in their order; their models are left as they are.
 
     Args:
         spec: of the run.
@@ -117,28 +107,9 @@ def tune(
         TersaError: a worker broke; the message is its traceback.
         UsageError: no cluster answers.
     """
-    lessons = [
-        Lesson(place, packed(model), iterations, seed)
-        for place, (model, seed) in enumerate(zip(models, seeds, strict=True))
-    ]
-    found: dict[int, Learnt] = {}
-
-    def hear(event: Learnt) -> None:
-        if event.broken:
-            raise TersaError(f"candidate {event.place + 1} of {len(lessons)}: {event.trouble.rstrip()}")
-        found[event.place] = event
-
+    lessons = [Lesson(packed(model), iterations, seed) for model, seed in zip(models, seeds, strict=True)]
     bench = _Bench(spec, job.protocol, data_dir, job.device)
-    pool = Pool[Lesson, Learnt](
-        min(crew.workers, len(lessons)),
-        crew.threads,
-        partial(_begin, bench),
-        _ended,
-        _lost,
-        script="searches",
-    )
-    carry_out(lessons, pool, hear, crew.on)
-    return [found[place] for place in range(len(lessons))]
+    return gather(lessons, partial(_begin, bench), crew, what="candidate")
 
 
 def packed(model: nn.Module) -> bytes:
@@ -151,7 +122,7 @@ def unpack_(model: nn.Module, weights: bytes) -> None:
     model.load_state_dict(load(weights))
 
 
-def _begin(bench: _Bench) -> Callable[[Lesson, Callable[[Learnt], None]], Learnt]:
+def _begin(bench: _Bench) -> Callable[[Lesson], Learnt]:
     """What fine-tunes the candidates of one worker."""
     spec = bench.spec
     task = load_task(spec.data, data_dir=bench.data_dir, seed=spec.seed, validation=spec.validation)
@@ -170,29 +141,15 @@ def _begin(bench: _Bench) -> Callable[[Lesson, Callable[[Learnt], None]], Learnt
         device=bench.device,
         say=Setting().say,
     )
-    return lambda lesson, tell: _learn(job, lesson)
+    return lambda lesson: _learn(job, lesson)
 
 
 def _learn(job: Job, lesson: Lesson) -> Learnt:
-    try:
-        model = job.fresh()
-        resize_(model, load(lesson.weights))
-        began = time.perf_counter()
-        retrain_(job, model, lesson.iterations, seed=lesson.seed)
-        tuned = time.perf_counter() - began
-        found = evaluate(model, job.task.validation, job.task, device=job.device)
-        asked = time.perf_counter() - began - tuned
-        answers = found.logits.numpy().astype(np.float32)
-        return Learnt(lesson.place, packed(model.cpu()), answers, found.loss, tuned, asked)
-    except Diverged as error:
-        return Learnt(lesson.place, trouble=str(error))
-    except Exception:  # noqa: BLE001  it is told where it was asked for, with its traceback
-        return Learnt(lesson.place, trouble=traceback.format_exc(), broken=True)
-
-
-def _ended(event: Learnt) -> bool:
-    return True
-
-
-def _lost(lesson: Lesson, reason: str) -> Learnt:
-    return Learnt(lesson.place, trouble=reason, broken=True)
+    model = job.fresh()
+    resize_(model, load(lesson.weights))
+    began = time.perf_counter()
+    retrain_(job, model, lesson.iterations, seed=lesson.seed)
+    tuned = time.perf_counter() - began
+    found = evaluate(model, job.task.validation, job.task, device=job.device)
+    asked = time.perf_counter() - began - tuned
+    return Learnt(packed(model.cpu()), found.logits.numpy().astype(np.float32), found.loss, tuned, asked)

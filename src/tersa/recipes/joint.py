@@ -183,15 +183,15 @@ def _workshop(
 
 def _try(work: Workshop, crew: Crew, asked: Sequence[Asked]) -> list[TriedNetwork | Diverged]:
     """Trials here one by one, or all at once in workers and then weighed here."""
-    trained = {} if crew.alone else train_networks(work, crew, asked)
+    trained = [None] * len(asked) if crew.alone else train_networks(work, crew, asked)
     found: list[TriedNetwork | Diverged] = []
-    for each in asked:
+    for each, row in zip(asked, trained, strict=True):
         try:
-            if crew.alone:
-                found.append(try_network(work, each.number, each.settings))
-            else:
-                row = trained[each.number]
-                found.append(row if isinstance(row, Diverged) else weighed(work, row))
+            if row is None:
+                row = try_network(work, each.number, each.settings)
+            elif isinstance(row, TriedNetwork):
+                row = weighed(work, row)
+            found.append(row)
         except Diverged as error:
             found.append(error)
     return found

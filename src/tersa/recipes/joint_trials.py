@@ -261,9 +261,9 @@ class Trials:
             row = found[key] if key in found else TriedNetwork.model_validate(known[key])
             if isinstance(row, TriedNetwork):
                 row = row.model_copy(update={"number": trial.number})
-            say_of = self.ended
+            ended_before = self.ended
             self._end(trial, row)
-            say(say_of, row if isinstance(row, TriedNetwork) else None)
+            say(ended_before, row if isinstance(row, TriedNetwork) else None)
 
     def _ask(self) -> Any:
         optuna = load_optuna()

@@ -7,7 +7,6 @@ Latencies are measured by the calling process, on this machine, when no worker t
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -17,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tersa.data.sources import load as load_task
-from tersa.errors import Diverged, TersaError
+from tersa.errors import Diverged
 from tersa.models.checkpoint import read as read_checkpoint
 from tersa.prune.surgery import resize_
 from tersa.recipes.deploy import Dock, shippable
@@ -29,8 +28,8 @@ from tersa.recipes.request import protocol_of
 from tersa.recipes.setting import Setting
 from tersa.recipes.shrink import prunable
 from tersa.recipes.start import find_start
-from tersa.study.cluster import Crew, carry_out
-from tersa.study.pool import Pool
+from tersa.study.cluster import Crew
+from tersa.study.gather import gather
 from tersa.train.baseline import save_weights
 
 BASELINE = "baseline.safetensors"
@@ -48,18 +47,8 @@ class _Bench:
     correct: npt.NDArray[np.bool_] = field(repr=False)
 
 
-@dataclass(frozen=True)
-class _Learned:
-    """What came of a trial: its network, or why there is none; `broken` is no result but an error."""
-
-    number: int
-    row: TriedNetwork | None = None
-    trouble: str = ""
-    broken: bool = False
-
-
-def train_networks(work: Workshop, crew: Crew, asked: Sequence[Asked]) -> dict[int, TriedNetwork | Diverged]:
-    """The networks of trials by their numbers, without latency, or why there is none.
+def train_networks(work: Workshop, crew: Crew, asked: Sequence[Asked]) -> list[TriedNetwork | Diverged]:
+    """The networks of trials in their order, without latency, or why there is none.
 
     Raises:
         TersaError: something else went wrong in a worker.
@@ -76,21 +65,10 @@ def train_networks(work: Workshop, crew: Crew, asked: Sequence[Asked]) -> dict[i
         crew.threads,
         work.dock.correct,
     )
-    found: dict[int, TriedNetwork | Diverged] = {}
-
-    def hear(event: _Learned) -> None:
-        if event.broken:
-            raise TersaError(f"trial {event.number}: {event.trouble.rstrip()}")
-        found[event.number] = Diverged(event.trouble) if event.row is None else event.row
-
-    pool = Pool[Asked, _Learned](
-        min(crew.workers, len(asked)), crew.threads, partial(_begin, bench), _ended, _lost, script="searches"
-    )
-    carry_out(asked, pool, hear, crew.on)
-    return found
+    return gather(asked, partial(_begin, bench), crew, what="network")
 
 
-def _begin(bench: _Bench) -> Callable[[Asked, Callable[[_Learned], None]], _Learned]:
+def _begin(bench: _Bench) -> Callable[[Asked], TriedNetwork]:
     """What trains the networks of one worker."""
     spec, base = bench.spec, bench.spec.shrinking()
     task = load_task(spec.data, data_dir=bench.data_dir, seed=spec.seed, validation=spec.validation)
@@ -103,21 +81,4 @@ def _begin(bench: _Bench) -> Callable[[Asked, Callable[[_Learned], None]], _Lear
     )
     setting = Setting(data_dir=bench.data_dir, device=bench.device, threads=bench.threads)
     work = Workshop(spec, task, begin, baseline.eval(), groups, dock, bench.folder, bench.device, setting)
-    return lambda asked, tell: _learn(work, asked)
-
-
-def _learn(work: Workshop, asked: Asked) -> _Learned:
-    try:
-        return _Learned(asked.number, learned(work, asked.number, asked.settings))
-    except Diverged as error:
-        return _Learned(asked.number, trouble=str(error))
-    except Exception:  # noqa: BLE001  it is told where it was asked for, with its traceback
-        return _Learned(asked.number, trouble=traceback.format_exc(), broken=True)
-
-
-def _ended(event: _Learned) -> bool:
-    return True
-
-
-def _lost(asked: Asked, reason: str) -> _Learned:
-    return _Learned(asked.number, trouble=reason, broken=True)
+    return lambda asked: learned(work, asked.number, asked.settings)
