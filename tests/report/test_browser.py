@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from example import CIFAR, example
@@ -15,16 +14,10 @@ from test_page import HOSTILE, hostile
 from tersa.report import curve
 from tersa.report.page import render
 
-CHROMIUM = shutil.which("chromium")
-try:
-    from playwright.sync_api import Browser, Page, sync_playwright
-except ImportError:  # the dev extra brings it; without it these tests cannot run
-    sync_playwright = None
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None or sync_playwright is None, reason="needs chromium and playwright"),
-]
+pytestmark = pytest.mark.browser
 
 LEAST_CONTRAST, LEAST_CONTRAST_LARGE = 4.5, 3.0
 """WCAG 2.2, success criterion 1.4.3, level AA."""
@@ -65,15 +58,6 @@ class Heard:
     console: list[str] = field(default_factory=list)
     requests: list[str] = field(default_factory=list)
     dialogs: list[str] = field(default_factory=list)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    assert sync_playwright is not None
-    with sync_playwright() as play:
-        found = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        yield found
-        found.close()
 
 
 @pytest.fixture

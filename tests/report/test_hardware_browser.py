@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from test_browser import CONTRASTS, LEAST_CONTRAST, LEAST_CONTRAST_LARGE, overflow
@@ -14,25 +12,10 @@ from tests.recipes.hardware_example import result
 from tersa.recipes.hardware_report import view_of
 from tersa.report.hardware_page import write
 
-CHROMIUM = shutil.which("chromium")
-try:
-    from playwright.sync_api import Browser, Page, sync_playwright
-except ImportError:  # the dev extra brings it; without it these tests cannot run
-    sync_playwright = None
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None or sync_playwright is None, reason="needs chromium and playwright"),
-]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    assert sync_playwright is not None
-    with sync_playwright() as play:
-        found = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        yield found
-        found.close()
+pytestmark = pytest.mark.browser
 
 
 def opened(browser: Browser, folder: Path, width: int, scheme: Any) -> tuple[Page, list[str]]:

@@ -3,37 +3,21 @@
 from __future__ import annotations
 
 import importlib
-import shutil
 import typing
-from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hostile import filled
 from test_browser import Heard, overflow
 from test_page import HOSTILE
 
-CHROMIUM = shutil.which("chromium")
-try:
-    from playwright.sync_api import Browser, sync_playwright
-except ImportError:  # the dev extra brings it; without it these tests cannot run
-    sync_playwright = None
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None or sync_playwright is None, reason="needs chromium and playwright"),
-]
+pytestmark = pytest.mark.browser
 FOLDER = Path(importlib.import_module("tersa.report").__path__[0])
 PAGES = sorted(path.stem for path in FOLDER.glob("*_page.py"))
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    assert sync_playwright is not None
-    with sync_playwright() as play:
-        found = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        yield found
-        found.close()
 
 
 def test_every_page_is_opened() -> None:
