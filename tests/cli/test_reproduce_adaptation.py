@@ -11,6 +11,7 @@ from tests.recipes.adaptation_example import result
 from typer.testing import CliRunner, Result
 
 import tersa.recipes.adaptation as recipe
+import tersa.recipes.adaptation_plan as estimate
 from tersa.cli import reproduce as verb
 from tersa.errors import UsageError
 from tersa.recipes.adaptation import AdaptationPlan
@@ -62,10 +63,12 @@ def test_json_is_the_result_alone(asked: list[Any]) -> None:
     assert found["report"].endswith("report.html")
 
 
-def test_dry_run_does_nothing(asked: list[Any]) -> None:
+def test_dry_run_does_nothing(asked: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(estimate, "expected_seconds", lambda plan: 7200.0)  # of its own: test_adaptation.py
     printed = invoke("--full", "--target", "torch", "--dry-run").stdout
     assert "nothing was done" in printed
     assert "15" in printed
+    assert "2.0 h" in printed
     assert not asked
 
 

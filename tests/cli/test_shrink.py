@@ -51,6 +51,7 @@ def test_json_has_the_keys_of_the_design(capsys: pytest.CaptureFixture[str], wor
     assert "measurements" in json.loads(capsys.readouterr().out)
 
 
+@pytest.mark.slow
 def test_tables_tell_the_same_story(capsys: pytest.CaptureFixture[str]) -> None:
     assert execute(["shrink", *QUICK, "--max-loss", "60", "--out", "run"]) == 0
     out = capsys.readouterr().out
@@ -67,6 +68,7 @@ def test_tables_tell_the_same_story(capsys: pytest.CaptureFixture[str]) -> None:
         assert words in out
 
 
+@pytest.mark.slow
 def test_missed_goal_is_exit_code_3_and_said(capsys: pytest.CaptureFixture[str]) -> None:
     assert execute(["shrink", *QUICK, "--max-loss", "0", "--size", "600", "--out", "run"]) == 3
     out = capsys.readouterr().out

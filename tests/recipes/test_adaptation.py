@@ -16,6 +16,7 @@ from tersa.errors import UsageError
 from tersa.recipes import adaptation_stages
 from tersa.recipes import published_adaptation as published
 from tersa.recipes.adaptation import AdaptationRequest, plan_adaptation, run_adaptation
+from tersa.recipes.adaptation_plan import expected_seconds
 from tersa.recipes.adaptation_report import answer, rows_csv, view_of, write_results
 from tersa.recipes.adaptation_stages import Subject
 from tersa.recipes.adaptation_tables import tables
@@ -32,6 +33,17 @@ def found(number: str) -> Table:
 
 def ours(number: str) -> dict[str, tuple[str, ...]]:
     return {line.cells[0]: line.cells[1:] for line in found(number).rows if not line.published}
+
+
+@pytest.mark.slow
+def test_the_time_of_a_plan_grows_with_its_work(tmp_path: Path) -> None:
+    def seconds(*deltas: float) -> float:
+        request = AdaptationRequest(
+            networks=("mobilenet",), deltas=deltas, target="torch", table=str(tmp_path / "none.db")
+        )
+        return expected_seconds(plan_adaptation(request))
+
+    assert 5.0 < seconds(0.025) < seconds(0.01, 0.025, 0.05) < 36_000.0
 
 
 def test_every_row_has_a_cell_for_every_column() -> None:

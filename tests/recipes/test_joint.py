@@ -305,6 +305,7 @@ def in_this_process(jobs: Sequence[Any], pool: Pool[Any, Any], tell: Callable[[A
         tell(pickle.loads(pickle.dumps(do(job, lambda event: None))))
 
 
+@pytest.mark.slow
 def test_workers_train_a_batch_that_is_then_weighed_here(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -64,6 +64,7 @@ def test_the_last_step_removes_no_more_than_asked(asked: float, tmp_path: Path) 
     assert limit - UNIT < result.result.parameters <= limit
 
 
+@pytest.mark.slow
 def test_where_parameters_are_few_enough_only_what_saves_macs_goes(tmp_path: Path) -> None:
     setting = Setting(seconds=0.02, cache=tmp_path / "cache", threads=1)
     goals = Goals(parameters=share(0.95), macs=share(0.35))

@@ -678,6 +678,7 @@ def test_only_the_layers_with_new_zeros_learn(granularity: str, make: Make, trai
     assert {name.partition(".")[0] for name in moved} == {"conv2", "bn2"}
 
 
+@pytest.mark.slow
 def test_zeros_of_an_earlier_run_stay(cache: Path, tmp_path: Path) -> None:
     """A schedule's share is of what was alive; the zeros are counted from the first step on."""
     how: dict[str, object] = {"granularity": "weight", "criterion": "l1"}

@@ -174,6 +174,7 @@ def test_finished_run_is_returned_as_it_is(done: tuple[Path, ShrinkResult], cach
         shrink(spec(), out, setting=setting(cache=cache))
 
 
+@pytest.mark.slow
 def test_same_seed_same_weights_and_another_seed_others(
     done: tuple[Path, ShrinkResult], cache: Path, tmp_path: Path
 ) -> None:

@@ -89,6 +89,7 @@ def test_resume_with_other_weights_is_refused(tmp_path: Path, setting: Setting) 
         shrink(spec, tmp_path / "run", setting=setting, resume=True)
 
 
+@pytest.mark.slow
 def test_a_result_without_its_files_is_not_believed(tmp_path: Path, setting: Setting) -> None:
     first = shrink(quick(model="mlp:16"), tmp_path / "run", setting=setting)
     (tmp_path / "run" / "model.onnx").unlink()

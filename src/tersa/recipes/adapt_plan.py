@@ -42,6 +42,8 @@ class AdaptPlan(Record):
         model: as it was asked for, or the data's default.
         layers: of the latency table that are there.
         missing: that would be measured.
+        groups: of channels that go together.
+        iteration_s: seconds of an iteration of narrowed networks.
         steps: in order.
         seconds: estimated, in all.
         time: the same in words.
@@ -50,6 +52,8 @@ class AdaptPlan(Record):
     model: str
     layers: int
     missing: int
+    groups: int
+    iteration_s: float
     steps: list[PlannedStep]
     seconds: float
     time: str
@@ -81,19 +85,32 @@ def plan(spec: AdaptSpec, setting: Setting) -> AdaptPlan:
     parts = [
         ("baseline", f"{trained}, unless the cache has it" if trains else trained, trains),
         ("latency table", f"{missing} layers to measure, {there} there already", missing * LAYER_SECONDS),
-        _search(spec, len(groups.groups), narrowed),
+        search_part(spec, len(groups.groups), narrowed),
         ("tune", f"{protocol.tune} iterations, distilling from the baseline", protocol.tune * narrowed),
         ("test and measure", f"{len(task.test)} test images, the usual runtimes", 30.0),
     ]
     steps = [PlannedStep(name=n, what=w, seconds=s, time=in_words(s)) for n, w, s in parts]
     total = sum(step.seconds for step in steps)
     return AdaptPlan(
-        model=begin.model, layers=there, missing=missing, steps=steps, seconds=total, time=in_words(total)
+        model=begin.model,
+        layers=there,
+        missing=missing,
+        groups=len(groups.groups),
+        iteration_s=narrowed,
+        steps=steps,
+        seconds=total,
+        time=in_words(total),
     )
 
 
-def _search(spec: AdaptSpec, groups: int, each: float) -> tuple[str, str, float]:
-    """The part of the search for widths."""
+def search_part(spec: AdaptSpec, groups: int, each: float) -> tuple[str, str, float]:
+    """The part of the search for widths: its name, what it does, seconds.
+
+    Args:
+        spec: what was asked.
+        groups: of channels that go together.
+        each: seconds of an iteration of narrowed networks.
+    """
     if spec.search == "budget":
         tuned = spec.front * spec.finetune_steps * each
         what = (

@@ -1,7 +1,8 @@
 """How long `tersa reproduce adaptation` would take, from one block of each network that is timed for real.
 
     latency table    layers that are not measured yet x `adapt_plan.LAYER_SECONDS`
-    stages           two steps x blocks x deltas x seconds of the widest block
+    stages           two steps x blocks x deltas x seconds of the widest block, timed as `quick` times it
+                     and taken as often as `full` builds interpolators
     scores           steps of the greedy way x blocks x a candidate's scores
     searches         `adapt_plan.plan` of each, the baseline of a network counted once
 
@@ -50,12 +51,12 @@ def _network(plan: AdaptationPlan, network: str) -> float:
     _, missing = count_missing(path, subject.anatomy, plan.target)
     blocks = len(subject.anatomy.groups)
     widest = max(range(blocks), key=lambda each: subject.anatomy.widths[each])
-    repeat, builds = MEASURED[mode]
+    repeat, builds = MEASURED["quick"]
     with tempfile.TemporaryDirectory() as folder:
         asked = Measured(plan.deltas[-1], BUDGET, plan.request.iterations, repeat, builds)
         began = time.perf_counter()
         block_times(subject, subject.anatomy.widths, widest, asked, Path(folder))
-        one = time.perf_counter() - began
+        one = (time.perf_counter() - began) * MEASURED[mode][1] / builds
     delta = MIDDLE if MIDDLE in plan.deltas else plan.deltas[-1]
     steps = len(walk(subject, delta=delta, budget=BUDGET)) - 1
     scores = steps * blocks * _scored(subject, SCORED[mode])
@@ -71,14 +72,19 @@ def _scored(subject: Subject, images: int) -> float:
 
 
 def _searches(plan: AdaptationPlan) -> float:
-    """Whole adaptations; a search of one seed is as long as of another."""
+    """Whole adaptations; a search of one seed is as long as of another, and updates are timed once a network."""
     directory = Path(plan.request.data_dir) if plan.request.data_dir else None
-    total, known = 0.0, dict[tuple[str, str], float]()
+    total, known = 0.0, dict[str, adapt_plan.AdaptPlan]()
     for network, strategy, seed in plan.searches:
-        if (network, strategy) not in known:
-            found = adapt_plan.plan(search_spec(plan, network, strategy, seed), Setting(directory, threads=1))
-            baseline = next(step.seconds for step in found.steps if step.name == "baseline")
-            known[network, strategy] = found.seconds - baseline
-            known.setdefault((network, ""), baseline)  # of a seed, whatever its strategy
-        total += known[network, strategy]
-    return total + plan.request.seeds * sum(known.get((network, ""), 0.0) for network in plan.networks)
+        spec = search_spec(plan, network, strategy, seed)
+        if network not in known:
+            known[network] = adapt_plan.plan(spec, Setting(directory, threads=1))
+            total += plan.request.seeds * _of(known[network], "baseline")
+        found = known[network]
+        _, _, search = adapt_plan.search_part(spec, found.groups, found.iteration_s)
+        total += search + _of(found, "tune") + _of(found, "test and measure")
+    return total
+
+
+def _of(found: adapt_plan.AdaptPlan, name: str) -> float:
+    return next(step.seconds for step in found.steps if step.name == name)
