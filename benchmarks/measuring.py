@@ -2,8 +2,8 @@
 
     python benchmarks/measuring.py --trials 100 --pairs 20
 
-Three questions, with LeNet on 28x28 images, one thread, each network in a process of its own and new
-processes in every trial:
+Three questions, with LeNet on 28x28 images, one thread, each network in a process of its own, measured as
+`tersa bench` measures: several starts of each, and new processes in every trial:
 
     equal      two copies of one file: how often is the verdict "no difference"? (at least 90 of 100)
     slower     the second copy's times are taken 10 % longer: how often is it "slower"? (at least 90 of 100)
@@ -31,6 +31,7 @@ from tersa.export.artefact import Artefact, Header
 from tersa.export.onnx import export_onnx
 from tersa.files import write_atomic
 from tersa.models import build
+from tersa.recipes.bench import STARTS
 from tersa.targets.environment import environment
 from tersa.targets.measure import Effort, time_sides
 from tersa.targets.statistics import Ratio, compare_rounds
@@ -55,6 +56,10 @@ class Slower:
         """As `measure.Side`."""
         return EXTRA * self.worker.round(calls)
 
+    def restart(self) -> None:
+        """As `measure.Restartable`."""
+        self.worker.restart()
+
 
 def ratio(artefact: Artefact, targets: tuple[str, str], seconds: float, *, slower: bool = False) -> Ratio:
     """The first target over the second, from interleaved rounds in new processes."""
@@ -67,8 +72,8 @@ def ratio(artefact: Artefact, targets: tuple[str, str], seconds: float, *, slowe
         for worker in workers:
             worker.first(image)
         sides = [workers[0], Slower(workers[1]) if slower else workers[1]]
-        first, second = time_sides(sides, Effort(seconds=seconds))
-    return compare_rounds(first.times_ms, second.times_ms)
+        first, second = time_sides(sides, Effort(seconds=seconds, starts=STARTS))
+    return compare_rounds(first.times_ms, second.times_ms, first.starts)
 
 
 def main() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -153,6 +154,29 @@ def test_a_busy_machine_ends_the_rounds(session: Make, clock: Callable[[], int])
     side = Here(session(lambda _: 5.0), IMAGES, clock, never)
     [found] = time_sides([side], Effort(seconds=0.5), lambda: next(passing))
     assert len(found.times_ms) == LEAST_ROUNDS < 100
+
+
+def test_every_start_has_its_share_of_the_rounds(session: Make, clock: Callable[[], int]) -> None:
+    log: list[str] = []
+
+    class Anew(Here):
+        def restart(self) -> None:
+            log.append(f"{self.session.model} again")
+
+    def side(name: str) -> Anew:
+        one = session(lambda _: 5.0, name, log)
+        return Anew(replace(one, model=name), IMAGES, clock, never)
+
+    first, second = time_sides([side("A"), side("B")], Effort(seconds=0.6, starts=4), lambda: 0.0)
+    assert first.starts == second.starts == (30, 30, 30, 30)
+    assert len(first.times_ms) == 120
+    again = [word for word in log if word.endswith("again")]
+    assert again == ["B again", "A again", "A again", "B again", "B again", "A again"]
+
+
+def test_sides_that_cannot_be_started_anew_are_started_once(session: Make, clock: Callable[[], int]) -> None:
+    [found] = time_sides([Here(session(lambda _: 5.0), IMAGES, clock, never)], Effort(seconds=0.6, starts=4))
+    assert (found.starts, len(found.times_ms)) == ((), 120)
 
 
 def test_a_round_that_is_always_interrupted_gives_its_quickest_try(

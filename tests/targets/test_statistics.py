@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 
 from tersa.targets.statistics import BLOCK, PLACEMENT, blocks, both_orders, compare_rounds, summarise
 
+STARTS = (30, 30, 30, 30)
+
 
 def noisy(seed: int, centre: float, rounds: int = 120) -> np.ndarray:
     """Times as machines give them: skewed, with bursts that last a few rounds."""
@@ -71,6 +73,37 @@ def test_a_placement_effect_is_no_difference() -> None:
 def test_a_tenth_is_found() -> None:
     verdicts = [compare_rounds(noisy(2 * i, 1.1), noisy(2 * i + 1, 1.0)).verdict for i in range(50)]
     assert verdicts.count("faster") >= 48
+
+
+def started(seed: int, factor: float, spread: float = 0.019) -> tuple[np.ndarray, np.ndarray]:
+    """Four starts of two sides; every process is a little faster or slower for as long as it lives."""
+    rng = np.random.default_rng(seed)
+    own = np.exp(rng.normal(0.0, spread / np.sqrt(2), (2, 4)))
+    before, after = (np.concatenate([noisy(8 * seed + i, x, 30) for i, x in enumerate(side)]) for side in own)
+    return before * factor, after
+
+
+def test_starts_that_differ_widen_the_interval() -> None:
+    found = [compare_rounds(*started(seed, 1.0), STARTS).verdict for seed in range(300)]
+    assert 0.90 <= found.count("no difference") / 300 <= 0.99  # 95 % by Student's interval
+    tenth = [compare_rounds(*started(seed, 1.1), STARTS).verdict for seed in range(100)]
+    assert tenth.count("faster") >= 90
+
+
+def test_starts_in_closed_form() -> None:
+    before, after = np.repeat([1.0, 1.1, 1.2, 1.3], 30), np.ones(120)
+    found = compare_rounds(before, after, STARTS)
+    logs = np.log([1.0, 1.1, 1.2, 1.3])
+    half = 3.182446 * logs.std(ddof=1) / 2
+    assert found.speedup == pytest.approx(np.exp(logs.mean()))
+    assert (found.low, found.high) == pytest.approx(np.exp([logs.mean() - half, logs.mean() + half]))
+    assert compare_rounds(before[:60], after[:60], (30, 30)) == compare_rounds(before[:60], after[:60])
+
+
+@pytest.mark.parametrize("starts", [(30, 30, 30), (120, 0), (121,)])
+def test_starts_must_make_the_rounds(starts: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="do not make the 120 rounds"):
+        compare_rounds(np.ones(120), np.ones(120), starts)
 
 
 @settings(max_examples=40, deadline=None)

@@ -15,7 +15,7 @@ from tersa.targets import sweep
 from tersa.targets.base import Pixels
 from tersa.targets.measure import Effort
 from tersa.targets.registry import parse
-from tersa.targets.sweep import Candidate, Crew, Gap, Limits
+from tersa.targets.sweep import START_S, Candidate, Crew, Gap, Limits
 from tersa.targets.worker import Died, Facts, First, Order
 
 QUICK = Effort(seconds=0.02, rounds=3, warmup_seconds=0.02)
@@ -35,6 +35,8 @@ class FakeWorker:
         self.order = order
         self.batch = 0
         self.closed = False
+        self.restarts = 0
+        self.start_s = 2 * START_S if order.model == "compiled" else 0.1
         self.facts = Facts(
             *(order.model, order.target, order.precision, 1, "fake 1", "cpu", "fp32 2 of 2 layers"),
             *(3.0, 1000, 500),
@@ -60,6 +62,11 @@ class FakeWorker:
 
     def keep_running(self, seconds: float) -> int:
         return 10
+
+    def restart(self) -> None:
+        if self.order.model == "once":
+            raise Died("it could not be started again: the file is gone")
+        self.restarts += 1
 
     def close(self) -> None:
         self.closed = True
@@ -102,6 +109,24 @@ def test_each_is_compared_with_the_first(crew: Callable[..., Crew]) -> None:
     [pair] = cell.comparisons
     assert (pair.verdict, pair.speedup) == ("slower", 0.5)
     assert (cell.across, cell.gaps) == ([], [])
+
+
+def test_networks_are_started_again_unless_that_takes_long(crew: Callable[..., Crew]) -> None:
+    effort = replace(QUICK, starts=4)
+    with crew("plain", "slow") as found:
+        cell = found.at(4, effort)
+        assert [lane.runner.restarts for lane in found.lanes] == [3, 3]  # type: ignore[union-attr]
+    assert cell.comparisons[0].verdict == "slower"
+    with crew("plain", "compiled") as found:
+        assert len(found.at(4, effort).rows) == 2
+        assert [lane.runner.restarts for lane in found.lanes] == [0, 0]  # type: ignore[union-attr]
+
+
+def test_a_network_that_cannot_start_again_leaves_the_others(crew: Callable[..., Crew]) -> None:
+    with crew("plain", "once") as found:
+        cell = found.at(4, replace(QUICK, starts=4))
+    assert [row.model for row in cell.rows] == ["plain"]
+    assert "could not be started again" in cell.gaps[0].text
 
 
 def test_what_cannot_be_loaded_is_a_gap_and_the_others_go_on(crew: Callable[..., Crew]) -> None:

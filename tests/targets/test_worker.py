@@ -47,6 +47,28 @@ def test_a_process_answers_like_this_one_and_is_timed(artefact: Artefact, images
         assert found.added_bytes >= 0
 
 
+def test_a_worker_goes_on_in_another_process(artefact: Artefact, images: Pixels) -> None:
+    with Worker(order(artefact)) as worker:
+        wanted, before = worker.first(images).logits, worker.pid
+        worker.restart()
+        assert worker.pid != before
+        np.testing.assert_array_equal(worker.answer(images), wanted)
+        again = replace(QUICK, starts=3)
+        [timing] = time_sides([worker], again)
+        assert len(timing.starts) == 3
+        assert sum(timing.starts) == len(timing.times_ms)
+
+
+def test_a_worker_that_cannot_start_again_says_so(artefact: Artefact, images: Pixels, tmp_path: Path) -> None:
+    own = tmp_path / "own.onnx"
+    own.write_bytes(artefact.path.read_bytes())
+    with Worker(order(replace(artefact, path=own))) as worker:
+        worker.first(images)
+        own.write_bytes(b"no network")
+        with pytest.raises(Died, match="could not be started again"):
+            worker.restart()
+
+
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="processes are bound to cores on Linux only")
 def test_rounds_change_the_core_and_all_start_at_the_first(artefact: Artefact, images: Pixels) -> None:
     cores = sorted(os.sched_getaffinity(0))

@@ -63,6 +63,15 @@ def bench(
         typer.Option("--test-images", min=1, help="Measure accuracy on the first so many only."),
     ] = None,
     seconds: Annotated[float, typer.Option("--seconds", min=0.01, help="Timed calls per combination.")] = 1.0,
+    starts: Annotated[
+        int | None,
+        typer.Option(
+            "--starts",
+            min=1,
+            help="Processes of each network that share these seconds: an interval covers how they differ. "
+            "[4; 1 below half a second]",
+        ),
+    ] = None,
     until: Annotated[
         str,
         typer.Option(
@@ -102,6 +111,7 @@ def bench(
         data_dir=None if data_dir is None else str(data_dir),
         checkpoint=None if checkpoint is None else str(checkpoint),
         seconds=seconds,
+        starts=starts,
         seed=seed,
         until=until,
         watts=watts,

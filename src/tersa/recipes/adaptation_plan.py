@@ -72,7 +72,7 @@ def _scored(subject: Subject, images: int) -> float:
 
 
 def _searches(plan: AdaptationPlan) -> float:
-    """Whole adaptations; a search of one seed is as long as of another, and updates are timed once a network."""
+    """Whole adaptations; one seed takes as long as another, and updates are timed once a network."""
     directory = Path(plan.request.data_dir) if plan.request.data_dir else None
     total, known = 0.0, dict[str, adapt_plan.AdaptPlan]()
     for network, strategy, seed in plan.searches:

@@ -48,6 +48,8 @@ OVERHEAD = 1.6
 """Wall time over timed time: warm-up, and one untimed call per round."""
 START_SECONDS = 1.5
 """Of a process, about."""
+STARTS, STARTS_FROM_S = 4, 0.5
+"""Processes of each network, one after the other, where this many seconds or more are timed; else one."""
 MEMORY_SHARE = 0.8
 """Of the memory that is free, what one process may hold where no limit is given."""
 
@@ -64,6 +66,7 @@ class BenchRequest(Record):
         cores: processors that the processes may run on (`0,1`); empty for all.
         test_images: of the test split that accuracy is measured on; None for all.
         layers: also profile every model on every target, layer by layer.
+        starts: processes of each network, one after the other; None for `STARTS`, or 1 for short timing.
         network: of a `.coded` file that does not name its own.
     """
 
@@ -82,6 +85,7 @@ class BenchRequest(Record):
     test_images: int | None = None
     layers: bool = False
     network: str | None = None
+    starts: int | None = None
 
 
 @dataclass(frozen=True)
@@ -99,6 +103,7 @@ class Plan:
         made_for: the target that a model was adapted for, by model.
         limits: where raising the batch ends.
         cores: that the processes may run on.
+        starts: processes of each network, one after the other.
     """
 
     subjects: list[Subject]
@@ -110,6 +115,7 @@ class Plan:
     made_for: dict[str, str] = field(default_factory=dict[str, str])
     limits: Limits = field(default_factory=Limits)
     cores: tuple[int, ...] = ()
+    starts: int = 1
 
     def wanted(self, subject: Subject) -> list[str]:
         """The precisions that one model is run in."""
@@ -137,7 +143,7 @@ class Plan:
     @property
     def expected_seconds(self) -> float:
         """About how long the measuring takes."""
-        processes = self.combinations / len(self.batches.sizes)
+        processes = self.combinations / len(self.batches.sizes) + self.combinations * (self.starts - 1)
         return self.combinations * self.seconds * OVERHEAD + processes * START_SECONDS
 
 
@@ -286,7 +292,10 @@ def make_plan(request: BenchRequest) -> Plan:
     carried = {name: target for name in models[1:] if (target := adapted_for(Path(name)))}
     if limits.memory is None:
         limits = Limits(int(MEMORY_SHARE * available_memory()), limits.call_s)
-    return Plan(subjects, targets, precisions, batches, request.seconds, task, carried | given, limits, cores)
+    return Plan(
+        *(subjects, targets, precisions, batches, request.seconds, task, carried | given, limits, cores),
+        starts=request.starts or (STARTS if request.seconds >= STARTS_FROM_S else 1),
+    )
 
 
 @releasing
@@ -356,6 +365,7 @@ def bench(
         cores=plan.cores,
         task=task,
         tested=tested,
+        starts=plan.starts,
         packable=frozenset()
         if plan.precisions
         else frozenset(subject.name for subject in plan.subjects if len(plan.wanted(subject)) > 1),

@@ -95,6 +95,7 @@ class Job:
         cores: that the processes may run on; empty for all.
         task: gives images, and accuracy where `tested` is above 0.
         tested: test images that accuracy is measured on.
+        starts: processes of each network, one after the other, that share these seconds.
         packable: models that are here in two forms, packed and not: a target that runs packed programs takes
             that one, others the other.
     """
@@ -108,6 +109,7 @@ class Job:
     cores: tuple[int, ...] = ()
     task: Task | None = None
     tested: int = 0
+    starts: int = 1
     packable: frozenset[str] = frozenset()
 
     def suits(self, model: str, precision: str, target: Target) -> bool:
@@ -245,7 +247,8 @@ class _Line:
         cells: list[Cell] = []
         sizes = self.job.batches.sizes
         seconds = self.job.seconds
-        effort = Effort(seconds=seconds, warmup_seconds=min(0.5, max(0.05, seconds / 2)))
+        warmup_s = min(0.5, max(0.05, seconds / 2)) if self.job.starts == 1 else 0.2
+        effort = Effort(seconds=seconds, warmup_seconds=warmup_s, starts=self.job.starts)
         self.say(0.0, f"{self.name}: loading")
         with Crew(self.text, self.target, self.candidates, self.job.limits, self.job.cores) as crew:
             if self.tested and self.known is None:

@@ -11,6 +11,10 @@ A *side* is whatever can warm up and time a round: a session in this process (`H
 its own (`tersa.targets.worker`), which is how `tersa bench` measures. Sessions on another machine are timed
 over there, by that machine's clock (`Session.elsewhere`).
 
+Two processes that run one file differ by a few percent for as long as they live, whatever is done in them
+(`statistics.PLACEMENT`). Sides that can be started anew are: `Effort.starts` times, each start with its share
+of the rounds, so that an interval covers what a process brings with it.
+
 What this does not do: measure a cold start or memory (`worker.py`), energy (`energy.py`),
 or throughput of several streams.
 """
@@ -24,7 +28,7 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -61,17 +65,21 @@ class Effort:
         seconds: of timed calls per session, at most (three rounds are always made).
         rounds: at most so many.
         round_ms: calls are repeated until a round takes this long.
-        warmup_seconds: per session, at most (three rounds are always made).
+        warmup_seconds: per session and start, at most (three rounds are always made).
+        starts: processes of each side, one after the other; 1 for sides that cannot be started anew.
     """
 
     seconds: float = 1.0
     rounds: int = 120
     round_ms: float = 4.0
     warmup_seconds: float = 0.5
+    starts: int = 1
 
     def __post_init__(self) -> None:
         if not (self.seconds > 0 and self.rounds >= 3 and self.round_ms > 0 and self.warmup_seconds > 0):
             raise ValueError(f"times must be above 0 and rounds at least 3, got {self}")
+        if self.starts < 1:
+            raise ValueError(f"a side starts once or more, got {self}")
 
 
 class Named(Protocol):
@@ -98,12 +106,14 @@ class Timing:
     Attributes:
         times_ms: (rounds,) mean time of one call in each round.
         calls: calls in one round.
-        warmup: calls before the first timed one.
+        warmup: calls before the first timed one of each start.
+        starts: rounds of each start, in their order; empty for one start.
     """
 
     times_ms: Times
     calls: int
     warmup: int
+    starts: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -123,6 +133,15 @@ class Side(Protocol):
 
     def round(self, calls: int) -> float:
         """Mean milliseconds of one of so many calls, after one untimed call."""
+        ...
+
+
+@runtime_checkable
+class Restartable(Side, Protocol):
+    """A side that can be started anew."""
+
+    def restart(self) -> None:
+        """End the process and begin another one, with the same network and batch."""
         ...
 
 
@@ -209,28 +228,45 @@ def time_rounds(
 def time_sides(
     sides: Sequence[Side], effort: Effort, wall: Callable[[], float] = time.monotonic
 ) -> list[Timing]:
-    """Warm every side up, then time interleaved rounds in alternating order.
+    """Warm every side up, then time interleaved rounds in alternating order; so for every start.
 
     Args:
-        sides: what takes turns.
+        sides: what takes turns; more starts than one need `Restartable` ones.
         effort: how long.
         wall: seconds, for the end of rounds on a busy machine; a test passes its own.
     """
     warm = [side.warm_up(effort) for side in sides]
     calls = calls_of([per_call for _, per_call in warm], effort.round_ms)
     longest = max(count * per_call for count, (_, per_call) in zip(calls, warm, strict=True))
-    rounds = max(3, min(effort.rounds, int(effort.seconds * 1000.0 / longest)))
+    again = [side for side in sides if isinstance(side, Restartable)]
+    starts = effort.starts if len(again) == len(sides) else 1
+    rounds = max(3, min(effort.rounds, int(effort.seconds * 1000.0 / longest)) // starts)
+    patience = OVERTIME * effort.seconds * len(sides) / starts
+    parts = [_rounds(sides, calls, rounds, patience, wall)]
+    for start in range(1, starts):
+        for side in again if start % 2 == 0 else reversed(again):  # the one begun first is often slower
+            side.restart()
+            side.warm_up(effort)
+        parts.append(_rounds(sides, calls, rounds, patience, wall))
+    times = np.concatenate(parts, axis=1)
+    lengths = tuple(part.shape[1] for part in parts) if starts > 1 else ()
+    return [Timing(times[i], calls[i], warm[i][0], lengths) for i in range(len(sides))]
+
+
+def _rounds(
+    sides: Sequence[Side], calls: Sequence[int], rounds: int, patience: float, wall: Callable[[], float]
+) -> Times:
+    """Interleaved rounds, (sides, rounds); fewer on a machine so busy that they take too long."""
     times = np.empty((len(sides), rounds))
-    end = wall() + OVERTIME * effort.seconds * len(sides)
+    end = wall() + patience
     with no_garbage_collection():
         for turn in range(rounds):
             order = range(len(sides)) if turn % 2 == 0 else reversed(range(len(sides)))
             for index in order:
                 times[index, turn] = sides[index].round(calls[index])
             if turn + 1 >= LEAST_ROUNDS and wall() > end:
-                times = times[:, : turn + 1]
-                break
-    return [Timing(times[i], calls[i], warm[i][0]) for i in range(len(sides))]
+                return times[:, : turn + 1]
+    return times
 
 
 def calls_of(per_call_ms: Sequence[float], round_ms: float) -> list[int]:
@@ -326,7 +362,7 @@ def compare(
 def compare_measured(first: Timed, second: Timed) -> Comparison:
     """The comparison of two sides that were timed in the same rounds."""
     before, after = first.measurement, second.measurement
-    ratio = compare_rounds(first.timing.times_ms, second.timing.times_ms)
+    ratio = compare_rounds(first.timing.times_ms, second.timing.times_ms, first.timing.starts)
     return Comparison(
         target=after.target,
         precision=after.precision,

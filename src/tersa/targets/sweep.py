@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from tersa.errors import ModelError, TargetError
@@ -52,6 +52,10 @@ size of the logits.
 
 PATIENCE = 5.0
 """A first call may take this many times the limit of a call before its process is ended: it also warms up."""
+
+
+START_S = 5.0
+"""A network that takes longer to be ready (a compiler at work) is started once, and those beside it too."""
 
 
 class Row(Measurement):
@@ -368,7 +372,8 @@ class Crew:
         here = [lane.runner for lane in lanes if isinstance(lane.runner, Remote)]
         if here:
             return time_rounds([one.session for one in here], [one.images for one in here], effort)
-        return time_sides([_Guarded(lane) for lane in lanes], effort)
+        slow = any(isinstance(lane.runner, Worker) and lane.runner.start_s > START_S for lane in lanes)
+        return time_sides([_Guarded(lane) for lane in lanes], replace(effort, starts=1) if slow else effort)
 
     def _row(self, lane: Lane, side: Timed, batch: int, effort: Effort, watts: float | None) -> Row:
         assert lane.first is not None
@@ -416,7 +421,7 @@ class _Ended(Exception):
 
 @dataclass(frozen=True)
 class _Guarded:
-    """A `measure.Side` that says which lane ended."""
+    """A `measure.Restartable` that says which lane ended."""
 
     lane: Lane
 
@@ -433,6 +438,14 @@ class _Guarded:
         assert isinstance(self.lane.runner, Worker)
         try:
             return self.lane.runner.round(calls)
+        except Died as error:
+            raise _Ended(self.lane, error) from error
+
+    def restart(self) -> None:
+        """As `measure.Restartable`."""
+        assert isinstance(self.lane.runner, Worker)
+        try:
+            self.lane.runner.restart()
         except Died as error:
             raise _Ended(self.lane, error) from error
 

@@ -341,7 +341,9 @@ def _import_as(name: str, path: Path) -> None:
 
 
 class Worker:
-    """The handle of one process. It is a `measure.Side`; use it as a context manager.
+    """The handle of one process, or of several, one after the other. It is a `measure.Restartable`.
+
+    Use it as a context manager.
 
     Args:
         order: what to run.
@@ -349,6 +351,7 @@ class Worker:
     Attributes:
         order: as given.
         facts: of the prepared network.
+        start_s: seconds that the process took to be ready.
 
     Raises:
         TargetError: the runtime refuses the artefact.
@@ -357,10 +360,14 @@ class Worker:
     """
 
     def __init__(self, order: Order) -> None:
-        context = _context()
         self.order = order
+        self._images: Pixels | None = None
+        self.facts = self._begin()
+
+    def _begin(self) -> Facts:
+        began, context = time.monotonic(), _context()
         self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=serve, args=(theirs, order), daemon=True)
+        self._process = context.Process(target=serve, args=(theirs, self.order), daemon=True)
         self._process.start()
         theirs.close()
         try:
@@ -373,7 +380,8 @@ class Worker:
             if found.memory:
                 raise Died(self._over(f"loading it failed: {found.text}"), "out of memory")
             raise (ModelError if found.kind == "ModelError" else TargetError)(found.text)
-        self.facts: Facts = found
+        self.start_s = time.monotonic() - began
+        return found
 
     @property
     def pid(self) -> int | None:
@@ -396,7 +404,22 @@ class Worker:
         Raises:
             Died: the process ended, was ended for its memory, or took too long.
         """
+        self._images = images
         return self._ask("first", images, watch=True, patience=patience)
+
+    def restart(self) -> None:
+        """As `measure.Restartable`: another process with the batch that this one had.
+
+        Raises:
+            Died: the new process ended while loading or in its first call.
+        """
+        self.close()
+        try:
+            self._begin()
+        except (TargetError, ModelError) as error:
+            raise Died(f"it could not be started again: {error}") from error
+        if self._images is not None:
+            self._ask("first", self._images, watch=True)
 
     def warm_up(self, effort: Effort) -> tuple[int, float]:
         """As `measure.Side`."""
