@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import pickle
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.recipes.in_this_process import in_this_process
 from tests.recipes.test_adapt import files, spec
 
 from tersa.errors import Diverged, TersaError
@@ -17,16 +16,8 @@ from tersa.recipes.setting import Setting
 from tersa.recipes.trajectory import Trajectory
 from tersa.study import gather
 from tersa.study.cluster import Crew
-from tersa.study.pool import Pool
 
 TWO = Crew(workers=2)
-
-
-def in_this_process(jobs: Sequence[Any], pool: Pool[Any, Any], tell: Callable[[Any], None], on: str) -> None:
-    """As `carry_out`, without processes; what crosses to a worker is pickled all the same."""
-    do = pickle.loads(pickle.dumps(pool.begin))()
-    for job in reversed(pickle.loads(pickle.dumps(list(jobs)))):  # they end in any order
-        tell(pickle.loads(pickle.dumps(do(job, lambda event: None))))
 
 
 @pytest.fixture(autouse=True)

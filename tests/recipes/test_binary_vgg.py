@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.recipes.in_this_process import in_this_process
 
-from tersa.errors import UsageError
+from tersa.errors import TersaError, UsageError
 from tersa.models.zoo import bits_of, parse
 from tersa.recipes import binary_vgg
 from tersa.recipes.binary_vgg import (
@@ -28,6 +29,8 @@ from tersa.recipes.binary_vgg_report import view_of
 from tersa.recipes.published_binary import accuracies
 from tersa.recipes.setting import Setting
 from tersa.report.binary_vgg_page import render
+from tersa.study import gather
+from tersa.study.cluster import Crew
 
 WANTED = BinaryVgg(data="digits", rows=("vgg16", "cnv", "bvgg16"), epochs=1, precision="fp32")
 
@@ -103,6 +106,52 @@ def test_the_page(made: tuple[Path, BinaryVggResult]) -> None:
     assert 'href="rows/bvgg16/report.html"' in text
     assert "a few epochs say little" in text
     assert "88.21" in text
+
+
+TWO_SMALL = tuple(
+    replace(each, model=model) if (model := {"bvgg16": "tfc", "cnv": "sfc"}.get(each.name)) else each
+    for each in ALL
+)
+
+
+def same_rows(one: BinaryVggResult, other: BinaryVggResult) -> None:
+    """Equal but for the time they took, and at least two of them trained."""
+    rows = [[row.model_copy(update={"seconds": 0.0}) for row in each.rows] for each in (one, other)]
+    assert rows[0] == rows[1]
+    assert sum(bool(row.folder) for row in rows[0]) == 2
+
+
+def test_workers_train_the_same_rows(
+    made: tuple[Path, BinaryVggResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(binary_vgg, "METHODS", TWO_SMALL)
+    monkeypatch.setattr(gather, "carry_out", in_this_process)
+    alone = reproduce_binary_vgg(WANTED, tmp_path / "alone", Setting(threads=1))
+    many = reproduce_binary_vgg(WANTED, tmp_path / "many", crew=Crew(workers=2))
+    same_rows(alone, many)
+    again = reproduce_binary_vgg(WANTED, tmp_path / "many", resume=True, crew=Crew(workers=2))
+    assert again.rows == many.rows
+
+
+@pytest.mark.slow
+def test_rows_in_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(binary_vgg, "METHODS", TWO_SMALL)
+    alone = reproduce_binary_vgg(WANTED, tmp_path / "alone", Setting(threads=1))
+    many = reproduce_binary_vgg(WANTED, tmp_path / "many", Setting(threads=1), crew=Crew(workers=2))
+    same_rows(alone, many)
+
+
+def test_a_row_that_breaks_is_told_with_its_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("this row broke")
+
+    monkeypatch.setattr(binary_vgg, "METHODS", TWO_SMALL)
+    monkeypatch.setattr(gather, "carry_out", in_this_process)
+    monkeypatch.setattr(binary_vgg, "run_training", broken)
+    with pytest.raises(TersaError, match=r"row 2 of 2: (.|\n)*this row broke"):
+        reproduce_binary_vgg(WANTED, tmp_path / "out", crew=Crew(workers=2))
 
 
 def test_a_plan_names_what_it_would_train(tmp_path: Path) -> None:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-import pickle
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from tests.recipes.in_this_process import in_this_process
 
 from tersa.cli.main import execute
 from tersa.data.sources import load
@@ -31,7 +31,6 @@ from tersa.recipes.joint_trials import shown
 from tersa.recipes.setting import Setting
 from tersa.study import gather
 from tersa.study.cluster import Crew
-from tersa.study.pool import Pool
 from tersa.train.evaluation import predict
 
 pytest.importorskip("optuna")
@@ -298,13 +297,6 @@ def test_without_optuna_it_says_how_to_install_it(
     )
 
 
-def in_this_process(jobs: Sequence[Any], pool: Pool[Any, Any], tell: Callable[[Any], None], on: str) -> None:
-    """As `carry_out`, without processes; what crosses to a worker is pickled all the same."""
-    do = pickle.loads(pickle.dumps(pool.begin))()
-    for job in pickle.loads(pickle.dumps(list(jobs))):
-        tell(pickle.loads(pickle.dumps(do(job, lambda event: None))))
-
-
 @pytest.mark.slow
 def test_workers_train_a_batch_that_is_then_weighed_here(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -341,7 +333,7 @@ def test_a_worker_in_trouble_ends_the_search_with_its_trace(
 
     monkeypatch.setattr(gather, "carry_out", in_this_process)
     monkeypatch.setattr(joint_workers, "learned", broken)
-    with pytest.raises(TersaError, match=r"network 1 of 2: Traceback[\s\S]*RuntimeError: no memory left$"):
+    with pytest.raises(TersaError, match=r"network 2 of 2: Traceback[\s\S]*RuntimeError: no memory left$"):
         joint_search(SMALL, tmp_path / "run", trials=2, crew=Crew(workers=2), setting=quick(tmp_path))
 
 

@@ -21,6 +21,7 @@ Examples:
   tersa reproduce binary-vgg --quick --row bvgg16,cnv
   tersa reproduce binary-vgg --data fashion-mnist --row bvgg16 --epochs 20
   tersa reproduce binary-vgg --full --device cuda
+  tersa reproduce binary-vgg --quick --workers 2
   tersa reproduce binary-vgg --quick --resume
 
 A killed run goes on with the same command and --resume, which also adds rows."""
@@ -44,7 +45,9 @@ def binary_vgg(
     ] = "bf16",
     seed: options.Seed = 0,
     device: options.Device = "auto",
+    workers: Annotated[int, typer.Option("--workers", min=1, help="Rows that are trained at once.")] = 1,
     threads: options.Threads = None,
+    on: options.On = "local",
     data_dir: options.DataDir = None,
     out: options.Out = None,
     resume: options.Resume = False,
@@ -55,6 +58,8 @@ def binary_vgg(
     """Document 004: how accurate is a fully binary VGG16? Its table II, trained here."""
     from tersa.recipes.binary_vgg import BinaryVgg, plan_binary_vgg, reproduce_binary_vgg
     from tersa.recipes.setting import Setting
+    from tersa.study.cluster import Crew
+    from tersa.targets.environment import cores
     from tersa.train.device import choose
 
     terminal = Terminal(json=json)
@@ -74,7 +79,8 @@ def binary_vgg(
     command = shlex.join(["tersa", *(word for word in sys.argv[1:] if word not in ONCE)])
     with terminal.progress() as say:
         setting = Setting(data_dir, device, threads, say, command)
-        result = reproduce_binary_vgg(wanted, folder, setting, resume=resume, overwrite=overwrite)
+        crew = Crew(workers, threads or max(1, cores() // workers), on)
+        result = reproduce_binary_vgg(wanted, folder, setting, resume=resume, overwrite=overwrite, crew=crew)
     _show(terminal, result, folder)
 
 

@@ -39,15 +39,16 @@ from __future__ import annotations
 import csv
 import io
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import ConfigDict, Field
 
 from tersa.data.sources import load
-from tersa.errors import UsageError, faults, unknown
+from tersa.errors import Diverged, UsageError, faults, unknown
 from tersa.files import write_atomic
 from tersa.models.load import load as load_model
 from tersa.models.operations import operations
@@ -57,6 +58,8 @@ from tersa.recipes.published_binary import accuracies
 from tersa.recipes.setting import Setting
 from tersa.recipes.train import TrainedRun, TrainRequest, plan_training, run_training
 from tersa.records import SCHEMA, Record, read_record, write_record
+from tersa.study.cluster import Crew, check_place
+from tersa.study.gather import gather
 
 VERB = "reproduce binary-vgg"
 TABLE = "table.csv"
@@ -268,6 +271,7 @@ def reproduce_binary_vgg(
     *,
     resume: bool = False,
     overwrite: bool = False,
+    crew: Crew | None = None,
 ) -> BinaryVggResult:
     """Train the rows that have not ended, then write the table and the report over all that have.
 
@@ -277,30 +281,29 @@ def reproduce_binary_vgg(
         setting: data, device, threads and progress.
         resume: go on with the work in `folder`; rows may be added.
         overwrite: start it again.
+        crew: workers that train rows at once, each with `threads` of it; none, this process does.
 
     Raises:
         UsageError, DataError, ModelError: what cannot be, before any work.
-        KeyboardInterrupt: SIGINT; the row at work has its checkpoint.
+        TersaError: a row broke in a worker; the message is its traceback.
+        KeyboardInterrupt: SIGINT; the rows at work have their checkpoints.
     """
     from tersa.recipes.binary_vgg_report import write_report  # it draws what is made here
 
     began = time.perf_counter()
-    setting = setting or Setting()
+    setting, crew = setting or Setting(), crew or Crew()
+    check_place(crew.on)
     chosen = chosen_rows(wanted)
     task = load(wanted.data, data_dir=setting.data_dir)
     deciding = Deciding(data=wanted.data, epochs=wanted.length, precision=wanted.precision, seed=wanted.seed)
     open_folder(folder, VERB, deciding, resume=resume, overwrite=overwrite)
-    reasons: dict[str, str] = {}
-    for method in chosen:
-        if reason := _cannot(method, wanted, setting):
-            reasons[method.name] = reason
-            continue
-        run_training(
-            _request(method, wanted),
-            folder / ROWS_FOLDER / method.name,
-            setting=replace(setting, say=_said(setting.say, method.name)),
-            resume=True,
-        )
+    reasons = {m.name: reason for m in chosen if (reason := _cannot(m, wanted, setting))}
+    work = [Row(m.name, _request(m, wanted)) for m in chosen if m.name not in reasons]
+    if crew.alone:
+        for row in work:
+            _train(folder, replace(setting, say=_said(setting.say, row.name)), row)
+    else:
+        _train_at_once(folder, setting, work, crew)
     rows = [_row(method, folder, reasons.get(method.name, "not run"), task.shape) for method in METHODS]
     write_atomic(folder / TABLE, _table(rows))
     result = BinaryVggResult(
@@ -318,6 +321,42 @@ def reproduce_binary_vgg(
     write_record(folder / RESULT, result)
     write_report(folder, result)
     return result
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row to be trained: its name, which is its folder's, and how."""
+
+    name: str
+    request: TrainRequest
+
+
+def _train(folder: Path, setting: Setting, row: Row) -> None:
+    """A row, from where an earlier call left it."""
+    run_training(row.request, folder / ROWS_FOLDER / row.name, setting=setting, resume=True)
+
+
+def _train_at_once(folder: Path, setting: Setting, work: Sequence[Row], crew: Crew) -> None:
+    """Rows by workers, each in its folder.
+
+    Raises:
+        Diverged: of the first row that did; the others have ended.
+    """
+    left = [row for row in work if not (folder / ROWS_FOLDER / row.name / RESULT).is_file()]
+    if not left:
+        return
+    title = f"rows {', '.join(row.name for row in left)}"
+    setting.say(title, 0.0, f"{min(crew.workers, len(left))} at once")
+    bare = Setting(setting.data_dir, setting.device, crew.threads, command=setting.command)
+    found = gather(left, partial(_begin, folder.absolute(), bare), crew, what="row")
+    for row, one in zip(left, found, strict=True):
+        if isinstance(one, Diverged):
+            raise Diverged(f"{row.name}: {one}")
+    setting.say(title, 1.0, "trained")
+
+
+def _begin(folder: Path, setting: Setting) -> Callable[[Row], None]:
+    return partial(_train, folder, setting)
 
 
 def _request(method: Method, wanted: BinaryVgg) -> TrainRequest:

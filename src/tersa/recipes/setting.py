@@ -21,6 +21,10 @@ Say = Callable[[str, float, str], None]
 """Shows progress: (name of the work, share done, remark)."""
 
 
+def silent(task: str, done: float, remark: str) -> None:
+    """Shows nothing."""
+
+
 @dataclass(frozen=True)
 class Setting:
     """How a run is carried out; none of it is stored in its spec.
@@ -38,7 +42,7 @@ class Setting:
     data_dir: Path | None = None
     device: str = "auto"
     threads: int | None = None
-    say: Say = lambda task, done, remark: None
+    say: Say = silent
     command: str = ""
     cache: Path | None = None
     seconds: float = 3.0
