@@ -2,6 +2,7 @@
 
     {{ table("benchmarks/results/x.csv", "column | heading", ..., where="kind=time") }}   rows of a CSV file
     {{ value("benchmarks/results/x.csv", "{mean:.2f} ± {half:.2f}", where="seed=1") }}    cells of one row
+    {{ count("benchmarks/results/x.csv", where="good=True") }}                        how many rows there are
     <!-- snippet: within=2% -->      before a fence: its numbers may differ by so much on another machine
     <!-- snippet: slow 3 minutes within=2% -->   it is run by the slow tier of the tests alone
     <!-- snippet: not-run needs a GPU -->    it is not run by the tests, and why
@@ -46,7 +47,7 @@ CHOSEN = {
     "report": ("page", "tables", "numbers", "words", "curve", "svg"),
 }
 """Modules of packages whose other ones serve these."""
-CALL = re.compile(r"\{\{ *(table|value)\((.*?)\) *\}\}", re.S)
+CALL = re.compile(r"\{\{ *(table|value|count)\((.*?)\) *\}\}", re.S)
 NOTE = re.compile(r"^<!-- snippet: (within=\S+|slow|not-run)(?: (.*?))? ?-->$", re.M)
 
 Rows = list[dict[str, str]]
@@ -68,6 +69,11 @@ def value(path: str, column: str, where: str = "") -> str:
     if len(found) != 1:
         raise PluginError(f"{path}: {len(found)} rows with {where}, one is meant")
     return shown(found[0], column)
+
+
+def count(path: str, where: str = "") -> str:
+    """How many rows are meant; none is an error, as everywhere."""
+    return str(len(rows(path, where)))
 
 
 def table(path: str, *columns: str, where: str = "") -> str:
@@ -115,7 +121,7 @@ def said(found: re.Match[str]) -> str:
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """Fill in tables and numbers, say what the notes on snippets mean."""
-    names: dict[str, Callable[..., str]] = {"table": table, "value": value}
+    names: dict[str, Callable[..., str]] = {"table": table, "value": value, "count": count}
 
     def filled(found: re.Match[str]) -> str:
         return eval(f"{found.group(1)}({found.group(2)})", {"__builtins__": {}}, names)

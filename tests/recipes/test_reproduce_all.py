@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.recipes.test_book import binary_result, binary_row
@@ -13,6 +15,7 @@ from tersa.recipes.folder import RESULT
 from tersa.recipes.reproduce_all import RUNNERS, Asked, chosen, reproduce_all
 from tersa.recipes.reproductions import EXPERIMENTS
 from tersa.records import write_record
+from tersa.study.cluster import Crew
 
 
 @pytest.fixture
@@ -69,3 +72,36 @@ def test_nothing_that_ended_writes_no_book(ran: list[Asked], tmp_path: Path) -> 
     result = reproduce_all("quick", tmp_path / "all", only=("pruning",))
     assert (result.report, result.artefacts) == ("", [])
     assert not (tmp_path / "all" / "book").exists()
+
+
+def test_workers_reach_what_trains_many_networks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, tuple[int | None, str]] = {}
+
+    class Answer:
+        verdict = "as good"
+
+    def many(name: str) -> Callable[..., Any]:
+        def run(*_: object, workers: int | None, on: str, **__: object) -> Any:
+            seen[name] = workers, on
+            return (Answer, []) if name == "quantized-training" else Answer
+
+        return run
+
+    def rows(*_: object, crew: Crew, **__: object) -> Any:
+        seen["binary-vgg"] = crew.workers, crew.on
+        return Answer
+
+    monkeypatch.setattr(recipe, "check_place", lambda on: None)
+    monkeypatch.setattr(recipe, "reproduce", many("quantized-training"))
+    monkeypatch.setattr(recipe, "reproduce_pruning", many("pruning"))
+    monkeypatch.setattr(recipe, "reproduce_binary_vgg", rows)
+    names = ("quantized-training", "pruning", "binary-vgg")
+    result = reproduce_all("quick", tmp_path / "all", only=names, workers=3, on="ray")
+    assert seen == dict.fromkeys(names, (3, "ray"))
+    assert [part.status for part in result.parts] == ["done"] * 3
+
+
+def test_a_place_that_is_none_is_refused_before_any_work(ran: list[Asked], tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--on nowhere: give local, ray"):
+        reproduce_all("quick", tmp_path / "all", only=("binary-vgg",), on="nowhere")
+    assert not ran

@@ -77,6 +77,7 @@ def all_(
     workers: Annotated[
         int | None, typer.Option("--workers", min=1, help="Processes at once; by default all cores.")
     ] = None,
+    on: options.On = "local",
     device: options.Device = "cpu",
     data_dir: options.DataDir = None,
     out: options.Out = None,
@@ -115,6 +116,7 @@ def all_(
             only=names,
             workers=workers,
             resume=resume,
+            on=on,
         )
     rows = [
         (part.name, part.status, duration(part.seconds) if part.seconds else "", part.verdict)

@@ -33,6 +33,8 @@ from tersa.recipes.quantized_training import Reproduction, reproduce
 from tersa.recipes.reproductions import EXPERIMENTS
 from tersa.recipes.setting import Setting
 from tersa.records import SCHEMA, Record
+from tersa.study.cluster import LOCAL, Crew, check_place
+from tersa.targets.environment import cores
 
 Mode = Literal["quick", "full"]
 FOLDER = "book"
@@ -48,6 +50,7 @@ class Asked:
         setting: data, device and progress.
         workers: processes, where an experiment has them; None for its own default.
         resume: go on with what is there.
+        on: where workers are, as `tersa.study.cluster` reads it.
     """
 
     mode: Mode
@@ -55,6 +58,12 @@ class Asked:
     setting: Setting
     workers: int | None
     resume: bool
+    on: str = LOCAL
+
+    @property
+    def how(self) -> dict[str, Any]:
+        """What the experiments that train many networks share."""
+        return {"workers": self.workers, "resume": self.resume, "on": self.on}
 
 
 class Part(Record):
@@ -99,18 +108,13 @@ class AllResult(Record):
 
 def _training(asked: Asked) -> str:
     wanted = Reproduction(quick=asked.mode == "quick")
-    result, _ = reproduce(
-        wanted, asked.folder, asked.setting, workers=asked.workers, resume=asked.resume, pictures=False
-    )
+    result, _ = reproduce(wanted, asked.folder, asked.setting, pictures=False, **asked.how)
     return result.verdict
 
 
 def _pruning(asked: Asked) -> str:
     wanted = Pruning(mode=asked.mode)
-    result = reproduce_pruning(
-        wanted, asked.folder, asked.setting, workers=asked.workers, resume=asked.resume
-    )
-    return result.verdict
+    return reproduce_pruning(wanted, asked.folder, asked.setting, **asked.how).verdict
 
 
 def _hardware(asked: Asked) -> str:
@@ -134,7 +138,9 @@ def _how(asked: Asked) -> dict[str, Any]:
 
 def _binary(asked: Asked) -> str:
     wanted = BinaryVgg(mode=asked.mode)
-    return reproduce_binary_vgg(wanted, asked.folder, asked.setting, resume=asked.resume).verdict
+    workers = asked.workers or 1
+    crew = Crew(workers, max(1, cores() // workers), asked.on)
+    return reproduce_binary_vgg(wanted, asked.folder, asked.setting, resume=asked.resume, crew=crew).verdict
 
 
 RUNNERS: dict[str, Callable[[Asked], str]] = {
@@ -167,6 +173,7 @@ def reproduce_all(
     only: Sequence[str] = (),
     workers: int | None = None,
     resume: bool = False,
+    on: str = LOCAL,
 ) -> AllResult:
     """Run every experiment, then write the book over all that have ended.
 
@@ -177,16 +184,18 @@ def reproduce_all(
         only: experiments by name; none for all.
         workers: processes, where an experiment has them.
         resume: go on with the work in `folder`.
+        on: where the workers of experiments that train many networks are, as `tersa.study.cluster` reads it.
 
     Raises:
-        UsageError: unknown experiments, or a folder with something in it and no `resume`.
+        UsageError: unknown experiments, no such place, or a folder with something in it and no `resume`.
         KeyboardInterrupt: SIGINT; each experiment goes on where it was, with `resume`.
     """
     began, setting = time.perf_counter(), setting or Setting()
     names = chosen(only)
+    check_place(on)
     if folder.exists() and any(folder.iterdir()) and not resume:
         raise UsageError(f"{folder} exists and is not empty; give another --out, or --resume to go on in it")
-    parts = [_run(name, Asked(mode, folder / name, setting, workers, resume)) for name in names]
+    parts = [_run(name, Asked(mode, folder / name, setting, workers, resume, on)) for name in names]
     ended = [folder / name for name in RUNNERS if (folder / name / RESULT).is_file()]
     summaries = found(ended)
     made = book(summaries)
