@@ -24,15 +24,11 @@ from tersa.data.sources import load as load_task
 from tersa.errors import Diverged
 from tersa.prune.surgery import resize_
 from tersa.recipes.adapt_request import AdaptSpec
-from tersa.recipes.deploy import Dock
-from tersa.recipes.goals import Goals
-from tersa.recipes.job import Job
+from tersa.recipes.job import Retraining
 from tersa.recipes.pruning import Protocol
 from tersa.recipes.retraining import retrain_
-from tersa.recipes.setting import Setting
-from tersa.recipes.shrink import prunable
+from tersa.recipes.setting import silent
 from tersa.recipes.start import find_start
-from tersa.recipes.trajectory import Trajectory
 from tersa.study.cluster import Crew
 from tersa.study.gather import gather
 from tersa.train.evaluation import Evaluation, evaluate
@@ -71,7 +67,7 @@ class Learnt:
     tune_seconds: float
     evaluate_seconds: float
 
-    def evaluation(self, job: Job) -> Evaluation:
+    def evaluation(self, job: Retraining) -> Evaluation:
         """Its answers, as `evaluate` gives them."""
         logits, labels = torch.from_numpy(self.answers), job.task.validation.labels.cpu()
         correct = logits.argmax(1) == labels
@@ -89,14 +85,14 @@ class _Bench:
 
 
 def tune(
-    spec: AdaptSpec, job: Job, crew: Crew, data_dir: Path | None, models: Sequence[nn.Module],
+    spec: AdaptSpec, job: Retraining, crew: Crew, data_dir: Path | None, models: Sequence[nn.Module],
     iterations: int, seeds: Sequence[int],
 ) -> list[Learnt | Diverged]:  # fmt: skip
     """Fine-tune candidates at once, in their order; their models are left as they are.
 
     Args:
         spec: of the run.
-        job: the run, with the protocol of short fine-tunes.
+        job: the run, of which a worker needs the protocol and the device.
         crew: workers.
         data_dir: where data are looked for first.
         models: the candidates.
@@ -127,25 +123,19 @@ def _begin(bench: _Bench) -> Callable[[Lesson], Learnt]:
     spec = bench.spec
     task = load_task(spec.data, data_dir=bench.data_dir, seed=spec.seed, validation=spec.validation)
     begin = find_start(spec, task)
-    groups = prunable(begin.pruned(), task, bench.protocol)
-    job = Job(
+    job = Retraining(
         task=task,
         baseline=begin.pruned(),
-        groups=groups,
-        fresh=begin.pruned,
-        goals=Goals(),
         protocol=bench.protocol,
-        dock=Dock(task, ("fp32",), spec.target, spec.batch, spec.seed),
-        way=Trajectory.__new__(Trajectory),  # a worker keeps no steps
         seed=spec.seed,
         device=bench.device,
-        say=Setting().say,
+        say=silent,
     )
-    return lambda lesson: _learn(job, lesson)
+    return partial(_learn, job, begin.pruned)
 
 
-def _learn(job: Job, lesson: Lesson) -> Learnt:
-    model = job.fresh()
+def _learn(job: Retraining, fresh: Callable[[], nn.Module], lesson: Lesson) -> Learnt:
+    model = fresh()
     resize_(model, load(lesson.weights))
     began = time.perf_counter()
     retrain_(job, model, lesson.iterations, seed=lesson.seed)

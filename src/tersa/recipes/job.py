@@ -1,4 +1,4 @@
-"""One run of shrink or prune, while it works: what all of its parts share.
+"""One run of shrink, prune or adapt, while it works: what all of its parts share.
 
 Example:
     >>> Job.__dataclass_fields__["ended"].default is None
@@ -70,42 +70,51 @@ class Remover(Protocol):
         ...
 
 
-@dataclass
-class Job:
-    """One run at work.
+@dataclass(kw_only=True)
+class Retraining:
+    """What learning again draws on.
 
     Attributes:
         task: the data.
         baseline: the trained network; the teacher, never changed.
-        groups: channel groups of the network that is pruned.
-        fresh: builds an untrained network of its class and size.
-        goals: what is asked.
         protocol: how.
-        dock: exports and weighs candidates.
-        way: the steps on disk.
         seed: of the whole run.
         device: for training.
         say: shows progress.
-        light: what replaced the baseline's convolutions, empty for nothing.
-        zeros: weights of the baseline that are zero were pruned before, and stay zero.
         lessons: the baseline's answers to fixed views of the training images, once they are there.
-        ended: why pruning stopped, once it has.
     """
 
     task: Task
     baseline: nn.Module
-    groups: Groups
-    fresh: Callable[[], nn.Module]
-    goals: Goals
     protocol: pruning.Protocol
-    dock: Dock
-    way: Trajectory
     seed: int
     device: str
     say: Say
+    lessons: Lessons | None = None
+
+
+@dataclass(kw_only=True)
+class Job(Retraining):
+    """One run at work.
+
+    Attributes:
+        groups: channel groups of the network that is pruned.
+        fresh: builds an untrained network of its class and size.
+        goals: what is asked.
+        dock: exports and weighs candidates.
+        way: the steps on disk.
+        light: what replaced the baseline's convolutions, empty for nothing.
+        zeros: weights of the baseline that are zero were pruned before, and stay zero.
+        ended: why pruning stopped, once it has.
+    """
+
+    groups: Groups
+    fresh: Callable[[], nn.Module]
+    goals: Goals
+    dock: Dock
+    way: Trajectory
     light: str = ""
     zeros: bool = False
-    lessons: Lessons | None = None
     ended: Ending | None = None
 
     def network(self, table: Table, index: int) -> nn.Module:

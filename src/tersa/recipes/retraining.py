@@ -24,7 +24,7 @@ from tersa.data.augment import NONE, default_augmentation
 from tersa.errors import Diverged
 from tersa.prune.groups import Groups
 from tersa.prune.surgery import remove_, restore_
-from tersa.recipes.job import Job
+from tersa.recipes.job import Job, Retraining
 from tersa.recipes.pruning import Protocol
 from tersa.train.config import TrainConfig, override
 from tersa.train.continued import Continued, begin, learn_, learning, optimiser_state
@@ -87,7 +87,7 @@ def settings(
 
 
 def retrain_(
-    job: Job,
+    job: Retraining,
     model: nn.Module,
     iterations: int,
     *,
@@ -100,7 +100,7 @@ def retrain_(
     A training that diverges is tried again from the same weights, at a quarter of the learning rate.
 
     Args:
-        job: the run.
+        job: teacher, data and protocol.
         model: the network.
         iterations: how many; 0 changes nothing.
         seed: of the order of images.
@@ -214,13 +214,13 @@ def follower_of(job: Job, model: nn.Module, index: int) -> Follower | None:
     return Follower.begin(job, model, job.way.memory(index), done)
 
 
-def _glance(job: Job, model: nn.Module) -> float:
+def _glance(job: Retraining, model: nn.Module) -> float:
     """Mean cross-entropy of some training images."""
     images = job.task.train.take(slice(0, GLANCE_IMAGES))
     return evaluate(model, images, job.task, device=job.device).loss
 
 
-def _collapsed(job: Job, iterations: int, before: float, after: float) -> bool:
+def _collapsed(job: Retraining, iterations: int, before: float, after: float) -> bool:
     """Training has left a network that answers like chance, and that did not before: its units are dead.
 
     A few iterations prove nothing: batch norm's running statistics may not have followed yet.
@@ -235,14 +235,14 @@ def _spatial(model: nn.Module) -> bool:
     return any(isinstance(module, nn.Conv2d) for module in model.modules())
 
 
-def shifts_of(job: Job, *, spatial: bool) -> tuple[bool, int]:
+def shifts_of(job: Retraining, *, spatial: bool) -> tuple[bool, int]:
     """(flip, pad) of the training images; a fully connected network gets no shifts."""
     usual = default_augmentation(job.task) if spatial else NONE
     pad = usual.pad if job.protocol.pad is None else job.protocol.pad
     return usual.flip, pad
 
 
-def lessons_of(job: Job, *, spatial: bool) -> Lessons | None:
+def lessons_of(job: Retraining, *, spatial: bool) -> Lessons | None:
     """The baseline's answers, asked once for the whole run; None where only labels teach."""
     if not job.protocol.teacher_weight:
         return None
