@@ -14,7 +14,8 @@ CUDA graphs.
 A training that was stopped goes on from its last checkpoint (`--out`), a finished one is not run again. The
 network's weights (signs as bytes) are written as safetensors in pieces of at most `--limit` MB, which
 `read_pieces` puts together; its row goes to `--results`, its accuracy after every fifth epoch to the same
-name with `_curves`. A network that was not trained stands there as "not run: needs a GPU".
+name with `_curves`. A network that was not trained stands there as "not run: needs a GPU", one whose
+training did not end as "stopped"; both are trained when asked for.
 """
 
 from __future__ import annotations
@@ -47,7 +48,8 @@ from tersa.train.evaluation import predict
 from tersa.train.loop import train
 
 RESULTS = Path(__file__).parents[1] / "results" / "bvgg16_gpu.csv"
-OPEN = "not run: needs a GPU"
+OPEN, STOPPED = "not run: needs a GPU", "stopped"
+"""In place of an accuracy: never begun, and begun but not to the end."""
 DATA = "cifar-10"
 TEACHER = "vgg:16"
 TEACHING: dict[str, object] = {"batch": 256, "epochs": 80, "learning_rate": 0.1, "label_smoothing": 0.0}
@@ -417,7 +419,7 @@ def main() -> None:
         if choose(asked.device) == "cpu":
             parser.error("there is no GPU here; --dry-run rehearses on the CPU, --device cpu would take days")
         for name in asked.names:
-            if stored(asked.results)[name]["test_accuracy"] == OPEN:
+            if stored(asked.results)[name]["test_accuracy"] in (OPEN, STOPPED):
                 store(asked.results, train_network(name, asked))
     except TimeIsUp:
         print("time is up; the same command goes on from the last checkpoint")
