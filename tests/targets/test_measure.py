@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -12,7 +12,7 @@ import pytest
 
 from tersa.errors import ModelError
 from tersa.export.artefact import Artefact
-from tersa.targets.base import Pixels, Session
+from tersa.targets.base import Pixels, RemoteTimes, Session
 from tersa.targets.measure import (
     LEAST_ROUNDS,
     TRIES,
@@ -177,6 +177,27 @@ def test_every_start_has_its_share_of_the_rounds(session: Make, clock: Callable[
 def test_sides_that_cannot_be_started_anew_are_started_once(session: Make, clock: Callable[[], int]) -> None:
     [found] = time_sides([Here(session(lambda _: 5.0), IMAGES, clock, never)], Effort(seconds=0.6, starts=4))
     assert (found.starts, len(found.times_ms)) == ((), 120)
+
+
+def test_sessions_elsewhere_are_asked_in_their_own_words(session: Make) -> None:
+    asked: dict[str, float] = {}
+
+    def time_there(
+        sessions: Sequence[Session],
+        inputs: Sequence[Pixels],
+        *,
+        seconds: float,
+        rounds: int,
+        round_ms: float,
+        warmup_seconds: float,
+    ) -> list[RemoteTimes]:
+        asked.update(seconds=seconds, rounds=rounds, round_ms=round_ms, warmup_seconds=warmup_seconds)
+        return [RemoteTimes((1.0, 2.0, 3.0), 4, 5) for _ in sessions]
+
+    there = replace(session(lambda _: 5.0), elsewhere=time_there)
+    [found] = time_rounds([there], [IMAGES], Effort(seconds=0.5, starts=4))
+    assert asked == {"seconds": 0.5, "rounds": 120, "round_ms": 4.0, "warmup_seconds": 0.5}
+    assert (found.times_ms.tolist(), found.calls, found.warmup, found.starts) == ([1.0, 2.0, 3.0], 4, 5, ())
 
 
 def test_a_round_that_is_always_interrupted_gives_its_quickest_try(

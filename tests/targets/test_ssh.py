@@ -21,9 +21,10 @@ from tersa.export.artefact import Artefact
 from tersa.export.check import classify
 from tersa.targets import ssh
 from tersa.targets.base import Pixels, Session
+from tersa.targets.measure import Effort, time_rounds
 from tersa.targets.registry import parse, split_list
 
-EFFORT = {"seconds": 0.05, "rounds": 9, "round_ms": 0.5, "warmup_seconds": 0.02}
+EFFORT = Effort(seconds=0.05, rounds=9, round_ms=0.5, warmup_seconds=0.02, starts=4)
 
 needs_sshd = pytest.mark.skipif(SSHD is None, reason="no sshd here; apt-get install openssh-server")
 
@@ -70,12 +71,10 @@ def test_rounds_are_interleaved_and_timed_over_there(
 ) -> None:
     pair = [remote(reachable, artefact), remote(reachable, artefact, "onnxruntime@graph=basic")]
     assert len(reachable.runners()) == 1, "one process, so that rounds can alternate"
-    elsewhere = pair[0].elsewhere
-    assert elsewhere is not None
-    found = elsewhere(pair, [images, images[:1]], **EFFORT)
+    found = time_rounds(pair, [images, images[:1]], EFFORT)
     assert [len(one.times_ms) for one in found] == [len(found[0].times_ms)] * 2
-    assert 3 <= len(found[0].times_ms) <= EFFORT["rounds"]
-    assert all(ms > 0 for one in found for ms in one.times_ms)
+    assert 3 <= len(found[0].times_ms) <= EFFORT.rounds
+    assert all((one.times_ms > 0).all() for one in found)
     assert all(one.calls >= 1 and one.warmup >= 3 for one in found)
 
 

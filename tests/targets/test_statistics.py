@@ -104,6 +104,21 @@ def test_starts_in_closed_form() -> None:
 def test_starts_must_make_the_rounds(starts: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="do not make the 120 rounds"):
         compare_rounds(np.ones(120), np.ones(120), starts)
+    with pytest.raises(ValueError, match="do not make the 120 rounds"):
+        summarise(np.ones(120), starts)
+
+
+def test_the_interval_of_a_median_covers_what_starts_bring() -> None:
+    rng, held = np.random.default_rng(0), 0
+    for _ in range(200):
+        own = np.repeat(np.exp(rng.normal(0.0, 0.019, 4)), 30)
+        found = summarise(own * np.exp(rng.normal(0.0, 0.003, 120)), STARTS)
+        held += found.low <= 1.0 <= found.high
+    assert held >= 180  # 95 % of 200; a bootstrap over rounds covers fewer than half
+
+
+def test_drift_is_that_within_starts() -> None:
+    assert summarise(np.repeat([1.0, 2.0, 3.0, 4.0], 30), STARTS).drift == pytest.approx(1.0)
 
 
 @settings(max_examples=40, deadline=None)

@@ -27,7 +27,7 @@ import sys
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -221,7 +221,14 @@ def time_rounds(
             f"rounds are interleaved on one machine, these sessions run here and on {', '.join(devices)}; "
             "measure each machine by itself"
         )
-    found = elsewhere(sessions, inputs, **asdict(effort))
+    found = elsewhere(  # in one process over there, whatever the starts
+        sessions,
+        inputs,
+        seconds=effort.seconds,
+        rounds=effort.rounds,
+        round_ms=effort.round_ms,
+        warmup_seconds=effort.warmup_seconds,
+    )
     return [Timing(np.array(one.times_ms, np.float64), one.calls, one.warmup) for one in found]
 
 
@@ -402,7 +409,7 @@ def _spread(side: Measurement) -> float:
 
 def measured(session: Named, batch: int, timing: Timing) -> Measurement:
     """The row that is stored of one side's rounds."""
-    found: Summary = summarise(timing.times_ms)
+    found: Summary = summarise(timing.times_ms, timing.starts)
     return Measurement(
         model=session.model,
         target=session.target,

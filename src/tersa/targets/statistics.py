@@ -53,10 +53,11 @@ class Summary:
 
     Attributes:
         quantiles: of the time of one call, ms.
-        low: lower end of the 95 % bootstrap interval of the median, ms.
+        low: lower end of the 95 % interval of the median, ms: Student's over three starts or more, else the
+            bootstrap's.
         high: upper end of it, ms.
         outliers: rounds further than 3 median absolute deviations above the median.
-        drift: median of the last third of the rounds over that of the first third.
+        drift: median of the last third of the rounds over that of the first third, of each start; the mean.
     """
 
     quantiles: Quantiles
@@ -83,19 +84,49 @@ class Ratio:
     verdict: Literal["faster", "slower", "no difference"]
 
 
-def summarise(times_ms: Times) -> Summary:
-    """Quantiles and steadiness of (rounds,) times of one call, in milliseconds."""
+def summarise(times_ms: Times, starts: Sequence[int] = ()) -> Summary:
+    """Quantiles and steadiness of one side.
+
+    Args:
+        times_ms: (rounds,) time of one call.
+        starts: rounds of each start, in their order; empty for one start.
+    """
     median, p10, p90 = (float(value) for value in np.percentile(times_ms, [50, 10, 90]))
     deviation = float(np.median(np.abs(times_ms - median)))
-    third = max(1, len(times_ms) // 3)
-    low, high = bootstrap_interval(blocks(times_ms), _median)
+    parts = _parts(times_ms, starts)
+    if len(parts) >= LEAST_STARTS:
+        _, low, high = _student([float(np.median(part)) for part in parts])
+    else:
+        low, high = bootstrap_interval(blocks(times_ms), _median)
     return Summary(
         quantiles=Quantiles(median=median, p10=p10, p90=p90),
         low=min(low, median),
         high=max(high, median),
         outliers=int(np.sum(times_ms > median + 3.0 * deviation)),
-        drift=float(np.median(times_ms[-third:]) / np.median(times_ms[:third])),
+        drift=float(np.mean([_drift(part) for part in parts])),
     )
+
+
+def _drift(times_ms: Times) -> float:
+    third = max(1, len(times_ms) // 3)
+    return float(np.median(times_ms[-third:]) / np.median(times_ms[:third]))
+
+
+def _parts(rounds: Times, starts: Sequence[int]) -> list[Times]:
+    """The rounds of each start.
+
+    Raises:
+        ValueError: the starts do not make the rounds.
+    """
+    if starts and (sum(starts) != rounds.size or min(starts) < 1):
+        raise ValueError(f"starts of {list(starts)} rounds do not make the {rounds.size} rounds there are")
+    return np.split(rounds, np.cumsum(starts)[:-1]) if starts else [rounds]
+
+
+def _student(values: Sequence[float]) -> tuple[float, float, float]:
+    """Geometric mean of positive values, one per start, with Student's interval of their logarithms."""
+    found = interval([math.log(value) for value in values])
+    return math.exp(found.mean), math.exp(found.low), math.exp(found.high)
 
 
 def compare_rounds(before_ms: Times, after_ms: Times, starts: Sequence[int] = ()) -> Ratio:
@@ -120,10 +151,11 @@ def compare_rounds(before_ms: Times, after_ms: Times, starts: Sequence[int] = ()
         raise ValueError(
             f"paired rounds need two equal, non-empty vectors, got {before_ms.shape}, {after_ms.shape}"
         )
-    if starts and (sum(starts) != before_ms.size or min(starts) < 1):
-        raise ValueError(f"starts of {list(starts)} rounds do not make the {before_ms.size} rounds there are")
-    ratios = before_ms / after_ms
-    found = _over_starts(ratios, starts) if len(starts) >= LEAST_STARTS else _over_rounds(ratios)
+    parts = _parts(before_ms / after_ms, starts)
+    if len(parts) >= LEAST_STARTS:
+        found = _student([float(np.median(both_orders(part))) for part in parts])
+    else:
+        found = _over_rounds(before_ms / after_ms)
     speedup, low, high = found
     verdict = "faster" if low > 1.0 else "slower" if high < 1.0 else "no difference"
     return Ratio(speedup, low, high, verdict)
@@ -135,14 +167,6 @@ def _over_rounds(ratios: Times) -> tuple[float, float, float]:
     speedup = float(np.median(paired))
     low, high = bootstrap_interval(blocks(paired, BLOCK // 2), _median)
     return speedup, min(low, speedup) * (1.0 - PLACEMENT), max(high, speedup) * (1.0 + PLACEMENT)
-
-
-def _over_starts(ratios: Times, starts: Sequence[int]) -> tuple[float, float, float]:
-    """(geometric mean of the starts' medians, low, high)."""
-    ends = np.cumsum(starts)[:-1]
-    logs = np.array([np.log(np.median(both_orders(part))) for part in np.split(ratios, ends)])
-    found = interval(logs.tolist())
-    return math.exp(found.mean), math.exp(found.low), math.exp(found.high)
 
 
 def both_orders(ratios: Times) -> Times:
