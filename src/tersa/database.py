@@ -1,8 +1,8 @@
 """What SQLite says, in one line: a full disk, a read-only folder, another process, a damaged file.
 
 Every store of tersa is one SQLite file. `asking` wraps what reads, `transaction` what writes: all of it or
-nothing, also where the disk is full in its middle. A store keeps its own tables and its own words for a file
-that is something else.
+nothing, also where the disk is full in its middle. A `LockedStore` is one that long work fills: one process
+writes at a time (a lock beside the file, which dies with its owner), any number read.
 
 Example:
     >>> connection = sqlite3.connect(":memory:", isolation_level=None)
@@ -15,16 +15,21 @@ Example:
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
+from types import TracebackType
+from typing import Any, ClassVar, Self
 
-from tersa.errors import DataError, brief
+from tersa.errors import DataError, UsageError, brief
 
 FULL = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
 CLOSED = (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH)
 HELD = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+WAIT_S = 60.0
+"""How long one connection of a `LockedStore` waits for another's transaction."""
 
 
 @contextmanager
@@ -86,3 +91,110 @@ def said(error: sqlite3.Error, path: Path, damaged: str) -> str:
     if code in HELD:
         return f"{path} is held by another process: {reason}; wait for it or stop it"
     return damaged.format(path=path, error=reason)
+
+
+class LockedStore:
+    """A file that one process writes and any number read; a subclass gives its tables and its words.
+
+    Args:
+        path: of the database.
+        write: make it if need be, and lock it against other writers.
+
+    Attributes:
+        VERSION: of the tables; a reader refuses a newer one.
+        TABLES: statements that make them where they are not.
+        NAME: what it is: `a study`.
+        MAKER: the command that makes one.
+        WORK: what its writer does, for another one: `running the study`.
+
+    Raises:
+        DataError: no such file, something else, or of a newer version.
+        UsageError: another process writes to it.
+    """
+
+    VERSION: ClassVar[int]
+    TABLES: ClassVar[str]
+    NAME: ClassVar[str]
+    MAKER: ClassVar[str]
+    WORK: ClassVar[str]
+
+    def __init__(self, path: Path, *, write: bool = False) -> None:
+        self.path = path
+        self.lock = self._locked() if write else None
+        if not write and not path.is_file():
+            raise DataError(f"no file {path}; `{self.MAKER}` makes one")
+        damaged = f"{{path}} is not {self.NAME}: {{error}}; move it away"
+        try:
+            with asking(path, damaged):
+                self.connection = sqlite3.connect(path, timeout=WAIT_S, isolation_level=None)
+        except DataError:
+            self._unlock()
+            raise
+        try:
+            with asking(path, damaged):
+                self._open(write)
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self, write: bool) -> None:
+        version = int(self.connection.execute("PRAGMA user_version").fetchone()[0])
+        if version > self.VERSION:
+            raise DataError(
+                f"{self.path} has version {version}, this tersa reads up to {self.VERSION}; "
+                "install a newer tersa"
+            )
+        if write:
+            self.connection.execute("PRAGMA journal_mode=WAL")
+            self.connection.executescript(
+                f"BEGIN IMMEDIATE;{self.TABLES}PRAGMA user_version={self.VERSION};COMMIT;"
+            )
+        elif version == 0:
+            if self.connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()[0]:
+                raise DataError(f"{self.path} is not {self.NAME}: it has no version; move it away")
+            self.connection.close()  # killed before its tables were made: nothing is in it
+            self.connection = sqlite3.connect(":memory:", isolation_level=None)
+            self.connection.executescript(self.TABLES)
+
+    def rows(self, query: str, *values: object) -> list[tuple[Any, ...]]:
+        """What a query finds.
+
+        Raises:
+            DataError: the file cannot be read.
+        """
+        with asking(self.path):
+            return self.connection.execute(query, values).fetchall()
+
+    def close(self) -> None:
+        """Close the database and let other writers in."""
+        self.connection.close()
+        self._unlock()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _locked(self) -> int:
+        """A lock file beside the database, held until it is closed or its process dies."""
+        import fcntl  # not on Windows
+
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        place = self.path.with_name(f"{self.path.name}-lock")
+        handle = os.open(place, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(handle)
+            raise UsageError(
+                f"another process is {self.WORK} in {self.path.parent}; wait for it or stop it"
+            ) from None
+        return handle
+
+    def _unlock(self) -> None:
+        if self.lock is not None:
+            os.close(self.lock)
+            self.lock = None

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import tersa.recipes.pruning_study as study
 import tersa.recipes.pruning_workers as workers
@@ -252,6 +253,36 @@ def test_auto_precision_is_the_folder_s_when_it_goes_on(
     monkeypatch.setattr(study, "cpuinfo", lambda: "flags : avx512_bf16\n")
     assert plan_pruning(tiny(precision="auto"), tmp_path / "other", setting).precision == "bf16"
     assert plan_pruning(tiny(precision="auto"), out, setting).precision == "fp32"
+    again = reproduce_pruning(
+        tiny(CHEAP[0], precision="auto"), out, setting, workers=1, overwrite=True
+    )  # it begins anew
+    assert again.precision == "bf16"
+
+
+def test_the_precision_of_another_verb_s_folder_is_not_read(tmp_path: Path, setting: Setting) -> None:
+    (tmp_path / "spec.toml").write_text('schema_version = 1\nverb = "shrink"\nprecision = "int8"\n')
+    with pytest.raises(UsageError, match="verb was shrink, is now reproduce pruning"):
+        reproduce_pruning(tiny(CHEAP[0], precision="auto"), tmp_path, setting, workers=1, resume=True)
+    with pytest.raises(UsageError, match="--resume goes on with it"):
+        reproduce_pruning(tiny(CHEAP[0], precision="auto"), tmp_path, setting, workers=1)
+
+
+def test_baselines_take_no_more_threads_than_there_are_cores(
+    tmp_path: Path, setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+
+    def end(*_: object) -> None:
+        seen.append(torch.get_num_threads())
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(study, "cores", lambda: 2)
+    monkeypatch.setattr(study, "_begin", lambda *_: seen.append(torch.get_num_threads()))
+    monkeypatch.setattr(study, "_walk", lambda *_: None)
+    monkeypatch.setattr(study, "_from_scratch", end)
+    with pytest.raises(KeyboardInterrupt):
+        reproduce_pruning(tiny(CHEAP[0]), tmp_path / "out", setting, workers=64)
+    assert seen == [2, 2]
 
 
 def test_a_curve_outlives_the_worker_that_dies(tmp_path: Path) -> None:
@@ -313,8 +344,17 @@ def test_a_store_has_one_writer_and_refuses_what_it_cannot_read(tmp_path: Path) 
     with pytest.raises(DataError, match="version 99, this tersa reads up to 1"):
         PruningStore(path)
     (tmp_path / "text.db").write_text("not a database, but long enough to be looked at as one" * 20)
-    with pytest.raises(DataError, match="holds no pruning curves"):
+    with pytest.raises(DataError, match="is not a reproduction of pruning"):
         PruningStore(tmp_path / "text.db")
+
+
+def test_a_store_whose_writer_was_killed_before_its_tables_is_empty(tmp_path: Path) -> None:
+    path = tmp_path / "p.db"
+    path.touch()
+    with PruningStore(path) as store:
+        assert store.curves() == []
+    with PruningStore(path, write=True) as store:
+        assert store.baselines() == {}
 
 
 # table 4.1

@@ -6,11 +6,11 @@
     scratch     small networks that were trained from nothing, for table 4.1
 
 A curve is written in ONE transaction when it ends (write-ahead log); until then its walk is a checkpoint of
-its own. One process writes at a time (a lock beside the file, which dies with its owner); any number read.
-Nothing here trains.
+its own. One process writes at a time; any number read. Nothing here trains.
 
 Example:
     >>> import tempfile
+    >>> from pathlib import Path
     >>> path = Path(tempfile.mkdtemp()) / "pruning.db"
     >>> with PruningStore(path, write=True) as store:
     ...     store.add(Walked(curve=Curve(criterion="random"), status="failed", message="out of memory"))
@@ -20,23 +20,11 @@ Example:
 
 from __future__ import annotations
 
-import fcntl
-import os
-import sqlite3
-from pathlib import Path
-from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Literal
 
-from tersa.database import asking, transaction
-from tersa.errors import DataError, UsageError
+from tersa.database import LockedStore, asking, transaction
 from tersa.recipes.pruning_curves import Curve, Point
 from tersa.records import Record
-
-VERSION = 1
-"""Of the tables; a reader refuses a newer one."""
-WAIT_S = 60.0
-"""How long one connection waits for another's transaction."""
-DAMAGED = "{path} holds no pruning curves: {error}; move it away"
 
 Ending = Literal["done", "diverged", "failed"]
 POINT = (
@@ -124,7 +112,7 @@ def key_of(curve: Curve) -> tuple[str, str, int]:
     return curve.name, curve.step, curve.seed
 
 
-class PruningStore:
+class PruningStore(LockedStore):
     """The file of one reproduction.
 
     Args:
@@ -136,35 +124,9 @@ class PruningStore:
         UsageError: another process writes to it.
     """
 
-    def __init__(self, path: Path, *, write: bool = False) -> None:
-        self.path = path
-        self.lock = _locked(path) if write else None
-        if not write and not path.is_file():
-            raise DataError(f"no file {path}; `tersa reproduce pruning` makes one")
-        try:
-            with asking(path, DAMAGED):
-                self.connection = sqlite3.connect(path, timeout=WAIT_S, isolation_level=None)
-        except DataError:
-            self._unlock()
-            raise
-        try:
-            with asking(path, DAMAGED):
-                self._open(write)
-        except BaseException:
-            self.close()
-            raise
-
-    def _open(self, write: bool) -> None:
-        version = int(self.connection.execute("PRAGMA user_version").fetchone()[0])
-        if version > VERSION:
-            raise DataError(
-                f"{self.path} has version {version}, this tersa reads up to {VERSION}; install a newer tersa"
-            )
-        if write:
-            self.connection.execute("PRAGMA journal_mode=WAL")
-            self.connection.executescript(f"BEGIN IMMEDIATE;{TABLES}PRAGMA user_version={VERSION};COMMIT;")
-        elif version == 0:
-            raise DataError(f"{self.path} holds no pruning curves: it has no version; move it away")
+    VERSION = 1
+    TABLES = TABLES
+    NAME, MAKER, WORK = "a reproduction of pruning", "tersa reproduce pruning", "pruning"
 
     def add(self, walked: Walked) -> None:
         """Store how a curve ended, in one transaction; what it had before is replaced."""
@@ -200,22 +162,22 @@ class PruningStore:
 
     def baselines(self) -> dict[int, Trained]:
         """By seed."""
-        rows = self._rows("SELECT seed, json FROM baselines ORDER BY seed")
+        rows = self.rows("SELECT seed, json FROM baselines ORDER BY seed")
         return {seed: self._trained(text) for seed, text in rows}
 
     def scratch(self) -> dict[tuple[str, int], Trained]:
         """By spec and seed."""
-        rows = self._rows("SELECT spec, seed, json FROM scratch ORDER BY spec, seed")
+        rows = self.rows("SELECT spec, seed, json FROM scratch ORDER BY spec, seed")
         return {(spec, seed): self._trained(text) for spec, seed, text in rows}
 
     def curves(self) -> list[Walked]:
         """Every curve that has ended, with its points, in the order in which they ended."""
         found: list[Walked] = []
         columns = ", ".join(f'"{name}"' for name in POINT)
-        for place, text, status, message in self._rows(
+        for place, text, status, message in self.rows(
             "SELECT id, json, status, message FROM curves ORDER BY id"
         ):
-            rows = self._rows(f"SELECT {columns} FROM points WHERE curve = ? ORDER BY step", place)
+            rows = self.rows(f"SELECT {columns} FROM points WHERE curve = ? ORDER BY step", place)
             with asking(self.path):
                 points = tuple(Point.model_validate(dict(zip(POINT, row, strict=True))) for row in rows)
                 curve = Curve.model_validate_json(text)
@@ -225,37 +187,3 @@ class PruningStore:
     def _trained(self, text: str) -> Trained:
         with asking(self.path):
             return Trained.model_validate_json(text)
-
-    def _rows(self, query: str, *values: object) -> list[tuple[Any, ...]]:
-        with asking(self.path):
-            return self.connection.execute(query, values).fetchall()
-
-    def close(self) -> None:
-        """Close the database and let other writers in."""
-        self.connection.close()
-        self._unlock()
-
-    def _unlock(self) -> None:
-        if self.lock is not None:
-            os.close(self.lock)
-            self.lock = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-
-def _locked(path: Path) -> int:
-    """A lock file beside the database, held until it is closed or its process dies."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle = os.open(path.with_name(f"{path.name}-lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(handle)
-        raise UsageError(f"another process is pruning in {path.parent}; wait for it or stop it") from None
-    return handle

@@ -7,12 +7,13 @@
 The runs of a stack are written in ONE transaction when the stack ends (write-ahead log): a kill at any moment
 leaves each stack whole or not begun. Which cells share a stack is stored before the first of them runs: a
 study that is killed and taken up again multiplies the same matrices, and ends with the same numbers to the
-last bit. One process writes at a time (a lock beside the file, which dies with its owner); any number read.
+last bit. One process writes at a time; any number read.
 
 Summaries are read without epochs and layers; `results` reads everything. Nothing here trains.
 
 Example:
     >>> import tempfile
+    >>> from pathlib import Path
     >>> path = Path(tempfile.mkdtemp()) / "study.db"
     >>> with StudyStore(path, write=True) as store:
     ...     store.enter([Cell(seed=1), Cell(seed=2)])
@@ -23,27 +24,16 @@ Example:
 
 from __future__ import annotations
 
-import fcntl
 import math
-import os
 import sqlite3
 from collections.abc import Iterable, Sequence
-from pathlib import Path
-from types import TracebackType
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, get_args
 
 from pydantic import ConfigDict
 
-from tersa.database import asking, transaction
-from tersa.errors import DataError, UsageError
+from tersa.database import LockedStore, asking, transaction
 from tersa.records import Record
 from tersa.study.cell import Cell, CellEpoch, CellResult, LayerState
-
-VERSION = 1
-"""Of the tables; a reader refuses a newer one."""
-WAIT_S = 60.0
-"""How long one connection waits for another's transaction."""
-DAMAGED = "{path} is not a study: {error}; move it away"
 
 Standing = Literal["waiting", "done", "diverged", "failed"]
 
@@ -86,7 +76,7 @@ class CellSummary(Record):
     """Cells of equal number train together; None before the study was cut."""
 
 
-class StudyStore:
+class StudyStore(LockedStore):
     """The file of a study.
 
     Args:
@@ -98,39 +88,9 @@ class StudyStore:
         UsageError: another process writes to it.
     """
 
-    def __init__(self, path: Path, *, write: bool = False) -> None:
-        self.path = path
-        self.lock = _locked(path) if write else None
-        if not write and not path.is_file():
-            raise DataError(f"no file {path}; `tersa study run` makes one")
-        try:
-            with asking(path, DAMAGED):
-                self.connection = sqlite3.connect(path, timeout=WAIT_S, isolation_level=None)
-        except DataError:
-            self._unlock()
-            raise
-        try:
-            with asking(path, DAMAGED):
-                self._open(write)
-        except BaseException:
-            self.close()
-            raise
-
-    def _open(self, write: bool) -> None:
-        version = int(self.connection.execute("PRAGMA user_version").fetchone()[0])
-        if version > VERSION:
-            raise DataError(
-                f"{self.path} has version {version}, this tersa reads up to {VERSION}; install a newer tersa"
-            )
-        if write:
-            self.connection.execute("PRAGMA journal_mode=WAL")
-            self.connection.executescript(f"BEGIN IMMEDIATE;{TABLES}PRAGMA user_version={VERSION};COMMIT;")
-        elif version == 0:
-            if self.connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()[0]:
-                raise DataError(f"{self.path} is not a study: it has no version; move it away")
-            self.connection.close()  # killed before its tables were made: a study without cells
-            self.connection = sqlite3.connect(":memory:", isolation_level=None)
-            self.connection.executescript(TABLES)
+    VERSION = 1
+    TABLES = TABLES
+    NAME, MAKER, WORK = "a study", "tersa study run", "running the study"
 
     def enter(self, cells: Iterable[Cell]) -> None:
         """Add cells that are to run; those that are there stay as they are.
@@ -184,7 +144,7 @@ class StudyStore:
     def summaries(self) -> list[CellSummary]:
         """Every cell, in the order in which it was entered, without epochs and layers."""
         columns = "key, json, status, test_accuracy, seconds, stacked, message, stack"
-        rows = self._rows(f"SELECT {columns} FROM cells ORDER BY id")
+        rows = self.rows(f"SELECT {columns} FROM cells ORDER BY id")
         with asking(self.path):
             return [_summary(row) for row in rows]
 
@@ -196,7 +156,7 @@ class StudyStore:
         """
         wanted = None if keys is None else set(keys)
         found: list[CellResult] = []
-        places = self._rows("SELECT id, key FROM cells WHERE status != 'waiting' ORDER BY id")
+        places = self.rows("SELECT id, key FROM cells WHERE status != 'waiting' ORDER BY id")
         for place, key in places:
             if wanted is None or key in wanted:
                 with asking(self.path):
@@ -204,41 +164,19 @@ class StudyStore:
         return found
 
     def _texts(self) -> list[tuple[int, str, str]]:
-        return self._rows("SELECT id, key, json FROM cells")
+        return self.rows("SELECT id, key, json FROM cells")
 
     def _result(self, place: int) -> CellResult:
         columns = "key, json, status, test_accuracy, seconds, stacked, message, stack"
-        head = _summary(self._rows(f"SELECT {columns} FROM cells WHERE id = ?", place)[0])
-        epochs = self._rows(f"SELECT {', '.join(EPOCH)} FROM epochs WHERE cell = ? ORDER BY place", place)
-        layers = self._rows(f"SELECT {', '.join(LAYER)} FROM layers WHERE cell = ? ORDER BY place", place)
+        head = _summary(self.rows(f"SELECT {columns} FROM cells WHERE id = ?", place)[0])
+        epochs = self.rows(f"SELECT {', '.join(EPOCH)} FROM epochs WHERE cell = ? ORDER BY place", place)
+        layers = self.rows(f"SELECT {', '.join(LAYER)} FROM layers WHERE cell = ? ORDER BY place", place)
         return CellResult(
             **head.model_dump(exclude={"cell", "stack"}),
             cell=head.cell,
             epochs=[CellEpoch(**_named(CellEpoch, EPOCH, row)) for row in epochs],
             layers=[LayerState(**_named(LayerState, LAYER, row)) for row in layers],
         )
-
-    def _rows(self, query: str, *values: object) -> list[tuple[Any, ...]]:
-        with asking(self.path):
-            return self.connection.execute(query, values).fetchall()
-
-    def close(self) -> None:
-        """Close the database and let other writers in."""
-        self.connection.close()
-        self._unlock()
-
-    def _unlock(self) -> None:
-        if self.lock is not None:
-            os.close(self.lock)
-            self.lock = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 EPOCH = tuple(CellEpoch.model_fields)
@@ -289,17 +227,3 @@ def _named(kind: type[Record], columns: tuple[str, ...], row: tuple[Any, ...]) -
     return {
         name: math.nan if value is None and name not in MAY_LACK else value for name, value in named.items()
     }
-
-
-def _locked(path: Path) -> int:
-    """A lock file beside the database, held until it is closed or its process dies."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle = os.open(path.with_name(f"{path.name}-lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(handle)
-        raise UsageError(
-            f"another process is running the study in {path.parent}; wait for it or stop it"
-        ) from None
-    return handle
