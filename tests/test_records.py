@@ -1,5 +1,7 @@
 """Files are written whole or not at all, and read back checked."""
 
+import json
+import math
 import os
 import stat
 from pathlib import Path
@@ -16,6 +18,28 @@ ROW = Quantiles(median=2.0, p10=1.0, p90=3.0)
 def test_round_trip(tmp_path: Path) -> None:
     write_record(tmp_path / "deep" / "row.json", ROW)
     assert read_record(tmp_path / "deep" / "row.json", Quantiles) == ROW
+
+
+class Inner(Record):
+    value: float
+    known: float | None
+
+
+class Outer(Record):
+    rows: list[Inner]
+    named: dict[str, float]
+
+
+def test_numbers_that_are_none_come_back_from_strict_json(tmp_path: Path) -> None:
+    path, refused = tmp_path / "row.json", list[str]()
+    row = Outer(rows=[Inner(value=-math.inf, known=math.nan)], named={"a": math.inf})
+    write_record(path, row)
+    json.loads(path.read_text(), parse_constant=refused.append)
+    assert refused == []
+    back = read_record(path, Outer)
+    assert (back.rows[0].value, back.named) == (-math.inf, {"a": math.inf})
+    assert back.rows[0].known is not None
+    assert math.isnan(back.rows[0].known)
 
 
 def test_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:

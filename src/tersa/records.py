@@ -24,9 +24,15 @@ Stage = Literal["baseline", "light", "prune", "distil", "quantise"]
 
 
 class Record(BaseModel):
-    """A frozen row; unknown keys are refused, so that a typing error is never silently lost."""
+    """A frozen row; unknown keys are refused, so that a typing error is never silently lost.
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    JSON has no NaN and no infinity: they are the texts `NaN`, `Infinity` and `-Infinity` there, which come
+    back as numbers.
+    """
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", protected_namespaces=(), ser_json_inf_nan="strings"
+    )
 
 
 class Quantiles(Record):

@@ -52,7 +52,7 @@ def test_the_plan_of_all_names_each_command(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_a_failed_experiment_is_exit_code_1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(asked: recipe.Asked) -> str:
+    def broken(asked: recipe.Asked) -> recipe.Answer:
         raise UsageError("no data here")
 
     monkeypatch.setitem(recipe.RUNNERS, "pruning", broken)

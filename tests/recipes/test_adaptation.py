@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from tests.recipes.adaptation_example import result, timed
@@ -15,7 +17,7 @@ from tersa.adapt.table import Machine
 from tersa.errors import UsageError
 from tersa.recipes import adaptation_stages
 from tersa.recipes import published_adaptation as published
-from tersa.recipes.adaptation import AdaptationRequest, plan_adaptation, run_adaptation
+from tersa.recipes.adaptation import AdaptationRequest, plan_adaptation, run_adaptation, score_points
 from tersa.recipes.adaptation_plan import expected_seconds
 from tersa.recipes.adaptation_report import answer, rows_csv, view_of, write_results
 from tersa.recipes.adaptation_stages import Subject
@@ -168,3 +170,15 @@ def test_a_run_stores_its_parts_and_goes_on(tmp_path: Path, monkeypatch: pytest.
     assert filled == ["lenet:8-16-64"], "everything was read"
     subject = Subject.of("lenet:8-16-64", (3, 32, 32), 10, ByMacs({}))
     assert len(subject.anatomy.groups) == 3
+
+
+def test_candidates_that_a_score_gives_no_number_are_left_out(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    subject = Subject.of("lenet:16-32-128", (1, 8, 8), 10, ByMacs({}))
+    whole = score_points(subject, "alexnet", 0.2, 2, lambda *_: None)
+    scores = [-math.inf, math.nan, *range(len(whole))]
+    monkeypatch.setitem(recipe.PROXIES, "synflow", SimpleNamespace(score=lambda *_: float(scores.pop(0))))
+    found = score_points(subject, "alexnet", 0.2, 2, lambda *_: None)
+    assert [(row.step, row.block) for row in found] == [(row.step, row.block) for row in whole[2:]]
+    assert "step 1, block 0: synflow -inf; left out" in caplog.text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -28,9 +29,12 @@ from tersa.recipes.binary_vgg import (
 from tersa.recipes.binary_vgg_report import view_of
 from tersa.recipes.published_binary import accuracies
 from tersa.recipes.setting import Setting
+from tersa.recipes.train import TrainedRun
+from tersa.records import read_record, write_record
 from tersa.report.binary_vgg_page import render
 from tersa.study import gather
 from tersa.study.cluster import Crew
+from tersa.train.loop import Status
 
 WANTED = BinaryVgg(data="digits", rows=("vgg16", "cnv", "bvgg16"), epochs=1, precision="fp32")
 
@@ -108,6 +112,22 @@ def test_the_page(made: tuple[Path, BinaryVggResult]) -> None:
     assert "88.21" in text
 
 
+def test_a_row_that_diverged_says_so_and_is_not_judged(
+    made: tuple[Path, BinaryVggResult], tmp_path: Path
+) -> None:
+    folder = shutil.copytree(made[0], tmp_path / "out")
+    path = folder / "rows/bvgg16/result.json"
+    write_record(path, read_record(path, TrainedRun).model_copy(update={"status": "diverged"}))
+    result = reproduce_binary_vgg(WANTED, folder, resume=True)
+    (own,) = [row for row in result.rows if row.name == "bvgg16"]
+    assert (own.status, own.note, own.trained) == ("diverged", "diverged after 1 epoch", False)
+    assert result.verdict == "No row was trained to its end: bvgg16 diverged"
+    view = view_of(folder, result)
+    assert view.detail.startswith("0 of 8 rows trained, 1 epoch each; 1 diverged. ")
+    assert view.tiles == ()
+    assert [row.gap for row in view.rows if row.name == "bvgg16"] == [""]
+
+
 TWO_SMALL = tuple(
     replace(each, model=model) if (model := {"bvgg16": "tfc", "cnv": "sfc"}.get(each.name)) else each
     for each in ALL
@@ -167,10 +187,11 @@ def test_wrong_rows_are_named_together() -> None:
 
 
 def test_cifar_is_judged_against_the_document() -> None:
-    def row(accuracy: float) -> RowResult:
+    def row(accuracy: float, name: str = "bvgg16", status: Status = "done") -> RowResult:
         return RowResult(
-            name="bvgg16",
+            name=name,
             network="B-VGG16",
+            status=status,
             model="bvgg16",
             bits="1/1",
             published=88.21,
@@ -192,3 +213,5 @@ def test_cifar_is_judged_against_the_document() -> None:
     assert _verdict([row(60.0)], quick).endswith("the document's 1,000 epochs gave 88.21 %")
     assert "2.29 points above the document" in _verdict([row(90.5)], quick)
     assert _verdict([], quick) == "No row was trained"
+    rows = [row(90.5, status="diverged"), row(70.0, "cnv")]
+    assert _verdict(rows, quick) == "cnv reaches 70.00 % after 3 epochs; B-VGG16 diverged"

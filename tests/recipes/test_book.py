@@ -273,6 +273,13 @@ def test_binary_rows_that_were_run_are_read(tmp_path: Path) -> None:
     assert cell("LAB", read).verdict == "not run"
 
 
+def test_binary_rows_that_diverged_are_left_out(tmp_path: Path) -> None:
+    row = binary_row("BNN-PYNQ", 70.0).model_copy(update={"status": "diverged"})
+    write_record(tmp_path / RESULT, binary_result(row))
+    (read,) = found([tmp_path])
+    assert read.values == []
+
+
 def test_other_runs_and_missing_paths_are_refused(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / RESULT).write_text('{"verb": "prune"}')

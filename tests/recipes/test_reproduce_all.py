@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,10 +13,13 @@ from tests.recipes.test_book import binary_result, binary_row
 import tersa.recipes.reproduce_all as recipe
 from tersa.errors import DataError, UsageError
 from tersa.recipes.folder import RESULT
-from tersa.recipes.reproduce_all import RUNNERS, Asked, chosen, reproduce_all
+from tersa.recipes.pruning_results import PruningResult
+from tersa.recipes.reproduce_all import RESULTS, RUNNERS, Answer, Asked, chosen, reproduce_all
 from tersa.recipes.reproductions import EXPERIMENTS
+from tersa.recipes.setting import Setting
 from tersa.records import write_record
 from tersa.study.cluster import Crew
+from tersa.targets.environment import environment
 
 
 @pytest.fixture
@@ -23,13 +27,12 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[Asked]:
     """Runners that end at once: document 004's leaves a result, that of document 002 fails."""
     calls: list[Asked] = []
 
-    def fine(asked: Asked) -> str:
+    def fine(asked: Asked) -> Answer:
         calls.append(asked)
-        asked.folder.mkdir(parents=True)
         write_record(asked.folder / RESULT, binary_result(binary_row("BNN-PYNQ", 83.9)))
-        return "as good"
+        return Answer("as good")
 
-    def broken(asked: Asked) -> str:
+    def broken(asked: Asked) -> Answer:
         calls.append(asked)
         raise DataError("no data")
 
@@ -38,7 +41,7 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[Asked]:
 
 
 def test_every_experiment_has_a_runner() -> None:
-    assert list(RUNNERS) == [each.name for each in EXPERIMENTS]
+    assert list(RUNNERS) == list(RESULTS) == [each.name for each in EXPERIMENTS]
     assert chosen(()) == list(RUNNERS)
     assert chosen(("binary-vgg", "pruning")) == ["pruning", "binary-vgg"]
     with pytest.raises(UsageError, match="unknown experiment 'prune'; did you mean 'pruning'"):
@@ -63,9 +66,58 @@ def test_what_has_ended_is_read_not_run(ran: list[Asked], tmp_path: Path) -> Non
     with pytest.raises(UsageError, match="exists and is not empty; give another --out, or --resume"):
         reproduce_all("quick", tmp_path / "all", only=("binary-vgg",))
     result = reproduce_all("quick", tmp_path / "all", only=("binary-vgg",), resume=True)
-    assert [part.status for part in result.parts] == ["ended before"]
+    assert [(part.status, part.verdict) for part in result.parts] == [("ended before", "v")]
     assert len(ran) == 1
     assert result.share > 0
+
+
+def test_a_folder_does_not_go_on_in_the_other_mode(ran: list[Asked], tmp_path: Path) -> None:
+    reproduce_all("quick", tmp_path / "all", only=("binary-vgg",))
+    with pytest.raises(UsageError, match="binary-vgg is of mode quick, mode full is asked; give --quick"):
+        reproduce_all("full", tmp_path / "all", resume=True)
+    assert len(ran) == 1
+
+
+def pruned(failed: int) -> PruningResult:
+    return PruningResult(
+        data="mnist", model="lenet", mode="quick", precision="fp32", shortened=False, verdict="as thin",
+        curves=3, done=3 - failed, diverged=0, failed=failed, stored=3, trouble="", baselines=[], table=[],
+        environment=environment(1), workers=1, curve_seconds=1.0, artefacts=[], report="", seconds=1.0,
+    )  # fmt: skip
+
+
+def test_failed_runs_make_a_part_fail_and_it_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = [2, 0]
+
+    def prune(wanted: object, folder: Path, *_: object, **__: object) -> PruningResult:
+        result = pruned(left.pop(0))
+        write_record(folder / RESULT, result)
+        return result
+
+    monkeypatch.setattr(recipe, "reproduce_pruning", prune)
+    monkeypatch.setattr(recipe, "found", lambda paths: [])
+    told = [
+        reproduce_all("quick", tmp_path / "all", only=("pruning",), resume=resume).parts[0]
+        for resume in (False, True, True)
+    ]
+    assert [(part.status, part.verdict) for part in told] == [
+        ("failed", "2 runs failed; as thin"),
+        ("done", "as thin"),
+        ("ended before", "as thin"),
+    ]
+
+
+def test_failed_runs_of_a_study_are_trained_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+    answer = SimpleNamespace(verdict="as good", failed=1)
+    monkeypatch.setattr(recipe, "run_study", lambda *_, retry, **__: asked.append(retry))
+    monkeypatch.setattr(recipe, "reproduce", lambda *_, **__: (answer, []))
+    for resume in (False, True):
+        how = Asked("quick", tmp_path, Setting(), 1, resume)
+        assert RUNNERS["quantized-training"](how) == Answer("as good", 1)
+    assert asked == [True]
 
 
 def test_nothing_that_ended_writes_no_book(ran: list[Asked], tmp_path: Path) -> None:
@@ -79,6 +131,7 @@ def test_workers_reach_what_trains_many_networks(tmp_path: Path, monkeypatch: py
 
     class Answer:
         verdict = "as good"
+        failed = 0
 
     def many(name: str) -> Callable[..., Any]:
         def run(*_: object, workers: int | None, on: str, **__: object) -> Any:

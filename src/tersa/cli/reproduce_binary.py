@@ -94,7 +94,7 @@ def _show(terminal: Terminal, result: BinaryVggResult, folder: Path) -> None:
             "–" if each.published is None else f"{each.published:.2f}",
             "–" if each.test_accuracy is None else f"{each.test_accuracy:.2f}",
             "–"
-            if each.test_accuracy is None or each.published is None
+            if not each.trained or each.test_accuracy is None or each.published is None
             else plus_minus(each.test_accuracy - each.published),
             str(each.epochs) if each.folder else "–",
             each.note,

@@ -30,7 +30,8 @@ Examples:
   tersa reproduce all --quick --out studies/all
   tersa reproduce all --quick --only hardware,adaptation --out studies/all --resume
 
-A killed run goes on with the same command and --resume. Exit code 1: experiments failed."""
+A killed run goes on with the same command and --resume. Exit code 1: experiments, or some of their runs,
+failed; --resume tries them again."""
 
 ONCE = ("--resume", "--json", "--debug")
 

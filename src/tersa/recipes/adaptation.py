@@ -22,6 +22,8 @@ References:
 from __future__ import annotations
 
 import itertools
+import logging
+import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +49,8 @@ from tersa.records import Record, read_record, write_record
 from tersa.targets.base import Target
 from tersa.targets.environment import environment
 from tersa.targets.registry import parse
+
+log = logging.getLogger(__name__)
 
 Mode = Literal["quick", "full"]
 
@@ -287,7 +291,7 @@ def layer_points(subject: Subject, table: Table) -> list[LayerPoint]:
 
 
 def score_points(subject: Subject, network: str, delta: float, images: int, tell: Say) -> list[ScorePoint]:
-    """Every candidate along a greedy way, under each score."""
+    """Every candidate along a greedy way, under each score; without those that a score gives no number."""
     way = walk(subject, delta=delta, budget=BUDGET)
     chance = torch.Generator().manual_seed(0)
     probe = Probe(
@@ -307,6 +311,9 @@ def score_points(subject: Subject, network: str, delta: float, images: int, tell
             at = (*here[:block], chosen.width, *here[block + 1 :])
             model = narrowed(subject, at)
             values = {name: PROXIES[name].score(model, probe) for name in SCORES}
+            if wrong := [f"{name} {value}" for name, value in values.items() if not math.isfinite(value)]:
+                log.warning("%s, step %d, block %d: %s; left out", network, step + 1, block, ", ".join(wrong))
+                continue
             found.append(
                 ScorePoint(
                     network=network,

@@ -48,7 +48,7 @@ from typing import Any, Literal
 from pydantic import ConfigDict, Field
 
 from tersa.data.sources import load
-from tersa.errors import Diverged, UsageError, faults, unknown
+from tersa.errors import UsageError, faults, unknown
 from tersa.files import write_atomic
 from tersa.models.load import load as load_model
 from tersa.models.operations import operations
@@ -58,13 +58,16 @@ from tersa.recipes.published_binary import accuracies
 from tersa.recipes.setting import Setting
 from tersa.recipes.train import TrainedRun, TrainRequest, plan_training, run_training
 from tersa.records import SCHEMA, Record, read_record, write_record
+from tersa.report.numbers import plural
 from tersa.study.cluster import Crew, check_place
 from tersa.study.gather import gather
+from tersa.train.loop import Status
 
 VERB = "reproduce binary-vgg"
 TABLE = "table.csv"
 ROWS_FOLDER = "rows"
 EPOCHS = {"quick": 3, "full": 400}
+NOTHING = "No row was trained"
 
 
 @dataclass(frozen=True)
@@ -156,10 +159,12 @@ class RowResult(Record):
     """Of weights and activations, first and last layer."""
     published: float | None
     """Test accuracy in percent."""
+    status: Status | Literal[""] = ""
+    """Of the training, `diverged` where it ended in NaN; empty where it was not run."""
     test_accuracy: float | None
-    """Ours, or None where it was not run."""
+    """Ours, or None where it was not run; of the last good epoch where it diverged."""
     validation_accuracy: float | None
-    """Ours."""
+    """Likewise."""
     epochs: int
     """Ours."""
     parameters: int
@@ -179,7 +184,12 @@ class RowResult(Record):
     folder: str
     """Of the run, within the reproduction's; empty where it was not run."""
     note: str
-    """What differs, or why it was not run."""
+    """What differs, why it was not run, or that it diverged."""
+
+    @property
+    def trained(self) -> bool:
+        """It was run and has an accuracy to compare."""
+        return self.test_accuracy is not None and self.status != "diverged"
 
 
 class BinaryVggResult(Record):
@@ -337,21 +347,14 @@ def _train(folder: Path, setting: Setting, row: Row) -> None:
 
 
 def _train_at_once(folder: Path, setting: Setting, work: Sequence[Row], crew: Crew) -> None:
-    """Rows by workers, each in its folder.
-
-    Raises:
-        Diverged: of the first row that did; the others have ended.
-    """
+    """Rows by workers, each in its folder, where one that diverged says so itself."""
     left = [row for row in work if not (folder / ROWS_FOLDER / row.name / RESULT).is_file()]
     if not left:
         return
     title = f"rows {', '.join(row.name for row in left)}"
     setting.say(title, 0.0, f"{min(crew.workers, len(left))} at once")
     bare = Setting(setting.data_dir, setting.device, crew.threads, command=setting.command)
-    found = gather(left, partial(_begin, folder.absolute(), bare), crew, what="row")
-    for row, one in zip(left, found, strict=True):
-        if isinstance(one, Diverged):
-            raise Diverged(f"{row.name}: {one}")
+    gather(left, partial(_begin, folder.absolute(), bare), crew, what="row")
     setting.say(title, 1.0, "trained")
 
 
@@ -398,6 +401,7 @@ def _row(method: Method, folder: Path, reason: str, shape: tuple[int, int, int])
         model=method.model,
         bits=bits.describe() if bits else "32/32",
         published=method.published,
+        status=run.status if run else "",
         test_accuracy=run.test_accuracy if run else None,
         validation_accuracy=run.validation_accuracy if run else None,
         epochs=run.epochs if run else 0,
@@ -409,8 +413,13 @@ def _row(method: Method, folder: Path, reason: str, shape: tuple[int, int, int])
         seconds=run.seconds if run else 0.0,
         device=run.device if run else "",
         folder=f"{ROWS_FOLDER}/{method.name}" if run else "",
-        note="; ".join(filter(None, [method.note, "" if run else reason])),
+        note="; ".join(filter(None, [method.note, _ending(run) if run else reason])),
     )
+
+
+def _ending(run: TrainedRun) -> str:
+    """What a reader of its accuracy must know; empty for a training that went well."""
+    return f"diverged after {plural(run.epochs, 'epoch')}" if run.status == "diverged" else ""
 
 
 def _table(rows: list[RowResult]) -> str:
@@ -423,13 +432,15 @@ def _table(rows: list[RowResult]) -> str:
 
 def _verdict(rows: list[RowResult], wanted: BinaryVgg) -> str:
     """The answer in one line: what our runs say, and no more."""
-    ours = {row.name: row.test_accuracy for row in rows if row.test_accuracy is not None}
+    ours = {row.name: row.test_accuracy for row in rows if row.trained and row.test_accuracy is not None}
+    diverged = [row.name for row in rows if row.status == "diverged"]
     if not ours:
-        return "No row was trained"
-    own, length = ours.get("bvgg16"), f"after {wanted.length} epoch{'s' if wanted.length > 1 else ''}"
+        return f"No row was trained to its end: {', '.join(diverged)} diverged" if diverged else NOTHING
+    own, length = ours.get("bvgg16"), f"after {plural(wanted.length, 'epoch')}"
     if own is None:
         best = max(ours, key=lambda name: ours[name])
-        return f"{best} reaches {ours[best]:.2f} % {length}; B-VGG16 was not trained"
+        end = "diverged" if "bvgg16" in diverged else "was not trained"
+        return f"{best} reaches {ours[best]:.2f} % {length}; B-VGG16 {end}"
     published = row_of("bvgg16").published
     assert published is not None
     if wanted.data != "cifar-10":

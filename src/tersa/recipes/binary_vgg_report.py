@@ -22,26 +22,27 @@ def write_report(folder: Path, result: BinaryVggResult) -> None:
 
 def view_of(folder: Path, result: BinaryVggResult) -> BinaryVggView:
     """Everything that the page shows, as plain values."""
-    done = [row for row in result.rows if row.folder]
-    known = training()
+    run = [row for row in result.rows if row.folder]
+    trained, known = sum(row.trained for row in run), training()
     return BinaryVggView(
         subject=f"table II on {result.data}",
         verdict=result.verdict,
         detail=(
-            f"{len(done)} of {len(result.rows)} rows trained, {plural(result.epochs, 'epoch')} each. "
+            f"{trained} of {len(result.rows)} rows trained, {plural(result.epochs, 'epoch')} each"
+            f"{f'; {len(run) - trained} diverged' if trained < len(run) else ''}. "
             f"The document's {known['epochs']} epochs of {known['optimiser']} took five hours of a GPU."
         ),
         warning=_warning(result),
         tiles=_tiles(result),
         rows=tuple(_row(row) for row in result.rows),
-        epochs=tuple(_epochs(folder, row) for row in done),
+        epochs=tuple(_epochs(folder, row) for row in run),
         command=result.command,
         facts=(
             ("data", f"{result.data}" + (f": {result.data_note}" if result.data_note else "")),
             ("epochs", str(result.epochs)),
             ("mode", result.mode),
-            ("device", ", ".join(sorted({row.device for row in done})) or "none"),
-            ("time of the trainings", duration(sum(row.seconds for row in done))),
+            ("device", ", ".join(sorted({row.device for row in run})) or "none"),
+            ("time of the trainings", duration(sum(row.seconds for row in run))),
         ),
     )
 
@@ -54,7 +55,7 @@ def _warning(result: BinaryVggResult) -> str:
 
 
 def _tiles(result: BinaryVggResult) -> tuple[Tile, ...]:
-    own = next((row for row in result.rows if row.name == "bvgg16" and row.folder), None)
+    own = next((row for row in result.rows if row.name == "bvgg16" and row.trained), None)
     if own is None or own.test_accuracy is None:
         return ()
     document = f"document {percent(own.published)}" if own.published and result.data == "cifar-10" else ""
@@ -70,7 +71,9 @@ def _tiles(result: BinaryVggResult) -> tuple[Tile, ...]:
 
 def _row(row: RowResult) -> BinaryRow:
     ours = row.test_accuracy
-    gap = "" if ours is None or row.published is None else plus_minus(ours - row.published)
+    gap = ""
+    if row.trained and ours is not None and row.published is not None:
+        gap = plus_minus(ours - row.published)
     parts = [("binary", row.binary_macs), ("integer", row.integer_macs), ("float", row.float_macs)]
     return BinaryRow(
         name=row.name,

@@ -80,7 +80,7 @@ class Summary(Record):
         device: `cpu` or `cuda`.
         date: day, ISO 8601.
         torch: its version.
-        seconds: of the call that ended it.
+        seconds: of the call that ended it; of a study, of all its trainings, one after another.
         verdict: its answer in a line.
         values: ours.
     """
@@ -185,10 +185,12 @@ def _on(summary: Summary, environment: Environment | None) -> Summary:
 def _trained(folder: Path, result: ReproduceResult) -> Summary:
     summary = _of_comparison(folder / COMPARISON, folder / SUMMARY, name=folder.name)
     with StudyStore(folder / DATABASE) as store:
-        keys = {row.key for row in store.summaries() if row.cell.model in SPREAD_MODELS}
+        rows = store.summaries()
+        keys = {row.key for row in rows if row.cell.model in SPREAD_MODELS}
         results = store.results(keys) if keys else []
     values = [*summary.values, *_spreads(results)]
-    more = {"shortened": result.quick, "seconds": result.seconds, "verdict": result.verdict, "values": values}
+    seconds = sum(row.seconds for row in rows)  # a call that went on would tell its own time alone
+    more = {"shortened": result.quick, "seconds": seconds, "verdict": result.verdict, "values": values}
     return _on(summary.model_copy(update=more), result.environment)
 
 
@@ -403,8 +405,8 @@ def _claims(result: AdaptationResult) -> dict[str, tuple[float, str]]:
 
 
 def _binary(name: str, result: BinaryVggResult) -> Summary:
-    """Document 004's table II."""
-    ours = {row.network: row for row in result.rows if row.network and row.test_accuracy is not None}
+    """Document 004's table II; rows that diverged say nothing of their method."""
+    ours = {row.network: row for row in result.rows if row.network and row.trained}
     values: list[Ours] = []
     for row in rows_of("binary_vgg.csv"):
         each = ours.get(row["network"])

@@ -32,7 +32,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal, cast, get_args
 
 from pydantic import ConfigDict, Field
 
@@ -54,6 +54,7 @@ from tersa.recipes.setting import Say, Setting, threads_of
 from tersa.records import Record
 from tersa.study.cluster import LOCAL, check_place
 from tersa.study.launch import default_workers
+from tersa.targets.environment import cores
 from tersa.train.baseline import Baseline, baseline, save_weights
 from tersa.train.checkpoint import weights_digest
 from tersa.train.config import Precision, TrainConfig
@@ -160,6 +161,11 @@ class _Work:
         config = document_training(seed, self.deciding.precision)
         return config.model_copy(update={"iterations": self.deciding.baseline_iterations})
 
+    @property
+    def together(self) -> int:
+        """Threads of torch when this process trains alone: those of all workers, if it has the cores."""
+        return min(cores(), self.crew.threads * self.crew.workers)
+
 
 def chosen_curves(wanted: Pruning) -> list[Curve]:
     """The curves that are asked for, over all seeds.
@@ -200,7 +206,7 @@ def plan_pruning(
         UsageError, DataError, ModelError: what the work would raise before it begins.
     """
     setting = setting or Setting()
-    job = _checked(wanted, folder, setting, workers)
+    job = _checked(wanted, folder, setting, workers, resume=True)
     task = load(wanted.data, data_dir=setting.data_dir)
     size = _size(job, task)
     stored = folder / DATABASE
@@ -213,9 +219,10 @@ def plan_pruning(
     how = job.deciding.precision
     parts = [work(curve, size, _test_every(curve), how) for curve in left]
     missing = {curve.seed for curve in job.curves} - baselines
-    with threads_of(Setting(threads=job.crew.threads)):
+    threads = min(cores(), job.crew.threads)
+    with threads_of(Setting(threads=threads)):
         one = _pace(ended, size, how) or _timed(job, task)
-    training = len(missing) * job.deciding.baseline_iterations * one / job.crew.workers
+    training = len(missing) * job.deciding.baseline_iterations * one * threads / job.together
     return PruningPlan(
         curves=len(job.curves),
         ended=len(job.curves) - len(left),
@@ -261,18 +268,18 @@ def reproduce_pruning(
     began = time.perf_counter()
     setting = setting or Setting()
     check_place(on)
-    job = _checked(wanted, folder, setting, workers, on)
+    job = _checked(wanted, folder, setting, workers, on, resume=resume)
     task = load(wanted.data, data_dir=setting.data_dir)
     size = _size(job, task)
     if overwrite and (folder / DATABASE).is_file():
         PruningStore(folder / DATABASE, write=True).close()  # refused while another process writes to it
     open_folder(folder, VERB, job.deciding, resume=resume, overwrite=overwrite)
     with PruningStore(folder / DATABASE, write=True) as store:
-        with threads_of(Setting(threads=job.crew.threads * job.crew.workers)):
+        with threads_of(Setting(threads=job.together)):
             for seed in sorted({curve.seed for curve in job.curves}):
                 _begin(job, task, store, seed, setting)
         _walk(job, task, size, store, setting.say)
-        with threads_of(Setting(threads=job.crew.threads * job.crew.workers)):
+        with threads_of(Setting(threads=job.together)):
             _from_scratch(job, task, store, setting)
         return write_results(
             store,
@@ -296,8 +303,16 @@ def reproduce_pruning(
         )
 
 
-def _checked(wanted: Pruning, folder: Path, setting: Setting, workers: int | None, on: str = LOCAL) -> _Work:
-    """The request with its defaults filled in.
+def _checked(
+    wanted: Pruning,
+    folder: Path,
+    setting: Setting,
+    workers: int | None,
+    on: str = LOCAL,
+    *,
+    resume: bool,
+) -> _Work:
+    """The request with its defaults filled in; with `resume` they are those that the folder began with.
 
     Raises:
         UsageError: figures, curves, networks or devices that cannot be.
@@ -311,8 +326,8 @@ def _checked(wanted: Pruning, folder: Path, setting: Setting, workers: int | Non
         )
     device, threads = choose(setting.device), setting.threads or 1
     precision = precision_of(wanted.precision, device)
-    if wanted.precision == "auto" and (folder / SPEC).is_file():  # a folder goes on as it began
-        precision = cast(Precision, read_spec(folder).get("precision", precision))
+    if resume and wanted.precision == "auto":
+        precision = _begun(folder) or precision
     iterations = wanted.baseline_iterations or document_training(0).iterations
     assert iterations is not None
     deciding = Deciding(
@@ -334,6 +349,13 @@ def _checked(wanted: Pruning, folder: Path, setting: Setting, workers: int | Non
         on,
     )
     return _Work(wanted, deciding, crew, curves)
+
+
+def _begun(folder: Path) -> Precision | None:
+    """The precision that a folder of this verb began with; None where it is another's, or not there."""
+    spec = read_spec(folder) if (folder / SPEC).is_file() else {}
+    found = spec.get("precision") if spec.get("verb") == VERB else None
+    return cast(Precision, found) if found in get_args(Precision) else None
 
 
 def _size(job: _Work, task: Task) -> Size:

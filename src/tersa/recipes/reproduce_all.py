@@ -3,8 +3,9 @@
     OUT/NAME    one folder an experiment, as its verb leaves it
     OUT/book    `recipes.book`
 
-Each experiment is the verb of its name in the asked mode with that verb's own defaults. One that fails is
-told and the others go on; with `resume` those that have ended are read, not run again.
+Each experiment is the verb of its name in the asked mode with that verb's own defaults. One that fails, or
+some of whose runs do, is told and the others go on; with `resume` it is run again, and those that have ended
+well are read. A folder is of one mode.
 
 Example:
     >>> list(RUNNERS)
@@ -21,22 +22,28 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict
 
-from tersa.errors import TersaError, UsageError, unknown
+from tersa.errors import TersaError, UsageError, faults, unknown
 from tersa.recipes.adaptation import AdaptationRequest, plan_adaptation, run_adaptation
-from tersa.recipes.binary_vgg import BinaryVgg, reproduce_binary_vgg
+from tersa.recipes.adaptation_result import AdaptationResult
+from tersa.recipes.binary_vgg import BinaryVgg, BinaryVggResult, reproduce_binary_vgg
 from tersa.recipes.book import BOOK, book, write_book
 from tersa.recipes.book_found import found
 from tersa.recipes.folder import RESULT
 from tersa.recipes.hardware import HardwareRequest, plan_hardware, run_hardware
+from tersa.recipes.hardware_result import HardwareResult
+from tersa.recipes.pruning_results import PruningResult
 from tersa.recipes.pruning_study import Pruning, reproduce_pruning
-from tersa.recipes.quantized_training import Reproduction, reproduce
+from tersa.recipes.quantized_training import ReproduceResult, Reproduction, reproduce, study_of
 from tersa.recipes.reproductions import EXPERIMENTS
 from tersa.recipes.setting import Setting
-from tersa.records import SCHEMA, Record
+from tersa.recipes.study import run_study
+from tersa.records import SCHEMA, Record, read_record
+from tersa.report.numbers import plural
 from tersa.study.cluster import LOCAL, Crew, check_place
 from tersa.targets.environment import cores
 
 Mode = Literal["quick", "full"]
+Result = ReproduceResult | PruningResult | HardwareResult | AdaptationResult | BinaryVggResult
 FOLDER = "book"
 
 
@@ -66,6 +73,35 @@ class Asked:
         return {"workers": self.workers, "resume": self.resume, "on": self.on}
 
 
+@dataclass(frozen=True)
+class Answer:
+    """What an experiment said.
+
+    Attributes:
+        verdict: in a line.
+        failed: of its runs, with an error; they are tried again with `resume`.
+    """
+
+    verdict: str
+    failed: int = 0
+
+    def __str__(self) -> str:
+        return f"{plural(self.failed, 'run')} failed; {self.verdict}" if self.failed else self.verdict
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What an earlier call left of an experiment.
+
+    Attributes:
+        mode: how much of it was run.
+        answer: what it said.
+    """
+
+    mode: str
+    answer: Answer
+
+
 class Part(Record):
     """What came of one experiment."""
 
@@ -76,7 +112,7 @@ class Part(Record):
     folder: str
     """Where it is."""
     status: Literal["done", "ended before", "failed"]
-    """`ended before` where its result was there."""
+    """`ended before` where its result was there; `failed` also where some of its runs did."""
     verdict: str
     """Its answer, or the error."""
     seconds: float
@@ -106,25 +142,28 @@ class AllResult(Record):
     """Of this call."""
 
 
-def _training(asked: Asked) -> str:
+def _training(asked: Asked) -> Answer:
     wanted = Reproduction(quick=asked.mode == "quick")
+    if asked.resume:  # `reproduce` leaves runs alone that have failed
+        run_study(study_of(wanted), asked.folder, asked.setting, retry=True, **asked.how)
     result, _ = reproduce(wanted, asked.folder, asked.setting, pictures=False, **asked.how)
-    return result.verdict
+    return Answer(result.verdict, result.failed)
 
 
-def _pruning(asked: Asked) -> str:
+def _pruning(asked: Asked) -> Answer:
     wanted = Pruning(mode=asked.mode)
-    return reproduce_pruning(wanted, asked.folder, asked.setting, **asked.how).verdict
+    result = reproduce_pruning(wanted, asked.folder, asked.setting, **asked.how)
+    return Answer(result.verdict, result.failed)
 
 
-def _hardware(asked: Asked) -> str:
+def _hardware(asked: Asked) -> Answer:
     request = HardwareRequest(mode=asked.mode, data_dir=_directory(asked))
-    return run_hardware(plan_hardware(request), asked.folder, **_how(asked)).verdict
+    return Answer(run_hardware(plan_hardware(request), asked.folder, **_how(asked)).verdict)
 
 
-def _adaptation(asked: Asked) -> str:
+def _adaptation(asked: Asked) -> Answer:
     request = AdaptationRequest(mode=asked.mode, data_dir=_directory(asked))
-    return run_adaptation(plan_adaptation(request), asked.folder, **_how(asked)).verdict
+    return Answer(run_adaptation(plan_adaptation(request), asked.folder, **_how(asked)).verdict)
 
 
 def _directory(asked: Asked) -> str | None:
@@ -136,14 +175,15 @@ def _how(asked: Asked) -> dict[str, Any]:
     return {"command": asked.setting.command, "resume": asked.resume, "say": asked.setting.say}
 
 
-def _binary(asked: Asked) -> str:
+def _binary(asked: Asked) -> Answer:
     wanted = BinaryVgg(mode=asked.mode)
     workers = asked.workers or 1
     crew = Crew(workers, max(1, cores() // workers), asked.on)
-    return reproduce_binary_vgg(wanted, asked.folder, asked.setting, resume=asked.resume, crew=crew).verdict
+    result = reproduce_binary_vgg(wanted, asked.folder, asked.setting, resume=asked.resume, crew=crew)
+    return Answer(result.verdict)
 
 
-RUNNERS: dict[str, Callable[[Asked], str]] = {
+RUNNERS: dict[str, Callable[[Asked], Answer]] = {
     "quantized-training": _training,
     "pruning": _pruning,
     "hardware": _hardware,
@@ -151,6 +191,14 @@ RUNNERS: dict[str, Callable[[Asked], str]] = {
     "binary-vgg": _binary,
 }
 """By the names of `reproductions.EXPERIMENTS`."""
+RESULTS: dict[str, type[Result]] = {
+    "quantized-training": ReproduceResult,
+    "pruning": PruningResult,
+    "hardware": HardwareResult,
+    "adaptation": AdaptationResult,
+    "binary-vgg": BinaryVggResult,
+}
+"""What each leaves as `result.json`."""
 
 
 def chosen(only: Sequence[str]) -> list[str]:
@@ -187,7 +235,9 @@ def reproduce_all(
         on: where the workers of experiments that train many networks are, as `tersa.study.cluster` reads it.
 
     Raises:
-        UsageError: unknown experiments, no such place, or a folder with something in it and no `resume`.
+        UsageError: unknown experiments, no such place, a folder with something in it and no `resume`, or
+            experiments in it that ended in the other mode.
+        DataError: a damaged result in it.
         KeyboardInterrupt: SIGINT; each experiment goes on where it was, with `resume`.
     """
     began, setting = time.perf_counter(), setting or Setting()
@@ -195,27 +245,65 @@ def reproduce_all(
     check_place(on)
     if folder.exists() and any(folder.iterdir()) and not resume:
         raise UsageError(f"{folder} exists and is not empty; give another --out, or --resume to go on in it")
-    parts = [_run(name, Asked(mode, folder / name, setting, workers, resume, on)) for name in names]
-    ended = [folder / name for name in RUNNERS if (folder / name / RESULT).is_file()]
-    summaries = found(ended)
+    ended = _ended_before(mode, folder, names)
+    parts = [
+        _run(name, Asked(mode, folder / name, setting, workers, resume, on), ended.get(name))
+        for name in names
+    ]
+    there = [folder / name for name in RUNNERS if (folder / name / RESULT).is_file()]
+    summaries = found(there)
     made = book(summaries)
-    paths = write_book(made, summaries, folder / FOLDER, overwrite=True) if ended else []
+    paths = write_book(made, summaries, folder / FOLDER, overwrite=True) if there else []
     return AllResult(
         mode=mode,
         verdict=made.verdict,
         parts=parts,
         share=made.share,
         artefacts=[str(path) for path in paths],
-        report=str(folder / FOLDER / BOOK) if ended else "",
+        report=str(folder / FOLDER / BOOK) if there else "",
         seconds=time.perf_counter() - began,
     )
 
 
-def _run(name: str, asked: Asked) -> Part:
-    """One experiment; a failure is its result."""
+def _ended_before(mode: Mode, folder: Path, names: Sequence[str]) -> dict[str, Ended]:
+    """What earlier calls left of the experiments, by name.
+
+    Raises:
+        UsageError: some ended in the other mode, all in one message.
+        DataError: a damaged result.
+    """
+    ended = {name: _stored(name, folder / name) for name in names if (folder / name / RESULT).is_file()}
+    wrong = [
+        f"{folder / name} is of mode {each.mode}, mode {mode} is asked; "
+        f"give --{each.mode} to go on in it, or another --out"
+        for name, each in ended.items()
+        if each.mode != mode
+    ]
+    if wrong:
+        raise faults("reproduce all", wrong)
+    return ended
+
+
+def _stored(name: str, folder: Path) -> Ended:
+    """The mode and the answer of an experiment that has ended."""
+    match read_record(folder / RESULT, RESULTS[name]):
+        case ReproduceResult() as result:
+            return Ended("quick" if result.quick else "full", Answer(result.verdict, result.failed))
+        case PruningResult() as result:
+            return Ended(result.mode, Answer(result.verdict, result.failed))
+        case result:
+            return Ended(result.mode, Answer(result.verdict))
+
+
+def _run(name: str, asked: Asked, before: Ended | None) -> Part:
+    """One experiment; a failure is its result, and what ended well before is not run again."""
     began = time.perf_counter()
-    if asked.resume and (asked.folder / RESULT).is_file():
-        return Part(name=name, folder=str(asked.folder), status="ended before", verdict="", seconds=0.0)
+
+    def part(status: Literal["done", "ended before", "failed"], verdict: str, seconds: float) -> Part:
+        return Part(name=name, folder=str(asked.folder), status=status, verdict=verdict, seconds=seconds)
+
+    if before is not None and not before.answer.failed:
+        return part("ended before", before.answer.verdict, 0.0)
     experiment = next(each for each in EXPERIMENTS if each.name == name)
     command = experiment.as_typed(full=asked.mode == "full", out=str(asked.folder))
     say = asked.setting.say
@@ -225,14 +313,7 @@ def _run(name: str, asked: Asked) -> Part:
         say=lambda task, done, remark: say(f"{name}: {task}", done, remark),
     )
     try:
-        verdict = RUNNERS[name](replace(asked, setting=told))
+        answer = RUNNERS[name](replace(asked, setting=told))
     except TersaError as error:
-        return Part(
-            name=name,
-            folder=str(asked.folder),
-            status="failed",
-            verdict=str(error),
-            seconds=time.perf_counter() - began,
-        )
-    seconds = time.perf_counter() - began
-    return Part(name=name, folder=str(asked.folder), status="done", verdict=verdict, seconds=seconds)
+        return part("failed", str(error), time.perf_counter() - began)
+    return part("failed" if answer.failed else "done", str(answer), time.perf_counter() - began)

@@ -43,7 +43,8 @@ def gather(
         what: a job, in a word, for errors.
 
     Raises:
-        TersaError: a job broke, or its workers died; the message is the traceback or the reason.
+        TersaError: a job or what begins a worker broke, or workers died; the message is the traceback or the
+            reason.
         UsageError: no cluster answers.
     """
     found: dict[int, R | Diverged] = {}
@@ -54,7 +55,7 @@ def gather(
         found[event.place] = Diverged(event.diverged) if event.diverged else event.result
 
     pool = Pool[tuple[int, J], _Done](
-        min(crew.workers, len(jobs)), crew.threads, partial(_begin, begin), _ended, _lost, script="searches"
+        min(crew.workers, len(jobs)), crew.threads, partial(_begin, begin), _ended, _lost
     )
     carry_out(list(enumerate(jobs)), pool, hear, crew.on)
     return [found[place] for place in range(len(jobs))]

@@ -17,6 +17,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import traceback
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
@@ -63,6 +64,13 @@ class Pool(Generic[J, E]):
     script: str = "the work"
 
 
+@dataclass(frozen=True)
+class _Broken:
+    """What a worker sends that cannot begin: the traceback."""
+
+    trouble: str
+
+
 @dataclass
 class _Worker(Generic[J, E]):
     """A process, its end of the pipe, and what it is doing: a job with its place."""
@@ -70,6 +78,7 @@ class _Worker(Generic[J, E]):
     process: SpawnProcess
     channel: Connection
     ready: bool = False
+    broken: str = ""
     job: tuple[int, J] | None = None
     news: list[E] = field(default_factory=list)
 
@@ -78,6 +87,9 @@ class _Worker(Generic[J, E]):
         try:
             while self.channel.poll():
                 message = self.channel.recv()
+                if isinstance(message, _Broken):
+                    self.broken = message.trouble
+                    return False
                 self.ready = True
                 if message is not None:
                     self.news.append(message)
@@ -95,7 +107,7 @@ def in_processes(jobs: Sequence[J], pool: Pool[J, E], tell: Callable[[E], None])
         tell: called in this process with every event.
 
     Raises:
-        TersaError: workers end before they have begun.
+        TersaError: workers end before they have begun; the message has the traceback of what begins them.
     """
     queue, deaths = deque(enumerate(jobs)), Counter[int]()
     workers: list[_Worker[J, E]] = []
@@ -147,9 +159,16 @@ def _bury(
     deaths: Counter[int],
     tell: Callable[[E], None],
 ) -> None:
-    """Begin a dead worker's job once more, or give it up."""
+    """Begin a dead worker's job once more, or give it up.
+
+    Raises:
+        TersaError: it had not begun.
+    """
     worker.process.join(GRACE_S)
     worker.channel.close()
+    if worker.broken:
+        last = worker.broken.rstrip().rpartition("\n")[2]
+        raise TersaError(f"a worker process could not begin: {last}\n{worker.broken.rstrip()}")
     code = worker.process.exitcode or 0
     cause = f"signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"exit code {code}"
     if not worker.ready:
@@ -184,7 +203,11 @@ def _work(channel: Connection, begin: Callable[[], Do[J, E]], threads: int) -> N
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
     keep_freed()
-    do = begin()
+    try:
+        do = begin()
+    except Exception:  # noqa: BLE001  raised again by the parent, with its traceback
+        channel.send(_Broken(traceback.format_exc()))
+        return
     channel.send(None)
     try:
         while True:
