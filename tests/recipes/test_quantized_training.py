@@ -234,7 +234,10 @@ def test_one_network_of_each_rule_is_looked_at() -> None:
 def test_from_grid_to_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The training is replaced: results stand in the store as if it had run."""
 
-    def run(spec: object, out: Path, *_: object, **__: object) -> StudyResult:
+    retried: list[bool] = []
+
+    def run(spec: object, out: Path, *_: object, retry: bool, **__: object) -> StudyResult:
+        retried.append(retry)
         with StudyStore(out / "study.db", write=True) as store:
             store.add(as_published(("bp",), off=0.5))
         return StudyResult(
@@ -252,6 +255,8 @@ def test_from_grid_to_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert all(Path(name).is_file() for name in (*result.artefacts, result.report))
     assert "learn or collapse alike" in Path(result.report).read_text(encoding="utf-8")
     assert (out / "summary.md").read_text(encoding="utf-8").startswith("# Document 000 on mnist\n")
+    reproduce(BP, out, pictures=False, resume=True)
+    assert retried == [False, True]  # failed runs are trained again
 
 
 @pytest.mark.slow

@@ -27,7 +27,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import ConfigDict
 
@@ -226,7 +226,7 @@ def reproduce(
         folder: of the study.
         setting: data, device, threads of each worker and progress.
         workers: processes that train at once.
-        resume: go on with the study in `folder`.
+        resume: go on with the study in `folder`; runs that failed are trained again.
         overwrite: start it again.
         pictures: train one run per rule again and look at its network.
         on: `local`, or a Ray cluster (`tersa.study.cluster`).
@@ -240,7 +240,8 @@ def reproduce(
     began = time.perf_counter()
     setting = setting or Setting()
     spec = study_of(wanted)
-    study = run_study(spec, folder, setting, workers=workers, resume=resume, overwrite=overwrite, on=on)
+    how: dict[str, Any] = {"workers": workers, "resume": resume, "overwrite": overwrite, "on": on}
+    study = run_study(spec, folder, setting, retry=resume, **how)
     keys = {cell.key for cell in expand(spec).cells}
     with StudyStore(folder / DATABASE) as store:
         results = store.results(keys)

@@ -33,10 +33,9 @@ from tersa.recipes.hardware import HardwareRequest, plan_hardware, run_hardware
 from tersa.recipes.hardware_result import HardwareResult
 from tersa.recipes.pruning_results import PruningResult
 from tersa.recipes.pruning_study import Pruning, reproduce_pruning
-from tersa.recipes.quantized_training import ReproduceResult, Reproduction, reproduce, study_of
+from tersa.recipes.quantized_training import ReproduceResult, Reproduction, reproduce
 from tersa.recipes.reproductions import EXPERIMENTS
 from tersa.recipes.setting import Setting
-from tersa.recipes.study import run_study
 from tersa.records import SCHEMA, Record, read_record
 from tersa.report.numbers import plural
 from tersa.study.cluster import LOCAL, Crew, check_place
@@ -144,8 +143,6 @@ class AllResult(Record):
 
 def _training(asked: Asked) -> Answer:
     wanted = Reproduction(quick=asked.mode == "quick")
-    if asked.resume:  # `reproduce` leaves runs alone that have failed
-        run_study(study_of(wanted), asked.folder, asked.setting, retry=True, **asked.how)
     result, _ = reproduce(wanted, asked.folder, asked.setting, pictures=False, **asked.how)
     return Answer(result.verdict, result.failed)
 
