@@ -13,6 +13,7 @@ from torch import nn
 
 from tersa import data
 from tersa.cli.main import execute
+from tersa.errors import UsageError
 from tersa.export.artefact import Header
 from tersa.export.onnx import export_onnx
 from tersa.recipes.bench import parse_batches, parse_cores, parse_targets, parse_until
@@ -251,12 +252,19 @@ def test_files_of_other_programs_are_timed_as_they_are(
 def test_parsing() -> None:
     assert parse_batches("8,1,8").sizes == (1, 8)
     assert (parse_batches("3..").sizes, parse_batches("3..").open) == ((3,), True)
+    assert list(parse_batches("64,1.."))[:9] == [1, 2, 4, 8, 16, 32, 64, 128, 256]
+    assert list(parse_batches("100,3,16.."))[:7] == [3, 16, 32, 64, 100, 128, 256]
+    assert parse_batches("1,3,8..").sizes == (1, 3, 8)
+    assert parse_batches("100000,1..").sizes[-2:] == (65536, 100000)
     assert parse_until("2GiB,500ms") == Limits(2**31, 0.5)
     assert parse_cores("") == ()
     assert [text for text, _ in parse_targets("torch,onnxruntime")] == [
         "torch@threads=1",
         "onnxruntime@threads=1",
     ]
+    words = "'onnxruntime@threads=1' is given twice: as onnxruntime and as onnxruntime@threads=1"
+    with pytest.raises(UsageError, match=words):
+        parse_targets("onnxruntime,torch,onnxruntime@threads=1")
     assert short("/a/b/runs/demo/model.onnx") == "demo/model.onnx"
 
 

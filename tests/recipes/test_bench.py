@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from tersa.errors import DataError, UsageError
-from tersa.export.artefact import Header
+from tersa.data.task import Task
+from tersa.errors import DataError, ModelError, UsageError
+from tersa.export.artefact import Artefact, Header
 from tersa.export.onnx import export_onnx
 from tersa.models import build
-from tersa.recipes import bench_matrix
+from tersa.recipes import bench, bench_matrix
 from tersa.recipes.bench import BenchRequest, make_plan, run_bench
 from tersa.recipes.bench_cross import adapted_for, cross_table, split_adapted
 from tersa.recipes.bench_layers import layer_tables, limit_words, roofs
@@ -18,6 +19,7 @@ from tersa.recipes.bench_matrix import Batches, File, Job, Shelf, run_matrix
 from tersa.recipes.bench_report import view_of
 from tersa.recipes.bench_result import BenchResult, LayerTable
 from tersa.recipes.bench_verdict import energy_known, headline
+from tersa.recipes.hardware import HardwareRequest, plan_hardware
 from tersa.recipes.subjects import Subject
 from tersa.records import Comparison, Environment, Measurement, Quantiles
 from tersa.report.bench_page import render
@@ -340,6 +342,13 @@ def test_a_low_bit_network_runs_in_the_form_that_each_target_has(tmp_path: Path)
     )
     plan = make_plan(request)
     assert [plan.wanted(subject) for subject in plan.subjects] == [["fp32", "packed"], ["fp32"]]
+    assert plan.rows() == [
+        ("tfc+w1a1", "onnxruntime@threads=1", "fp32", "1"),
+        ("mlp:8", "onnxruntime@threads=1", "fp32", "1"),
+        ("tfc+w1a1", "packed@threads=1", "packed", "1"),
+        ("mlp:8", "packed@threads=1", "fp32", "1"),
+    ]
+    assert plan.combinations == 4
     found = run_bench(request, plan, tmp_path / "out")
     assert {(row.model, row.target.partition("@")[0], row.precision) for row in found.measurements} == {
         ("tfc+w1a1", "onnxruntime", "fp32"),
@@ -351,6 +360,37 @@ def test_a_low_bit_network_runs_in_the_form_that_each_target_has(tmp_path: Path)
     (slow,) = [row for row in found.measurements if (row.model, row.precision) == ("mlp:8", "fp32")][1:]
     assert slow.runtime.startswith("tersa slow path, ")
     assert "a slow path, not what the target is made for: packed@threads=1 in fp32" in found.notes
+
+
+def test_a_form_that_cannot_be_made_is_missing_only_where_it_would_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = bench.to_artefact
+
+    def refuse(subject: Subject, precision: str, path: Path, task: Task | None) -> Artefact:
+        if precision == "packed":
+            raise ModelError("it has no packed form")
+        return made(subject, precision, path, task)
+
+    monkeypatch.setattr(bench, "to_artefact", refuse)
+    request = BenchRequest(
+        models=["tfc+w1a1"], data="digits", targets="onnxruntime,packed", seconds=0.02, test_images=20
+    )
+    found = run_bench(request, make_plan(request), None)
+    assert [(row.target, row.precision) for row in found.measurements] == [("onnxruntime@threads=1", "fp32")]
+    assert [(gap.target, gap.precision) for gap in found.not_offered] == [("packed@threads=1", "packed")]
+
+
+def test_no_packed_form_is_sent_to_another_machine() -> None:
+    request = BenchRequest(models=["tfc+w1a1"], data="digits", targets="ssh://pi/onnxruntime")
+    assert [row[2] for row in make_plan(request).rows()] == ["fp32"]
+
+
+def test_hardware_reads_targets_as_bench_does() -> None:
+    with pytest.raises(UsageError, match="'torch@threads=1' is given twice: as torch and as torch@threads=1"):
+        plan_hardware(HardwareRequest(targets="torch,torch@threads=1"))
+    every = [text for text, _ in plan_hardware(HardwareRequest()).targets]
+    assert {"torch@threads=1", "onnxruntime@threads=1"} <= set(every)
 
 
 def test_a_precision_that_was_asked_is_the_only_one() -> None:

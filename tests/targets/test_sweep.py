@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -12,10 +13,11 @@ from tersa.errors import TargetError
 from tersa.export.artefact import Artefact
 from tersa.export.check import module_logits
 from tersa.targets import sweep
-from tersa.targets.base import Pixels
+from tersa.targets.base import Pixels, RemoteTimes, Session
+from tersa.targets.energy import Reading
 from tersa.targets.measure import Effort
 from tersa.targets.registry import parse
-from tersa.targets.sweep import START_S, Candidate, Crew, Gap, Limits
+from tersa.targets.sweep import START_S, Anchor, Candidate, Crew, Gap, Limits
 from tersa.targets.worker import Died, Facts, First, Order
 
 QUICK = Effort(seconds=0.02, rounds=3, warmup_seconds=0.02)
@@ -25,13 +27,19 @@ class FakeWorker:
     """A network whose calls cost a millisecond an image, and that ends where its name says."""
 
     started: list[Order] = []  # noqa: RUF012 - cleared by the fixture
+    made: list[FakeWorker] = []  # noqa: RUF012 - as above
+    gone = False
 
     def __init__(self, order: Order) -> None:
         if order.model == "refused":
             raise TargetError("the runtime does not take it")
+        if FakeWorker.gone:
+            raise TargetError("the file is gone")
         if order.model == "huge":
             raise Died("limit 1 GB: loading it failed", "out of memory")
         FakeWorker.started.append(order)
+        FakeWorker.made.append(self)
+        self.asked: list[tuple[int, float | None]] = []
         self.order = order
         self.batch = 0
         self.closed = False
@@ -44,6 +52,7 @@ class FakeWorker:
 
     def first(self, images: Pixels, patience: float | None = None) -> First:
         self.batch = len(images)
+        self.asked.append((self.batch, patience))
         if self.order.model == "small" and self.batch > 2:
             raise Died("limit 1 GB: more was in use", "out of memory")
         logits = np.full((self.batch, 3), 0.5 if self.order.model == "wrong" else 0.0, np.float32)
@@ -61,6 +70,8 @@ class FakeWorker:
         return np.zeros((len(images), 3), np.float32)
 
     def keep_running(self, seconds: float) -> int:
+        if self.order.model == "tired":
+            raise Died("its process ended with code -9")
         return 10
 
     def restart(self) -> None:
@@ -76,6 +87,7 @@ class FakeWorker:
 def crew(artefact: Artefact, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Crew]:
     """A crew of fake processes on ONNX Runtime's name."""
     FakeWorker.started.clear()
+    FakeWorker.made.clear()
     monkeypatch.setattr(sweep, "Worker", FakeWorker)
     monkeypatch.setattr(sweep.energy, "counters", lambda _device: None)
 
@@ -184,10 +196,161 @@ def test_the_time_limit_ends_the_raising_and_keeps_the_row(crew: Callable[..., C
 
 def test_the_anchor_is_timed_beside_another_target(crew: Callable[..., Crew]) -> None:
     with crew("plain") as first, crew("slow", "plain") as second:
-        cell = second.at(4, QUICK, anchor=first.lanes[0])
+        cell = second.at(4, QUICK, anchor=Anchor(first.lanes[0], 8))
     assert [pair.speedup for pair in cell.across] == [0.5, 1.0]
     assert [pair.speedup for pair in cell.comparisons] == [2.0]
     assert len(cell.rows) == 2
+
+
+def test_an_anchor_whose_calls_take_too_long_takes_part_no_more(crew: Callable[..., Crew]) -> None:
+    limits = Limits(call_s=0.0035)
+    with crew("slow", limits=limits) as first, crew("plain") as second:
+        anchor = Anchor(first.lanes[0], 1024, limits)
+        found = [len(second.at(batch, QUICK, anchor).across) for batch in (1, 2, 4, 8)]
+        assert found == [1, 1, 0, 0]
+        assert FakeWorker.made[0].asked == [(1, limits.patience), (2, limits.patience)]
+        assert anchor.notes == []
+
+
+def test_an_anchor_takes_part_as_far_as_on_its_own_target(crew: Callable[..., Crew]) -> None:
+    with crew("plain") as first, crew("slow") as second:
+        anchor = Anchor(first.lanes[0], 2)
+        assert [len(second.at(batch, QUICK, anchor).across) for batch in (2, 4)] == [1, 0]
+
+
+@pytest.mark.parametrize("name", ["falls", "once"])
+def test_an_anchor_that_ends_inside_rounds_is_no_gap_of_the_other(
+    crew: Callable[..., Crew], name: str
+) -> None:
+    effort = replace(QUICK, starts=2)
+    with crew(name) as first, crew("plain") as second:
+        anchor = Anchor(first.lanes[0], 8)
+        cell = second.at(2, effort, anchor)
+        assert len(second.lanes) == 1
+    assert [row.model for row in cell.rows] == ["plain"]
+    assert (cell.across, cell.gaps) == ([], [])
+    assert "nothing is compared with it from batch 2 on" in anchor.notes[0]
+
+
+def test_an_anchor_that_ended_is_started_again_for_smaller_batches(crew: Callable[..., Crew]) -> None:
+    with crew("small") as first, crew("plain") as second, crew("plain") as third:
+        anchor = Anchor(first.lanes[0], 8)
+        runner = anchor.lane.runner
+        assert [len(second.at(batch, QUICK, anchor).across) for batch in (1, 2, 4, 8)] == [1, 1, 0, 0]
+        assert [len(third.at(batch, QUICK, anchor).across) for batch in (1, 2, 4)] == [1, 1, 0]
+        assert anchor.lane.runner is not runner
+        assert anchor.lane.runner.restarts == 0  # type: ignore[union-attr] - that would run batch 4 again
+        [note] = anchor.notes
+    assert note == (
+        "small on onnxruntime in fp32 ended beside another target (limit 1 GB: more was in use): "
+        "nothing is compared with it from batch 4 on"
+    )
+
+
+def test_an_anchor_that_cannot_be_started_again_is_told_of_once(
+    crew: Callable[..., Crew], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with crew("small") as first, crew("plain") as second, crew("plain") as third:
+        anchor = Anchor(first.lanes[0], 8)
+        second.at(4, QUICK, anchor)
+        monkeypatch.setattr(FakeWorker, "gone", True)
+        cells = [third.at(batch, QUICK, anchor) for batch in (1, 2)]
+    assert [(len(cell.rows), cell.across, cell.gaps) for cell in cells] == [(1, [], [])] * 2
+    assert anchor.notes[1:] == [
+        "small on onnxruntime in fp32 ended for good (it could not be started again: the file is gone): "
+        "later targets are not compared with it any more"
+    ]
+
+
+class FakeMachine:
+    """A target over ssh: networks that fail there, and a connection that may be cut in the rounds."""
+
+    def __init__(self, cut: bool = False) -> None:
+        self.cut = cut
+
+    def describe(self) -> str:
+        return "ssh://pi/onnxruntime@threads=1"
+
+    def prepare(self, artefact: Artefact, model: str, precision: str | None = None) -> Session:
+        def run(pixels: Pixels) -> Pixels:
+            if model == "heavy":
+                raise TargetError("ssh://pi: Unable to allocate 3 GiB")
+            return np.zeros((len(pixels), 3), np.float32)
+
+        def times(sessions: Sequence[Session], inputs: object, **effort: float) -> list[RemoteTimes]:
+            if self.cut:
+                raise TargetError("the connection to ssh://pi was lost (timing)")
+            return [RemoteTimes((1.0, 1.0, 1.0), 1, 1) for _ in sessions]
+
+        named = (model, self.describe(), "fp32", 1, "fake 1", run)
+        return Session(*named, device="ssh://pi", load_ms=1.0, elsewhere=times)
+
+
+@pytest.fixture
+def far(artefact: Artefact) -> Callable[..., Crew]:
+    """A crew on another machine."""
+
+    def make(*models: str, cut: bool = False) -> Crew:
+        made = [
+            Candidate(
+                model=model,
+                precision="fp32",
+                artefact=artefact,
+                images=lambda n: np.zeros((n, 1, 8, 8), np.float32),
+                reference=lambda pixels: np.zeros((len(pixels), 3), np.float32),
+            )
+            for model in models
+        ]
+        return Crew("ssh://pi/onnxruntime", FakeMachine(cut), made)  # type: ignore[arg-type]
+
+    return make
+
+
+def test_a_network_that_fails_on_another_machine_leaves_the_others(far: Callable[..., Crew]) -> None:
+    with far("heavy", "plain") as found:
+        heavy = found.lanes[0]
+        cell = found.at(4, QUICK)
+        assert [row.model for row in cell.rows] == ["plain"]
+        [gap] = cell.gaps
+        assert (gap.model, gap.text) == (
+            "heavy",
+            "failed at batch 4: ssh://pi: Unable to allocate 3 GiB",
+        )
+        assert [row.model for row in found.at(8, QUICK).rows] == ["plain"]
+        with pytest.raises(Died, match="3 GiB"):
+            found.answer(heavy, np.zeros((1, 1, 8, 8), np.float32))
+
+
+def test_a_connection_that_is_cut_ends_all_networks_of_that_machine(far: Callable[..., Crew]) -> None:
+    with far("plain", "other", cut=True) as found:
+        cell = found.at(4, QUICK)
+        assert (cell.rows, found.lanes) == ([], [])
+    assert [(gap.model, gap.batch, gap.kind) for gap in cell.gaps] == [
+        ("plain", 4, "failed"),
+        ("other", 4, "failed"),
+    ]
+
+
+class FakeMeter:
+    """A counter of energy that stands still."""
+
+    ranges: ClassVar[dict[str, int]] = {"package-0": 0}
+
+    def read(self) -> Reading:
+        return Reading({"package-0": 0})
+
+
+def test_a_process_that_ends_while_energy_is_read_keeps_its_times(
+    crew: Callable[..., Crew], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweep.energy, "counters", lambda _device: FakeMeter())
+    with crew("plain", "tired") as found:
+        cell = found.at(4, QUICK, watts=10.0)
+        assert [(row.model, row.energy is None) for row in cell.rows] == [("plain", False), ("tired", True)]
+        assert [gap.text for gap in cell.gaps] == [
+            "failed at batch 4: while its energy was read: its process ended with code -9"
+        ]
+        assert [lane.candidate.model for lane in found.lanes] == ["plain"]
 
 
 def test_power_that_is_stated_gives_estimated_energy(crew: Callable[..., Crew]) -> None:

@@ -27,7 +27,17 @@ from tersa.export.artefact import PACKED
 from tersa.models.load import kind_of
 from tersa.recipes.bench_cross import adapted_for, cross_table, split_adapted
 from tersa.recipes.bench_layers import layer_tables
-from tersa.recipes.bench_matrix import Batches, File, Found, Job, run_matrix, with_accuracy
+from tersa.recipes.bench_matrix import (
+    LARGEST_BATCH,
+    Batches,
+    File,
+    Found,
+    Job,
+    packs,
+    run_matrix,
+    suits,
+    with_accuracy,
+)
 from tersa.recipes.bench_result import BenchResult
 from tersa.recipes.bench_verdict import energy_known, headline
 from tersa.recipes.folder import RESULT, open_folder, releasing
@@ -122,17 +132,25 @@ class Plan:
         stored = subject.header.precision
         if self.precisions or stored == PACKED or subject.module is None or not is_low_bit(subject.module):
             return self.precisions or [stored]
-        packs = any(PACKED in one.precisions for _, one in self.targets if not isinstance(one, str))
-        return [stored, PACKED] if packs else [stored]
+        return [stored, PACKED] if any(packs(one) for _, one in self.targets) else [stored]
+
+    @property
+    def packable(self) -> frozenset[str]:
+        """Models that are run in two forms, packed and not, each target in the one that suits it."""
+        if self.precisions:
+            return frozenset()
+        return frozenset(subject.name for subject in self.subjects if len(self.wanted(subject)) > 1)
 
     def rows(self) -> list[tuple[str, str, str, str]]:
         """Every combination: model, target, precision, batch."""
+        packable = self.packable
         return [
-            (subject.name, target, precision, str(batch))
-            for target, _ in self.targets
+            (subject.name, text, precision, str(batch))
+            for text, target in self.targets
             for batch in self.batches.sizes
             for subject in self.subjects
             for precision in self.wanted(subject)
+            if suits(packable, subject.name, precision, target)
         ]
 
     @property
@@ -151,15 +169,21 @@ def parse_targets(text: str) -> list[tuple[str, Target | str]]:
     """Targets separated by commas; one that is not installed gives the reason instead.
 
     Raises:
-        UsageError: unknown names, options or values.
+        UsageError: unknown names, options or values, or a target twice, in one spelling or in two.
     """
     found: list[tuple[str, Target | str]] = []
+    spelt: dict[str, str] = {}
     for piece in split_list(text):
         try:
             target = parse(piece)
-            found.append((target.describe(), target))
         except TargetError as error:
             found.append((piece, str(error)))
+            continue
+        name = target.describe()
+        if name in spelt:
+            raise UsageError(f"target '{name}' is given twice: as {spelt[name]} and as {piece}")
+        spelt[name] = piece
+        found.append((name, target))
     return found
 
 
@@ -181,9 +205,14 @@ def parse_batches(text: str) -> Batches:
 
     >>> parse_batches("1,8").sizes, parse_batches("1..8").sizes, parse_batches("4..").describe()
     ((1, 8), (1, 2, 4, 8), '4, ...')
+
+    An open range that begins below other sizes passes them:
+
+    >>> parse_batches("12,4..").describe()
+    '4, 8, 12, 16, ...'
     """
     found: list[int] = []
-    last = ""
+    size, last = 1, ""
     for piece in (piece.strip() for piece in text.split(",") if piece.strip()):
         first, dots, last = piece.partition("..")
         number = r"[1-9][0-9]{0,5}"
@@ -201,7 +230,11 @@ def parse_batches(text: str) -> Batches:
             size *= 2
     if not found:
         raise UsageError(f"--batch takes whole numbers above 0, separated by commas, not '{text}'")
-    return Batches(tuple(sorted(set(found))), open=text.strip().endswith(".."))
+    endless = text.strip().endswith("..")
+    while endless and size // 2 < max(found) and size <= LARGEST_BATCH:
+        found.append(size)
+        size *= 2
+    return Batches(tuple(sorted(set(found))), open=endless)
 
 
 def parse_until(text: str) -> Limits:
@@ -366,9 +399,7 @@ def bench(
         task=task,
         tested=tested,
         starts=plan.starts,
-        packable=frozenset()
-        if plan.precisions
-        else frozenset(subject.name for subject in plan.subjects if len(plan.wanted(subject)) > 1),
+        packable=plan.packable,
     )
     found = run_matrix(job, folder if keep else None, tell) if files else Found([], [], 0)
     cells = [with_accuracy(cell, found.accuracies) for cell in found.cells]
@@ -382,6 +413,7 @@ def bench(
         raise UsageError(
             "; ".join(dict.fromkeys(f"{row.model} on {row.target}: {row.reason}" for row in gaps))
         )
+    notes += found.notes
     if found.again:
         notes.append(f"{found.again} of {len(cells)} cells were measured by an earlier call and read back")
     slow = sorted({f"{row.target} in {row.precision}" for row in measurements if SLOW in row.runtime})
@@ -415,7 +447,7 @@ def allowed_cores() -> list[int]:
 
 
 def _files(plan: Plan, folder: Path, gaps: list[Gap], notes: list[str], tell: Say) -> list[File]:
-    """Every model in every precision as a file; what cannot be made becomes a gap on every target."""
+    """Every model in every precision as a file; what cannot be made is a gap on the targets it suits."""
     found: list[File] = []
     made: dict[tuple[int, str], File] = {}
     for index, subject in enumerate(plan.subjects):
@@ -435,7 +467,8 @@ def _files(plan: Plan, folder: Path, gaps: list[Gap], notes: list[str], tell: Sa
             except (TargetError, ModelError) as error:
                 gaps += [
                     Gap(model=subject.name, target=text, precision=precision, reason=str(error))
-                    for text, _ in plan.targets
+                    for text, target in plan.targets
+                    if suits(plan.packable, subject.name, precision, target)
                 ]
                 continue
             found.append(File(subject, precision, made[index, stored].artefact))

@@ -4,15 +4,16 @@ A cell is one target at one batch size: `cells/TARGET-bN.json`, written whole. A
 with `--resume` finished cells are read back, as long as the artefacts are the same bytes. Accuracies are a
 file of their own for each target.
 
-The first model in its first precision on the first target is the *anchor*: it is timed in the rounds of every
-other target too, so that targets are compared within rounds.
+The first model in the first precision that suits the first target is the *anchor* there: it is timed in the
+rounds of every other target too, as far as its own memory and time go, so that targets are compared within
+rounds.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Collection, Generator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,9 +29,10 @@ from tersa.export.onnx import as_pixels
 from tersa.recipes.bench_result import Accuracy, Answers, Kept
 from tersa.recipes.subjects import Subject, noise
 from tersa.records import read_record, write_record
+from tersa.targets import ssh
 from tersa.targets.base import Target
 from tersa.targets.measure import Effort
-from tersa.targets.sweep import Candidate, Cell, Crew, Gap, Lane, Limits
+from tersa.targets.sweep import Anchor, Candidate, Cell, Crew, Gap, Lane, Limits
 from tersa.targets.worker import Died
 
 Images = npt.NDArray[np.float32]
@@ -38,7 +40,7 @@ Say = Callable[[str, float, str], None]
 
 CELLS = "cells"
 ANSWERED = 100
-"""Images of one call while accuracy is measured."""
+"""Images of one call while accuracy is measured; where memory ends at these, the smallest batch size."""
 LARGEST_BATCH = 65_536
 """Where an open range of batch sizes ends even without a limit."""
 
@@ -81,6 +83,23 @@ class Batches:
         return ", ".join(map(str, self.sizes)) + (", ..." if self.open else "")
 
 
+def packs(target: Target | str) -> bool:
+    """The target is there and runs packed programs; none over ssh does, though its class lists them."""
+    return not isinstance(target, str | ssh.Remote) and PACKED in target.precisions
+
+
+def suits(packable: Collection[str], model: str, precision: str, target: Target | str) -> bool:
+    """A target runs this form of a model, where nobody asked which.
+
+    Args:
+        packable: models that are there in two forms, packed and not.
+        model: one of them, or another.
+        precision: of the form.
+        target: the runtime, or why it is not there: it then counts as one without packed programs.
+    """
+    return model not in packable or (precision == PACKED) == packs(target)
+
+
 @dataclass(frozen=True)
 class Job:
     """What to measure and how.
@@ -96,8 +115,7 @@ class Job:
         task: gives images, and accuracy where `tested` is above 0.
         tested: test images that accuracy is measured on.
         starts: processes of each network, one after the other, that share these seconds.
-        packable: models that are here in two forms, packed and not: a target that runs packed programs takes
-            that one, others the other.
+        packable: models that are here in two forms, packed and not; each target takes the one that `suits`.
     """
 
     targets: Sequence[tuple[str, Target | str]]
@@ -112,18 +130,15 @@ class Job:
     starts: int = 1
     packable: frozenset[str] = frozenset()
 
-    def suits(self, model: str, precision: str, target: Target) -> bool:
-        """A target runs this form of a model, where nobody asked which."""
-        return model not in self.packable or (precision == PACKED) == (PACKED in target.precisions)
-
 
 @dataclass(frozen=True)
 class Found:
-    """All cells, accuracies, and how many cells were read back."""
+    """All cells, accuracies, how many cells were read back, and what else is to be said."""
 
     cells: list[Cell]
     accuracies: list[Accuracy]
     again: int
+    notes: list[str] = field(default_factory=list[str])
 
 
 class Shelf:
@@ -188,8 +203,8 @@ def run_matrix(job: Job, folder: Path | None, say: Say) -> Found:
     candidates = [_candidate(job, each) for each in job.files]
     cells: list[Cell] = []
     accuracies: list[Accuracy] = []
+    anchor: Anchor | None = None
     with ExitStack() as stack:
-        anchor: Lane | None = None
         for index, (text, target) in enumerate(job.targets):
             start, part = index / len(job.targets), 1 / len(job.targets)
             if isinstance(target, str):
@@ -201,10 +216,10 @@ def run_matrix(job: Job, folder: Path | None, say: Say) -> Found:
 
             one = _Line(job, shelf, text, target, candidates, tell)
             if index and anchor is None and not one.finished and not one.remote:
-                anchor = _anchor(job, candidates, stack)
-            cells += one.run(anchor)
+                anchor = _anchor(job, candidates, cells, stack)
+            cells += one.run(None if one.remote else anchor)
             accuracies += one.accuracies
-    return Found(cells, accuracies, shelf.read)
+    return Found(cells, accuracies, shelf.read, anchor.notes if anchor else [])
 
 
 class _Line:
@@ -220,7 +235,7 @@ class _Line:
         say: Callable[[float, str], None],
     ) -> None:
         self.job, self.shelf, self.text, self.target, self.say = job, shelf, text, target, say
-        self.candidates = [each for each in candidates if job.suits(each.model, each.precision, target)]
+        self.candidates = _suited(job, candidates, target)
         self.name = target.describe()
         self.remote = text.startswith("ssh:")
         self.done = {batch: shelf.cell(self.name, batch) for batch in job.batches}
@@ -240,7 +255,7 @@ class _Line:
             bool(stored) and not stored[-1].rows and all(self.done[size] for size in self.job.batches.sizes)
         )
 
-    def run(self, anchor: Lane | None) -> list[Cell]:
+    def run(self, anchor: Anchor | None) -> list[Cell]:
         """Cells of all batch sizes, in their order."""
         if self.finished:
             return [cell for cell in self.done.values() if cell is not None]
@@ -276,22 +291,15 @@ class _Line:
 
     def _answers(self, crew: Crew) -> list[Accuracy]:
         """Test accuracy of every trained network that this target runs."""
-        task = self.job.task
-        assert task is not None
-        images, labels = task.test.images[: self.job.tested], task.test.labels[: self.job.tested].numpy()
         found: list[Accuracy] = []
         for lane in list(crew.lanes):
             model, precision = lane.candidate.model, lane.candidate.precision
             if not any((each.subject.name, each.precision) == (model, precision) for each in self.tested):
                 continue
             self.say(0.0, f"{self.name}: accuracy of {model} in {precision}")
-            step = lane.candidate.batch or ANSWERED
-            whole = len(images) - len(images) % step if lane.candidate.batch else len(images)
-            right = 0
+            whole = self.job.tested - self.job.tested % (lane.candidate.batch or 1)
             try:
-                for at in range(0, whole, step):
-                    logits = crew.answer(lane, as_pixels(images[at : at + step]))
-                    right += int((logits.argmax(1) == labels[at : at + step]).sum())
+                right = self._right(crew, lane, whole)
             except Died as error:
                 crew.lose(lane, error)
                 continue
@@ -306,6 +314,34 @@ class _Line:
                     )
                 )
         return found
+
+    def _right(self, crew: Crew, lane: Lane, whole: int) -> int:
+        """How many test images a network gets right; where memory ends, in calls of the smallest batch size.
+
+        Raises:
+            Died: its process ended.
+        """
+        step, smallest = lane.candidate.batch or ANSWERED, self.job.batches.sizes[0]
+        try:
+            return self._count(crew, lane, whole, step)
+        except Died as error:
+            if error.kind != "out of memory" or lane.candidate.batch or smallest >= step:
+                raise
+        lane.renew()
+        return self._count(crew, lane, whole, smallest)
+
+    def _count(self, crew: Crew, lane: Lane, whole: int, step: int) -> int:
+        task, right = self.job.task, 0
+        assert task is not None
+        images, labels = task.test.images[:whole], task.test.labels[:whole].numpy()
+        for at in range(0, whole, step):
+            logits = crew.answer(lane, as_pixels(images[at : at + step]))
+            right += int((logits.argmax(1) == labels[at : at + step]).sum())
+        return right
+
+
+def _suited(job: Job, candidates: Sequence[Candidate], target: Target) -> list[Candidate]:
+    return [each for each in candidates if suits(job.packable, each.model, each.precision, target)]
 
 
 def _candidate(job: Job, file: File) -> Candidate:
@@ -339,22 +375,28 @@ def _candidate(job: Job, file: File) -> Candidate:
     )
 
 
-def _anchor(job: Job, candidates: Sequence[Candidate], stack: ExitStack) -> Lane | None:
-    """The first network on the first target, in a process of its own; None where it does not run."""
+def _anchor(
+    job: Job, candidates: Sequence[Candidate], cells: Sequence[Cell], stack: ExitStack
+) -> Anchor | None:
+    """The first network that suits the first target, in a process of its own; None where it did not run."""
     text, target = job.targets[0]
     if isinstance(target, str) or text.startswith("ssh:"):
         return None
-    first = [each for each in candidates[:1] if job.suits(each.model, each.precision, target)]
-    if not first:
+    first = _suited(job, candidates, target)[:1]
+    keys = [(each.model, each.precision, target.describe()) for each in first]
+    rows = [row for cell in cells for row in cell.rows]
+    last = max((row.batch for row in rows if (row.model, row.precision, row.target) in keys), default=0)
+    if not last:
         return None
     crew = stack.enter_context(Crew(text, target, first, job.limits, job.cores))
-    return crew.lanes[0] if crew.lanes else None
+    return Anchor(crew.lanes[0], last, job.limits) if crew.lanes else None
 
 
 def _absent(text: str, reason: str, job: Job) -> Cell:
     gaps = [
         Gap(model=each.subject.name, target=text, precision=each.precision, reason=reason)
         for each in job.files
+        if suits(job.packable, each.subject.name, each.precision, reason)
     ]
     return Cell(target=text, batch=job.batches.sizes[0], rows=[], comparisons=[], across=[], gaps=gaps)
 

@@ -36,6 +36,7 @@ from tersa.export.artefact import Artefact, Header, read_artefact
 from tersa.export.onnx import Deployed, evaluation_copy
 from tersa.models.load import load as load_model
 from tersa.models.summary import parameters, summary
+from tersa.recipes.bench import parse_targets
 from tersa.recipes.bench_cross import adapted_for
 from tersa.recipes.bench_matrix import Batches, File, Job, Say, run_matrix, with_accuracy
 from tersa.recipes.folder import RESULT, open_folder, releasing
@@ -45,7 +46,7 @@ from tersa.recipes.subjects import Subject, find_subject, model_of, to_artefact
 from tersa.records import Record, write_record
 from tersa.targets.base import PRECISIONS, Target
 from tersa.targets.environment import environment
-from tersa.targets.registry import installed, parse, split_list
+from tersa.targets.registry import installed
 from tersa.targets.sweep import Gap, Limits
 
 Mode = Literal["quick", "full"]
@@ -177,7 +178,7 @@ def plan_hardware(request: HardwareRequest) -> HardwarePlan:
     task = load_data(request.data, data_dir=directory) if request.data else None
     return HardwarePlan(
         request=request,
-        targets=parse_targets(request.targets),
+        targets=parse_targets(request.targets or _everything()),
         batches=Batches(sizes, open=request.mode == "full" and not request.batches),
         precisions=precisions,
         seconds=request.seconds or SECONDS[request.mode],
@@ -186,21 +187,9 @@ def plan_hardware(request: HardwareRequest) -> HardwarePlan:
     )
 
 
-def parse_targets(text: str) -> list[tuple[str, Target | str]]:
-    """Targets by text; none named means every runtime that is installed, on one thread.
-
-    Raises:
-        UsageError: unknown names, options or values.
-    """
-    pieces = split_list(text) if text else [f"{each.name}@threads=1" for each in installed() if each.version]
-    found: list[tuple[str, Target | str]] = []
-    for piece in pieces:
-        try:
-            target = parse(piece)
-            found.append((target.describe(), target))
-        except TargetError as error:
-            found.append((piece, str(error)))
-    return found
+def _everything() -> str:
+    """Every runtime that is installed, on one thread."""
+    return ",".join(f"{each.name}@threads=1" for each in installed() if each.version)
 
 
 @releasing
@@ -296,6 +285,7 @@ def _measure_group(
         tested=0 if task is None else len(task.test),
     )
     found = run_matrix(job, folder, tell)
+    notes += [f"{network} {side}x{side}: {note}" for note in found.notes]
     cells = [with_accuracy(cell, found.accuracies) for cell in found.cells]
     return Group(
         network=network,

@@ -5,6 +5,8 @@ against the reference), then all are timed together, each compared with the firs
 given, with the *anchor*: the reference network on the first target, which takes part in the rounds of every
 target, so that targets are compared by ratios within rounds and not by two times from different minutes. A
 network whose memory or time ends at a batch size is a `Gap` there and takes part no more; the others go on.
+So is one on another machine that fails there. The anchor leaves in the same way, without a gap: its own
+target has that.
 
 Energy is read afterwards, one network at a time, because a counter sees the whole machine.
 
@@ -136,6 +138,11 @@ class Limits:
     memory: int | None = None
     call_s: float | None = None
 
+    @property
+    def patience(self) -> float | None:
+        """Seconds that a first call may take, or None for any time."""
+        return None if self.call_s is None else max(10.0, PATIENCE * self.call_s)
+
 
 @dataclass(frozen=True)
 class Candidate:
@@ -160,7 +167,7 @@ class Candidate:
 
 @dataclass
 class Remote:
-    """A session on another machine, seen like a `Worker`."""
+    """A session on another machine, seen like a `Worker`: what goes wrong over there is `Died`."""
 
     session: Session
     facts: Facts
@@ -170,13 +177,16 @@ class Remote:
         """Run a batch there; the time is not the runtime's alone: the pixels travel."""
         del patience
         start = time.perf_counter()
-        logits = self.session.run(images)
+        logits = self.answer(images)
         self.images = images
         return First(1e3 * (time.perf_counter() - start), logits, 0)
 
     def answer(self, images: Pixels) -> Pixels:
         """Logits (N, K) of images."""
-        return self.session.run(images)
+        try:
+            return self.session.run(images)
+        except TargetError as error:
+            raise Died(str(error)) from error
 
     def close(self) -> None:
         """Leave nothing running over there."""
@@ -195,6 +205,75 @@ class Lane:
     def facts(self) -> Facts:
         """Of the prepared network."""
         return self.runner.facts
+
+    def renew(self) -> None:
+        """Another process in place of one that ended; `Worker.restart` would run the batch that ended it.
+
+        Raises:
+            Died: it cannot be started again.
+        """
+        assert isinstance(self.runner, Worker)
+        self.runner.close()
+        try:
+            self.runner = Worker(self.runner.order)
+        except (TargetError, ModelError) as error:
+            raise Died(f"it could not be started again: {error}") from error
+
+
+class Anchor:
+    """The reference network on the first target, for the rounds of every other target.
+
+    Args:
+        lane: the network in a process of its own.
+        last: the largest batch that it takes part in: its own target's last.
+        limits: as for all others; like them it stays for the batch at which calls take too long.
+
+    Attributes:
+        notes: what is not compared with it any more, and why.
+    """
+
+    def __init__(self, lane: Lane, last: int, limits: Limits = Limits()) -> None:
+        self.lane = lane
+        self.last = last
+        self.limits = limits
+        self.notes: list[str] = []
+        self._dead = False
+
+    def starts(self, batch: int) -> bool:
+        """Run the batch for the first time; a process that ended at a larger one is started again."""
+        if batch > self.last or self.lane.candidate.batch not in (None, batch):
+            return False
+        if self._dead:
+            try:
+                self.lane.renew()
+            except Died as error:
+                self.last = 0
+                self._note(f"for good ({error}): later targets are not compared with it any more")
+                return False
+            self._dead = False
+        try:
+            images = self.lane.candidate.images(batch)
+            self.lane.first = self.lane.runner.first(images, self.limits.patience)
+        except Died as error:
+            self.died(batch, error)
+            return False
+        return True
+
+    def died(self, batch: int, error: Died) -> None:
+        """Its process ended at this batch."""
+        self._dead = True
+        self.last = min(self.last, batch - 1)
+        self._note(f"beside another target ({error}): nothing is compared with it from batch {batch} on")
+
+    def took(self, side: Timed) -> None:
+        """A batch whose calls take longer than the limit was its last."""
+        limit, found = self.limits.call_s, side.measurement
+        if limit is not None and found.latency_ms.median / 1e3 > limit:
+            self.last = min(self.last, found.batch)
+
+    def _note(self, text: str) -> None:
+        facts = self.lane.facts
+        self.notes.append(f"{facts.model} on {facts.target} in {facts.precision} ended {text}")
 
 
 class Crew:
@@ -257,7 +336,9 @@ class Crew:
         """
         return lane.runner.answer(images)
 
-    def at(self, batch: int, effort: Effort, anchor: Lane | None = None, watts: float | None = None) -> Cell:
+    def at(
+        self, batch: int, effort: Effort, anchor: Anchor | None = None, watts: float | None = None
+    ) -> Cell:
         """Everything at one batch size.
 
         Args:
@@ -269,16 +350,19 @@ class Crew:
         """
         gaps: list[Gap] = []
         ready = [lane for lane in self.lanes if self._starts(lane, batch, gaps)]
-        beside = [anchor] if ready and anchor is not None and _anchored(anchor, batch) else []
-        timed: list[tuple[Lane, Timed]] = []
-        if ready:
-            timed, ended = self._timed([*beside, *ready], batch, effort)
-            for lane, error in ended:
-                gaps.append(self._gap(lane.candidate, batch, error.kind, str(error)))
-                self._leave(lane)
-        reference = next((side for lane, side in timed if lane is anchor), None)
-        own = [(lane, side) for lane, side in timed if lane is not anchor]
-        rows = [self._row(lane, side, batch, effort, watts) for lane, side in own]
+        beside = anchor.lane if ready and anchor is not None and anchor.starts(batch) else None
+        timed, ended = self._timed([*([beside] if beside else []), *ready], batch, effort)
+        for lane, error in ended:
+            if anchor is not None and lane is beside:
+                anchor.died(batch, error)
+                continue
+            gaps.append(self._gap(lane.candidate, batch, error.kind, str(error)))
+            self._leave(lane)
+        reference = next((side for lane, side in timed if lane is beside), None)
+        if anchor is not None and reference is not None:
+            anchor.took(reference)
+        own = [(lane, side) for lane, side in timed if lane is not beside]
+        rows = [self._row(lane, side, effort, watts, gaps) for lane, side in own]
         for lane, side in own:
             self._ends(lane, side, batch, gaps)
         leads = bool(own) and own[0][0] is self._all[0]
@@ -321,9 +405,8 @@ class Crew:
             self._leave(lane)
             return False
         images = candidate.images(batch)
-        patience = None if self.limits.call_s is None else max(10.0, PATIENCE * self.limits.call_s)
         try:
-            lane.first = lane.runner.first(images, patience)
+            lane.first = lane.runner.first(images, self.limits.patience)
             wanted = candidate.reference(images)
             if wanted is not None:
                 name = f"{candidate.model} on {self.target}"
@@ -362,8 +445,10 @@ class Crew:
                 timings = self._rounds(left, effort)
             except _Ended as found:
                 ended.append((found.lane, found.error))
-                left.remove(found.lane)
+                left = [lane for lane in left if lane is not found.lane]
                 continue
+            except TargetError as error:  # of the connection that all of them share
+                return [], [*ended, *((lane, Died(str(error))) for lane in left)]
             pairs = zip(left, timings, strict=True)
             return [(lane, Timed(measured(lane.facts, batch, one), one)) for lane, one in pairs], ended
         return [], ended
@@ -375,12 +460,18 @@ class Crew:
         slow = any(isinstance(lane.runner, Worker) and lane.runner.start_s > START_S for lane in lanes)
         return time_sides([_Guarded(lane) for lane in lanes], replace(effort, starts=1) if slow else effort)
 
-    def _row(self, lane: Lane, side: Timed, batch: int, effort: Effort, watts: float | None) -> Row:
+    def _row(self, lane: Lane, side: Timed, effort: Effort, watts: float | None, gaps: list[Gap]) -> Row:
+        """What is stored of a network; one whose process ends while energy is read leaves with its times."""
         assert lane.first is not None
-        facts, seconds = lane.facts, side.measurement.latency_ms.median / 1e3
-        spent = None if self.remote else _energy(lane, batch, min(effort.seconds, 1.0))
-        if spent is None and watts is not None:
-            spent = energy.by_power(seconds, watts=watts, batch=batch)
+        facts, batch, seconds = lane.facts, side.measurement.batch, side.measurement.latency_ms.median / 1e3
+        spent: Energy | None = None
+        try:
+            spent = None if self.remote else _energy(lane, batch, min(effort.seconds, 1.0))
+            if spent is None and watts is not None:
+                spent = energy.by_power(seconds, watts=watts, batch=batch)
+        except Died as error:
+            gaps.append(self._gap(lane.candidate, batch, error.kind, f"while its energy was read: {error}"))
+            self._leave(lane)
         return Row(
             **side.measurement.model_dump(),
             images_per_s=batch / seconds,
@@ -448,17 +539,6 @@ class _Guarded:
             self.lane.runner.restart()
         except Died as error:
             raise _Ended(self.lane, error) from error
-
-
-def _anchored(anchor: Lane, batch: int) -> bool:
-    """The anchor holds this batch too."""
-    if anchor.candidate.batch not in (None, batch):
-        return False
-    try:
-        anchor.first = anchor.runner.first(anchor.candidate.images(batch))
-    except Died:
-        return False
-    return True
 
 
 def _energy(lane: Lane, batch: int, seconds: float) -> Energy | None:
