@@ -56,6 +56,10 @@ class Slower:
         """As `measure.Side`."""
         return EXTRA * self.worker.round(calls)
 
+    def close(self) -> None:
+        """As `measure.Restartable`."""
+        self.worker.close()
+
     def restart(self) -> None:
         """As `measure.Restartable`."""
         self.worker.restart()
@@ -72,7 +76,7 @@ def ratio(artefact: Artefact, targets: tuple[str, str], seconds: float, *, slowe
         for worker in workers:
             worker.first(image)
         sides = [workers[0], Slower(workers[1]) if slower else workers[1]]
-        first, second = time_sides(sides, Effort(seconds=seconds, starts=STARTS))
+        first, second = time_sides(sides, Effort(seconds=seconds, warmup_seconds=0.2, starts=STARTS))
     return compare_rounds(first.times_ms, second.times_ms, first.starts)
 
 

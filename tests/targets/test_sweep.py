@@ -59,6 +59,7 @@ class FakeWorker:
         return First(7.0, logits, 2000 * self.batch)
 
     def warm_up(self, effort: Effort) -> tuple[int, float]:
+        assert not self.closed
         if self.order.model == "falls" and self.batch == 2:
             raise Died("its process ended with code -11")
         return 1, self.round(1)
@@ -78,6 +79,7 @@ class FakeWorker:
         if self.order.model == "once":
             raise Died("it could not be started again: the file is gone")
         self.restarts += 1
+        self.closed = False
 
     def close(self) -> None:
         self.closed = True
@@ -134,8 +136,11 @@ def test_networks_are_started_again_unless_that_takes_long(crew: Callable[..., C
         assert [lane.runner.restarts for lane in found.lanes] == [0, 0]  # type: ignore[union-attr]
 
 
-def test_a_network_that_cannot_start_again_leaves_the_others(crew: Callable[..., Crew]) -> None:
-    with crew("plain", "once") as found:
+@pytest.mark.parametrize("models", [("plain", "once"), ("once", "plain")])
+def test_a_network_that_cannot_start_again_leaves_the_others(
+    models: tuple[str, str], crew: Callable[..., Crew]
+) -> None:
+    with crew(*models) as found:  # the other one was ended, too, and is begun again
         cell = found.at(4, replace(QUICK, starts=4))
     assert [row.model for row in cell.rows] == ["plain"]
     assert "could not be started again" in cell.gaps[0].text

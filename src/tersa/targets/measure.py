@@ -13,7 +13,9 @@ over there, by that machine's clock (`Session.elsewhere`).
 
 Two processes that run one file differ by a few percent for as long as they live, whatever is done in them
 (`statistics.PLACEMENT`). Sides that can be started anew are: `Effort.starts` times, each start with its share
-of the rounds, so that an interval covers what a process brings with it.
+of the rounds, so that an interval covers what a process brings with it. All of them end before the first begins
+again: the system hands out first what it got back last, so that each finds the memory that another one had;
+one that is restarted alone gets its own again, and is as fast or slow as before.
 
 What this does not do: measure a cold start or memory (`worker.py`), energy (`energy.py`),
 or throughput of several streams.
@@ -140,8 +142,12 @@ class Side(Protocol):
 class Restartable(Side, Protocol):
     """A side that can be started anew."""
 
+    def close(self) -> None:
+        """End the process."""
+        ...
+
     def restart(self) -> None:
-        """End the process and begin another one, with the same network and batch."""
+        """Begin another process with the same network and batch, in place of one that may have ended."""
         ...
 
 
@@ -250,9 +256,12 @@ def time_sides(
     rounds = max(3, min(effort.rounds, int(effort.seconds * 1000.0 / longest)) // starts)
     patience = OVERTIME * effort.seconds * len(sides) / starts
     parts = [_rounds(sides, calls, rounds, patience, wall)]
-    for start in range(1, starts):
-        for side in again if start % 2 == 0 else reversed(again):  # the one begun first is often slower
+    for _ in range(1, starts):
+        for side in again:
+            side.close()
+        for side in again:
             side.restart()
+        for side in again:
             side.warm_up(effort)
         parts.append(_rounds(sides, calls, rounds, patience, wall))
     times = np.concatenate(parts, axis=1)

@@ -520,6 +520,8 @@ class _Guarded:
         """As `measure.Side`."""
         assert isinstance(self.lane.runner, Worker)
         try:
+            if self.lane.runner.closed:  # between two starts, when the process of another one ended
+                self.lane.runner.restart()
             return self.lane.runner.warm_up(effort)
         except Died as error:
             raise _Ended(self.lane, error) from error
@@ -531,6 +533,10 @@ class _Guarded:
             return self.lane.runner.round(calls)
         except Died as error:
             raise _Ended(self.lane, error) from error
+
+    def close(self) -> None:
+        """As `measure.Restartable`."""
+        self.lane.runner.close()
 
     def restart(self) -> None:
         """As `measure.Restartable`."""

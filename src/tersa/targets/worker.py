@@ -388,6 +388,11 @@ class Worker:
         """Of the process."""
         return self._process.pid
 
+    @property
+    def closed(self) -> bool:
+        """Its process was ended by `close`."""
+        return self._pipe.closed
+
     def __enter__(self) -> Worker:
         return self
 
