@@ -13,9 +13,9 @@ over there, by that machine's clock (`Session.elsewhere`).
 
 Two processes that run one file differ by a few percent for as long as they live, whatever is done in them
 (`statistics.PLACEMENT`). Sides that can be started anew are: `Effort.starts` times, each start with its share
-of the rounds, so that an interval covers what a process brings with it. All of them end before the first begins
-again: the system hands out first what it got back last, so that each finds the memory that another one had;
-one that is restarted alone gets its own again, and is as fast or slow as before.
+of the rounds, so that an interval covers what a process brings with it. All of them end before the first
+begins again: the system hands out first what it got back last, so that each finds the memory that another one
+had; one that is restarted alone gets its own again, and is as fast or slow as before.
 
 What this does not do: measure a cold start or memory (`worker.py`), energy (`energy.py`),
 or throughput of several streams.
