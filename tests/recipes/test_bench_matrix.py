@@ -35,6 +35,7 @@ class FakeWorker:
     def __init__(self, order: Order) -> None:
         FakeWorker.made.append(self)
         self.order = order
+        self.closed = False
         self.start_s = 0.1
         self.batches: list[int] = []
         self.answered: list[int] = []
