@@ -212,6 +212,7 @@ def build(shape, classes):
 """
 
 
+@pytest.mark.slow
 def test_a_coded_file_of_ones_own_network_is_used_where_it_is_named(
     capsys: pytest.CaptureFixture[str], work: Path
 ) -> None:

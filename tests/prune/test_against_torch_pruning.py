@@ -15,15 +15,13 @@ tp = pytest.importorskip("torch_pruning")
 )
 def test_layers_that_go_together(spec: str, shape: tuple[int, int, int]) -> None:
     model = build(spec, shape, 10)
-    ours = {frozenset(group.layers) for group in find_groups(model, shape).groups}
+    found = find_groups(model, shape)
+    ours = {frozenset(group.layers) for group in found.groups}
     graph = tp.DependencyGraph().build_dependency(model, example_inputs=torch.zeros(1, *shape))
     names = {module: name for name, module in model.named_modules()}
     theirs: set[frozenset[str]] = set()
     for name, module in model.named_modules():
-        if (
-            not isinstance(module, (torch.nn.Conv2d, torch.nn.Linear))
-            or name in find_groups(model, shape).kept
-        ):
+        if not isinstance(module, (torch.nn.Conv2d, torch.nn.Linear)) or name in found.kept:
             continue
         group = graph.get_pruning_group(
             module, graph.get_pruner_of_module(module).prune_out_channels, idxs=[0]

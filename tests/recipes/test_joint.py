@@ -117,6 +117,7 @@ def test_the_page_shows_the_front(whole: tuple[Path, SearchResult]) -> None:
     assert "In multiply-accumulates?" in page
 
 
+@pytest.mark.slow
 def test_a_killed_search_ends_as_the_whole_one(whole: tuple[Path, SearchResult], tmp_path: Path) -> None:
     def stop(task: str, done: float, remark: str) -> None:
         if remark.startswith("network 4 "):

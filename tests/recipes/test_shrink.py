@@ -184,6 +184,7 @@ def test_same_seed_same_weights_and_another_seed_others(
     assert (tmp_path / "again" / "baseline.onnx").read_bytes() == (out / "baseline.onnx").read_bytes()
 
 
+@pytest.mark.slow
 def test_interrupted_run_goes_on_to_the_same_weights(
     done: tuple[Path, ShrinkResult], cache: Path, tmp_path: Path
 ) -> None:
