@@ -16,8 +16,8 @@ from tersa.export.artefact import Artefact, Header
 from tersa.export.check import module_logits
 from tersa.export.onnx import Deployed, export_onnx
 from tersa.models.load import load
-from tersa.targets.base import Pixels
-from tersa.targets.measure import Effort, time_sides
+from tersa.targets.base import Effort, Pixels
+from tersa.targets.rounds import time_sides
 from tersa.targets.worker import STAY, Died, Order, Refused, Worker, pack, refused, unpack
 
 QUICK = Effort(seconds=0.02, warmup_seconds=0.02)
@@ -57,6 +57,13 @@ def test_a_worker_goes_on_in_another_process(artefact: Artefact, images: Pixels)
         [timing] = time_sides([worker], again)
         assert len(timing.starts) == 3
         assert sum(timing.starts) == len(timing.times_ms)
+
+
+def test_the_first_call_counts_as_starting(artefact: Artefact, images: Pixels) -> None:
+    with Worker(order(artefact, "torch")) as worker:
+        loading = worker.start_s
+        found = worker.first(images)
+        assert worker.start_s >= loading + found.ms / 1e3  # a runtime that compiles does so in this call
 
 
 def test_a_worker_that_cannot_start_again_says_so(artefact: Artefact, images: Pixels, tmp_path: Path) -> None:

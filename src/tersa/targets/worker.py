@@ -2,7 +2,7 @@
 
 The process (`serve`) prepares the artefact, then does what it is told: run a batch for the first time, warm
 up, time a round, answer. `Worker` is its handle here. Rounds of several workers are interleaved from outside
-(`measure.time_sides`): each message says how many calls to make, and the process times them by its own clock,
+(`rounds.time_sides`): each message says how many calls to make, and the process times them by its own clock,
 so that passing the message is not measured.
 
 Memory: a limit holds for the process's data (RLIMIT_DATA) and, where that sees too little, for its resident
@@ -45,9 +45,9 @@ import psutil
 
 from tersa.errors import ModelError, TargetError
 from tersa.export.artefact import Artefact
-from tersa.targets.base import Pixels, Session
-from tersa.targets.measure import Effort, Here
+from tersa.targets.base import Effort, Pixels, Session
 from tersa.targets.registry import parse
+from tersa.targets.rounds import Here
 
 WATCH_S = 0.01
 """Between two looks at the memory of a process that runs a batch for the first time."""
@@ -341,7 +341,7 @@ def _import_as(name: str, path: Path) -> None:
 
 
 class Worker:
-    """The handle of one process, or of several, one after the other. It is a `measure.Restartable`.
+    """The handle of one process, or of several, one after the other. It is a `rounds.Restartable`.
 
     Use it as a context manager.
 
@@ -351,7 +351,8 @@ class Worker:
     Attributes:
         order: as given.
         facts: of the prepared network.
-        start_s: seconds that the process took to be ready.
+        start_s: seconds that the process took until its first answer to the batch at hand: some runtimes
+            compile in their first call.
 
     Raises:
         TargetError: the runtime refuses the artefact.
@@ -362,6 +363,7 @@ class Worker:
     def __init__(self, order: Order) -> None:
         self.order = order
         self._images: Pixels | None = None
+        self._loading_s = 0.0
         self.facts = self._begin()
 
     def _begin(self) -> Facts:
@@ -380,7 +382,7 @@ class Worker:
             if found.memory:
                 raise Died(self._over(f"loading it failed: {found.text}"), "out of memory")
             raise (ModelError if found.kind == "ModelError" else TargetError)(found.text)
-        self.start_s = time.monotonic() - began
+        self.start_s = self._loading_s = time.monotonic() - began
         return found
 
     @property
@@ -409,11 +411,13 @@ class Worker:
         Raises:
             Died: the process ended, was ended for its memory, or took too long.
         """
-        self._images = images
-        return self._ask("first", images, watch=True, patience=patience)
+        self._images, began = images, time.monotonic()
+        found: First = self._ask("first", images, watch=True, patience=patience)
+        self.start_s = self._loading_s + time.monotonic() - began
+        return found
 
     def restart(self) -> None:
-        """As `measure.Restartable`: another process with the batch that this one had.
+        """As `rounds.Restartable`: another process with the batch that this one had.
 
         Raises:
             Died: the new process ended while loading or in its first call.
@@ -424,14 +428,14 @@ class Worker:
         except (TargetError, ModelError) as error:
             raise Died(f"it could not be started again: {error}") from error
         if self._images is not None:
-            self._ask("first", self._images, watch=True)
+            self.first(self._images)
 
     def warm_up(self, effort: Effort) -> tuple[int, float]:
-        """As `measure.Side`."""
+        """As `rounds.Side`."""
         return self._ask("warm_up", effort)
 
     def round(self, calls: int) -> float:
-        """As `measure.Side`."""
+        """As `rounds.Side`."""
         return self._ask("round", calls)
 
     def answer(self, images: Pixels) -> Pixels:
