@@ -10,7 +10,8 @@ Three questions, with LeNet on 28x28 images, one thread, each network in a proce
     repeated   the ratio of two targets measured twice: how often do the two differ by under 5 %? (at least 18
                of 20)
 
-The load of the machine is in the last line. Writes `results/measuring.csv`, a row for each trial.
+The line before the last says how much the starts of two copies differ, the last one the load of the machine.
+Writes `results/measuring.csv`, a row for each trial with the ratio of every start.
 """
 
 from __future__ import annotations
@@ -32,13 +33,16 @@ from tersa.export.onnx import export_onnx
 from tersa.files import write_atomic
 from tersa.models import build
 from tersa.recipes.bench import STARTS
+from tersa.recipes.bench_matrix import WARMUP_S
+from tersa.targets.base import Effort
 from tersa.targets.environment import environment
-from tersa.targets.measure import Effort, time_sides
+from tersa.targets.rounds import time_sides
 from tersa.targets.statistics import Ratio, compare_rounds
 from tersa.targets.worker import Order, Worker, pack
 
 RESULTS = Path(__file__).parent / "results" / "measuring.csv"
 EXTRA = 1.1
+Found = tuple[Ratio, list[float]]
 
 
 @dataclass(frozen=True)
@@ -48,25 +52,25 @@ class Slower:
     worker: Worker
 
     def warm_up(self, effort: Effort) -> tuple[int, float]:
-        """As `measure.Side`."""
+        """As `rounds.Side`."""
         made, per_call = self.worker.warm_up(effort)
         return made, EXTRA * per_call
 
     def round(self, calls: int) -> float:
-        """As `measure.Side`."""
+        """As `rounds.Side`."""
         return EXTRA * self.worker.round(calls)
 
     def close(self) -> None:
-        """As `measure.Restartable`."""
+        """As `rounds.Restartable`."""
         self.worker.close()
 
     def restart(self) -> None:
-        """As `measure.Restartable`."""
+        """As `rounds.Restartable`."""
         self.worker.restart()
 
 
-def ratio(artefact: Artefact, targets: tuple[str, str], seconds: float, *, slower: bool = False) -> Ratio:
-    """The first target over the second, from interleaved rounds in new processes."""
+def ratio(artefact: Artefact, targets: tuple[str, str], seconds: float, *, slower: bool = False) -> Found:
+    """The first target over the second, from interleaved rounds in new processes; and that of each start."""
     image = np.random.default_rng(0).random((1, *artefact.header.shape), dtype=np.float32)
     with ExitStack() as stack:
         workers = [
@@ -76,8 +80,11 @@ def ratio(artefact: Artefact, targets: tuple[str, str], seconds: float, *, slowe
         for worker in workers:
             worker.first(image)
         sides = [workers[0], Slower(workers[1]) if slower else workers[1]]
-        first, second = time_sides(sides, Effort(seconds=seconds, warmup_seconds=0.2, starts=STARTS))
-    return compare_rounds(first.times_ms, second.times_ms, first.starts)
+        first, second = time_sides(sides, Effort(seconds=seconds, warmup_seconds=WARMUP_S, starts=STARTS))
+    ends = np.cumsum(first.starts)[:-1]
+    parts = zip(np.split(first.times_ms, ends), np.split(second.times_ms, ends), strict=True)
+    by_start = [compare_rounds(before, after).speedup for before, after in parts]
+    return compare_rounds(first.times_ms, second.times_ms, first.starts), by_start
 
 
 def main() -> None:
@@ -92,10 +99,13 @@ def main() -> None:
     options = parser.parse_args()
     machine, begun = environment(threads=1), time.perf_counter()
     rows: list[dict[str, object]] = []
+    copies: list[float] = []
     counts = {"equal": 0, "slower": 0, "repeated": 0}
 
-    def note(kind: str, trial: int, found: Ratio, good: bool, other: float | None = None) -> None:
+    def note(kind: str, trial: int, measured: Found, good: bool, other: float | None = None) -> None:
+        found, each = measured
         counts[kind] += good
+        copies.extend(each if kind == "equal" else [])
         rows.append(
             {
                 "question": kind,
@@ -103,6 +113,7 @@ def main() -> None:
                 "ratio": f"{found.speedup:.4f}",
                 "low": f"{found.low:.4f}",
                 "high": f"{found.high:.4f}",
+                "by_start": " ".join(f"{ratio:.4f}" for ratio in each),
                 "verdict": found.verdict,
                 "again": "" if other is None else f"{other:.4f}",
                 "good": good,
@@ -119,12 +130,13 @@ def main() -> None:
         same = ("onnxruntime", "onnxruntime")
         for trial in range(options.trials):
             found = ratio(artefact, same, options.seconds)
-            note("equal", trial, found, found.verdict == "no difference")
+            note("equal", trial, found, found[0].verdict == "no difference")
             found = ratio(artefact, same, options.seconds, slower=True)
-            note("slower", trial, found, found.verdict == "slower")
+            note("slower", trial, found, found[0].verdict == "slower")
         for trial in range(options.pairs):
             first, again = (ratio(artefact, tuple(options.targets), options.seconds) for _ in range(2))
-            note("repeated", trial, first, abs(first.speedup / again.speedup - 1) < 0.05, again.speedup)
+            near = abs(first[0].speedup / again[0].speedup - 1) < 0.05
+            note("repeated", trial, first, near, again[0].speedup)
     text = StringIO()
     writer = csv.DictWriter(text, rows[0].keys(), lineterminator="\n")
     writer.writeheader()
@@ -133,6 +145,11 @@ def main() -> None:
     print(f"two copies: no difference in {counts['equal']} of {options.trials}")
     print(f"10 % slower: slower in {counts['slower']} of {options.trials}")
     print(f"{' over '.join(options.targets)}, twice: within 5 % in {counts['repeated']} of {options.pairs}")
+    equal = np.log(copies)
+    print(
+        f"starts of two copies differ by {100 * equal.std():.1f} % (standard deviation), the first by "
+        f"{100 * equal.mean():+.1f} % in the mean"
+    )
     loads = [float(str(row["load"])) for row in rows]
     took = time.perf_counter() - begun
     print(f"load {min(loads):.1f} to {max(loads):.1f} on {machine.cores} cores, {took:.0f} s")

@@ -63,11 +63,11 @@ from tersa.export.onnx import export_onnx
 from tersa.models import zoo
 from tersa.models.bvgg import BVGG16_PLAN, BVGG16_UNITS, POOL
 from tersa.quant.layers import PixelInput
-from tersa.targets.base import Session
+from tersa.targets.base import Effort, Session
 from tersa.targets.environment import environment
-from tersa.targets.measure import Effort, time_rounds
 from tersa.targets.openvino_cpu import load_openvino
 from tersa.targets.registry import parse
+from tersa.targets.rounds import time_rounds
 from tersa.targets.statistics import compare_rounds
 
 RESULTS = Path(__file__).parent / "results" / "packed_inference.csv"

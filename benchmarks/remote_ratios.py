@@ -21,7 +21,8 @@ from tersa.export.artefact import Header
 from tersa.export.onnx import export_onnx
 from tersa.models import zoo
 from tersa.records import Comparison
-from tersa.targets.measure import Effort, compare
+from tersa.targets.base import Effort
+from tersa.targets.measure import compare
 from tersa.targets.registry import parse
 
 RESULTS = Path(__file__).parent / "results" / "remote_ratios.csv"

@@ -36,9 +36,10 @@ from tersa.export.onnx import export_onnx
 from tersa.files import write_atomic
 from tersa.models import build
 from tersa.numerics import bootstrap_interval
+from tersa.targets.base import Effort
 from tersa.targets.environment import environment
-from tersa.targets.measure import Effort, time_sides
 from tersa.targets.openvino_cpu import load_openvino
+from tersa.targets.rounds import time_sides
 from tersa.targets.worker import Order, Worker, pack
 
 RESULTS = Path(__file__).parent / "results" / "runtimes_own_tools.csv"

@@ -24,8 +24,9 @@ from tersa.adapt.resource import factor_of
 from tersa.export.artefact import Artefact, Header
 from tersa.export.onnx import export_onnx
 from tersa.recipes.adaptation_stages import Subject, Widths, measured_table, narrowed, walk
+from tersa.targets.base import Effort
 from tersa.targets.environment import environment
-from tersa.targets.measure import Effort, compare
+from tersa.targets.measure import compare
 from tersa.targets.registry import parse
 
 SIDE, CLASSES = 32, 10

@@ -21,7 +21,7 @@ from tersa.recipes.bench_result import BenchResult
 from tersa.recipes.bench_verdict import short
 from tersa.records import read_record
 from tersa.targets import registry
-from tersa.targets.sweep import Limits
+from tersa.targets.lanes import Limits
 
 QUICK = ("--seconds", "0.02")
 

@@ -18,11 +18,10 @@ from tersa.models import build
 from tersa.recipes import bench_matrix
 from tersa.recipes.bench_matrix import Batches, File, Job, packs, run_matrix, suits
 from tersa.recipes.subjects import Subject
-from tersa.targets import sweep
-from tersa.targets.base import Pixels, RemoteTimes, Session, Target
-from tersa.targets.measure import Effort
+from tersa.targets import lanes, sweep
+from tersa.targets.base import Effort, Pixels, RemoteTimes, Session, Target
+from tersa.targets.lanes import Limits
 from tersa.targets.registry import parse
-from tersa.targets.sweep import Limits
 from tersa.targets.worker import Died, Facts, First, Order
 
 
@@ -85,7 +84,7 @@ class FakeMachine:
                 raise TargetError("the connection to ssh://pi was lost (run)")
             return np.zeros((len(pixels), 10), np.float32)
 
-        def times(sessions: Sequence[Session], inputs: object, **effort: float) -> list[RemoteTimes]:
+        def times(sessions: Sequence[Session], inputs: object, effort: Effort) -> list[RemoteTimes]:
             return [RemoteTimes((1.0, 1.0, 1.0), 1, 1) for _ in sessions]
 
         named = (model, self.describe(), "fp32", 1, "fake 1", run)
@@ -109,7 +108,8 @@ def file(task: Task, tmp_path_factory: pytest.TempPathFactory) -> File:
 def job(file: File, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Job]:
     """A job whose processes are fakes; targets by name, or with their own object."""
     monkeypatch.setattr(FakeWorker, "made", [])
-    monkeypatch.setattr(sweep, "Worker", FakeWorker)
+    for module in (lanes, sweep):
+        monkeypatch.setattr(module, "Worker", FakeWorker)
     monkeypatch.setattr(sweep.energy, "counters", lambda _device: None)
     monkeypatch.setattr(
         bench_matrix, "module_logits", lambda _module, pixels: np.zeros((len(pixels), 10), np.float32)
@@ -128,7 +128,7 @@ def quiet(_task: str, _fraction: float, _remark: str) -> None:
 
 
 def test_every_target_is_compared_with_the_anchor(job: Callable[..., Job]) -> None:
-    found = run_matrix(job("onnxruntime", "torch", "openvino"), None, quiet)
+    found = run_matrix(job("onnxruntime", "torch", "torch-compile"), None, quiet)
     assert [len(cell.across) for cell in found.cells] == [0] * 3 + [1] * 6
     assert {pair.before.target for cell in found.cells for pair in cell.across if pair.before} == {
         "onnxruntime@threads=1"

@@ -12,23 +12,17 @@ import pytest
 
 from tersa.errors import ModelError
 from tersa.export.artefact import Artefact
-from tersa.targets.base import Pixels, RemoteTimes, Session
+from tersa.targets.base import Effort, Pixels, RemoteTimes, Session
 from tersa.targets.measure import (
-    LEAST_ROUNDS,
-    TRIES,
-    Effort,
-    Here,
     Timed,
     compare,
     likely_reason,
     measure,
     measure_timed,
-    never,
     not_offered,
-    time_rounds,
-    time_sides,
 )
 from tersa.targets.registry import parse
+from tersa.targets.rounds import LEAST_ROUNDS, TRIES, Here, never, time_rounds, time_sides
 
 Make = Callable[..., Session]
 IMAGES = np.zeros((2, 1, 8, 8), np.float32)
@@ -182,24 +176,16 @@ def test_sides_that_cannot_be_started_anew_are_started_once(session: Make, clock
     assert (found.starts, len(found.times_ms)) == ((), 120)
 
 
-def test_sessions_elsewhere_are_asked_in_their_own_words(session: Make) -> None:
-    asked: dict[str, float] = {}
+def test_sessions_elsewhere_are_timed_there(session: Make) -> None:
+    asked: list[Effort] = []
 
-    def time_there(
-        sessions: Sequence[Session],
-        inputs: Sequence[Pixels],
-        *,
-        seconds: float,
-        rounds: int,
-        round_ms: float,
-        warmup_seconds: float,
-    ) -> list[RemoteTimes]:
-        asked.update(seconds=seconds, rounds=rounds, round_ms=round_ms, warmup_seconds=warmup_seconds)
+    def times(sessions: Sequence[Session], inputs: Sequence[Pixels], effort: Effort) -> list[RemoteTimes]:
+        asked.append(effort)
         return [RemoteTimes((1.0, 2.0, 3.0), 4, 5) for _ in sessions]
 
-    there = replace(session(lambda _: 5.0), elsewhere=time_there)
+    there = replace(session(lambda _: 5.0), elsewhere=times)
     [found] = time_rounds([there], [IMAGES], Effort(seconds=0.5, starts=4))
-    assert asked == {"seconds": 0.5, "rounds": 120, "round_ms": 4.0, "warmup_seconds": 0.5}
+    assert asked == [Effort(seconds=0.5, starts=4)]
     assert (found.times_ms.tolist(), found.calls, found.warmup, found.starts) == ([1.0, 2.0, 3.0], 4, 5, ())
 
 

@@ -15,7 +15,8 @@ from tersa.export.bundle import read_bundle
 from tersa.export.check import classify, module_logits
 from tersa.recipes.export import ExportRequest, export_subject
 from tersa.recipes.subjects import Subject, find_subject, noise, to_artefact
-from tersa.targets.measure import Effort, measure
+from tersa.targets.base import Effort
+from tersa.targets.measure import measure
 from tersa.targets.registry import parse
 
 SHAPE = (3, 16, 16)

@@ -20,9 +20,9 @@ from tersa.errors import ModelError, TargetError, UsageError
 from tersa.export.artefact import Artefact
 from tersa.export.check import classify
 from tersa.targets import ssh
-from tersa.targets.base import Pixels, Session
-from tersa.targets.measure import Effort, time_rounds
+from tersa.targets.base import Effort, Pixels, Session
 from tersa.targets.registry import parse, split_list
+from tersa.targets.rounds import time_rounds
 
 EFFORT = Effort(seconds=0.05, rounds=9, round_ms=0.5, warmup_seconds=0.02, starts=4)
 
@@ -109,7 +109,7 @@ def test_a_connection_that_is_cut_while_timing(reachable: Server, artefact: Arte
     with pytest.raises(
         TargetError, match=r"the connection to ssh://.* was lost \(timing, ssh ended with"
     ) as caught:
-        session.elsewhere([session], [images], seconds=60.0, rounds=10**6, round_ms=1.0, warmup_seconds=0.1)
+        session.elsewhere([session], [images], Effort(60.0, rounds=10**6, round_ms=1.0, warmup_seconds=0.1))
     assert "\n" not in str(caught.value)
     assert reachable.quiet(), "the runner outlived its connection"
     np.testing.assert_array_equal(  # the next session opens a connection of its own

@@ -12,12 +12,12 @@ import pytest
 from tersa.errors import TargetError
 from tersa.export.artefact import Artefact
 from tersa.export.check import module_logits
-from tersa.targets import sweep
-from tersa.targets.base import Pixels, RemoteTimes, Session
+from tersa.targets import lanes, sweep
+from tersa.targets.base import Effort, Pixels, RemoteTimes, Session
 from tersa.targets.energy import Reading
-from tersa.targets.measure import Effort
+from tersa.targets.lanes import Anchor, Candidate, Limits
 from tersa.targets.registry import parse
-from tersa.targets.sweep import START_S, Anchor, Candidate, Crew, Gap, Limits
+from tersa.targets.sweep import START_S, Crew, Gap
 from tersa.targets.worker import Died, Facts, First, Order
 
 QUICK = Effort(seconds=0.02, rounds=3, warmup_seconds=0.02)
@@ -85,26 +85,32 @@ class FakeWorker:
         self.closed = True
 
 
+def candidates(artefact: Artefact, models: Sequence[str], batch: int | None = None) -> list[Candidate]:
+    """Networks of three classes that give zeros, by name."""
+    return [
+        Candidate(
+            model=model,
+            precision="fp32",
+            artefact=artefact,
+            images=lambda n: np.zeros((n, 1, 8, 8), np.float32),
+            reference=lambda pixels: np.zeros((len(pixels), 3), np.float32),
+            batch=batch,
+        )
+        for model in models
+    ]
+
+
 @pytest.fixture
 def crew(artefact: Artefact, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Crew]:
     """A crew of fake processes on ONNX Runtime's name."""
     FakeWorker.started.clear()
     FakeWorker.made.clear()
-    monkeypatch.setattr(sweep, "Worker", FakeWorker)
+    for module in (lanes, sweep):
+        monkeypatch.setattr(module, "Worker", FakeWorker)
     monkeypatch.setattr(sweep.energy, "counters", lambda _device: None)
 
     def make(*models: str, limits: Limits | None = None, batch: int | None = None) -> Crew:
-        made = [
-            Candidate(
-                model=model,
-                precision="fp32",
-                artefact=artefact,
-                images=lambda n: np.zeros((n, 1, 8, 8), np.float32),
-                reference=lambda pixels: np.zeros((len(pixels), 3), np.float32),
-                batch=batch,
-            )
-            for model in models
-        ]
+        made = candidates(artefact, models, batch)
         return Crew("onnxruntime", parse("onnxruntime"), made, limits or Limits())
 
     return make
@@ -282,7 +288,7 @@ class FakeMachine:
                 raise TargetError("ssh://pi: Unable to allocate 3 GiB")
             return np.zeros((len(pixels), 3), np.float32)
 
-        def times(sessions: Sequence[Session], inputs: object, **effort: float) -> list[RemoteTimes]:
+        def times(sessions: Sequence[Session], inputs: object, effort: Effort) -> list[RemoteTimes]:
             if self.cut:
                 raise TargetError("the connection to ssh://pi was lost (timing)")
             return [RemoteTimes((1.0, 1.0, 1.0), 1, 1) for _ in sessions]
@@ -296,17 +302,8 @@ def far(artefact: Artefact) -> Callable[..., Crew]:
     """A crew on another machine."""
 
     def make(*models: str, cut: bool = False) -> Crew:
-        made = [
-            Candidate(
-                model=model,
-                precision="fp32",
-                artefact=artefact,
-                images=lambda n: np.zeros((n, 1, 8, 8), np.float32),
-                reference=lambda pixels: np.zeros((len(pixels), 3), np.float32),
-            )
-            for model in models
-        ]
-        return Crew("ssh://pi/onnxruntime", FakeMachine(cut), made)  # type: ignore[arg-type]
+        made = candidates(artefact, models)
+        return Crew("ssh://pi/onnxruntime", FakeMachine(cut), made)  # type: ignore[arg-type] - a stand-in
 
     return make
 

@@ -28,8 +28,8 @@ from tersa.adapt.signature import Anatomy, Channels, Family, Layer
 from tersa.adapt.single import EMPTY, lone_layer
 from tersa.adapt.table import Machine, Point, TableFile, choose_machine, machine_of
 from tersa.errors import TersaError, UsageError
-from tersa.targets.base import Pixels, Session, Target
-from tersa.targets.measure import Clock, Effort, time_rounds
+from tersa.targets.base import Effort, Pixels, Session, Target
+from tersa.targets.rounds import Clock, time_rounds
 
 BLOCK = 12
 """Sessions that are called in turn."""

@@ -147,10 +147,8 @@ def adapt(
     from tersa.recipes.adapt import adapt as work
     from tersa.recipes.adapt_request import specified
     from tersa.recipes.goals import Goals
-    from tersa.recipes.setting import Setting
+    from tersa.recipes.setting import Setting, crew_of
     from tersa.recipes.train import parse_settings
-    from tersa.study.cluster import Crew
-    from tersa.targets.environment import cores
 
     terminal = Terminal(json=json)
     protocol = {
@@ -218,7 +216,7 @@ def adapt(
             resume=resume,
             overwrite=overwrite,
             fresh_table=fresh_table,
-            crew=Crew(workers, threads or max(1, cores() // workers), on),
+            crew=crew_of(workers, threads, on),
         )
     terminal.say()
     tell(terminal, result, folder)

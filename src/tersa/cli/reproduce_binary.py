@@ -57,9 +57,7 @@ def binary_vgg(
 ) -> None:
     """Document 004: how accurate is a fully binary VGG16? Its table II, trained here."""
     from tersa.recipes.binary_vgg import BinaryVgg, plan_binary_vgg, reproduce_binary_vgg
-    from tersa.recipes.setting import Setting
-    from tersa.study.cluster import Crew
-    from tersa.targets.environment import cores
+    from tersa.recipes.setting import Setting, crew_of
     from tersa.train.device import choose
 
     terminal = Terminal(json=json)
@@ -79,7 +77,7 @@ def binary_vgg(
     command = shlex.join(["tersa", *(word for word in sys.argv[1:] if word not in ONCE)])
     with terminal.progress() as say:
         setting = Setting(data_dir, device, threads, say, command)
-        crew = Crew(workers, threads or max(1, cores() // workers), on)
+        crew = crew_of(workers, threads, on)
         result = reproduce_binary_vgg(wanted, folder, setting, resume=resume, overwrite=overwrite, crew=crew)
     _show(terminal, result, folder)
 

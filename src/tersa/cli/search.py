@@ -101,7 +101,7 @@ def search(
     from tersa.recipes.joint_request import COSTS, JointSpec
     from tersa.recipes.joint_trials import load_optuna, shown
     from tersa.recipes.request import DEFAULT_GOALS
-    from tersa.recipes.setting import Setting
+    from tersa.recipes.setting import Setting, crew_of
 
     load_optuna()
     goals = Goals.read(
@@ -139,8 +139,6 @@ def search(
         _plan(terminal, spec, Setting(data_dir, device, threads), folder, trials)
         return
     from tersa.recipes.joint import Place, joint_search
-    from tersa.study.cluster import Crew
-    from tersa.targets.environment import cores
 
     words = [word for word in sys.argv[1:] if word not in ONCE]
     words = [word.replace(storage, shown(storage)) if storage else word for word in words]
@@ -153,7 +151,7 @@ def search(
             trials=trials,
             place=Place(storage, study),
             setting=setting,
-            crew=Crew(workers, threads or max(1, cores() // workers), on),
+            crew=crew_of(workers, threads, on),
             resume=resume,
             overwrite=overwrite,
         )

@@ -46,9 +46,10 @@ from tersa.records import Record, write_record
 from tersa.report.bench_page import REPORT
 from tersa.targets.base import PRECISIONS, Target
 from tersa.targets.environment import available_memory, environment
+from tersa.targets.lanes import Limits
 from tersa.targets.packed import SLOW
 from tersa.targets.registry import DEFAULT, parse, split_list
-from tersa.targets.sweep import Gap, Limits
+from tersa.targets.sweep import Gap
 
 Say = Callable[[str, float, str], None]
 

@@ -21,6 +21,7 @@ from tersa.recipes.bench_result import BenchResult, CrossRow, CrossTable
 from tersa.recipes.folder import RESULT
 from tersa.records import Comparison
 from tersa.targets.registry import KINDS, parse
+from tersa.targets.ssh import is_remote
 
 
 def split_adapted(text: str) -> tuple[str, str]:
@@ -28,7 +29,7 @@ def split_adapted(text: str) -> tuple[str, str]:
     at = text.find("=")
     while at > 0:
         rest = text[at + 1 :]
-        if rest.startswith("ssh://") or rest.partition("@")[0] in KINDS:
+        if is_remote(rest) or rest.partition("@")[0] in KINDS:
             return text[:at], _described(rest)
         at = text.find("=", at + 1)
     return text, ""

@@ -18,10 +18,10 @@ from tersa.errors import TersaError
 from tersa.recipes.bench_matrix import File, Job
 from tersa.recipes.bench_result import LayerCost, LayerTable
 from tersa.recipes.subjects import noise
-from tersa.targets.base import Target
+from tersa.targets.base import Effort, Target
 from tersa.targets.ceilings import Ceilings, ceilings
 from tersa.targets.costs import NodeCost, file_costs
-from tersa.targets.measure import Effort, measure
+from tersa.targets.measure import measure
 from tersa.targets.profile import LayerTime, profile
 from tersa.targets.sweep import Row
 

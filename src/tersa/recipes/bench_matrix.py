@@ -29,10 +29,10 @@ from tersa.export.onnx import as_pixels
 from tersa.recipes.bench_result import Accuracy, Answers, Kept
 from tersa.recipes.subjects import Subject, noise
 from tersa.records import read_record, write_record
-from tersa.targets import ssh
-from tersa.targets.base import Target
-from tersa.targets.measure import Effort
-from tersa.targets.sweep import Anchor, Candidate, Cell, Crew, Gap, Lane, Limits
+from tersa.targets.base import Effort, Target
+from tersa.targets.lanes import Anchor, Candidate, Lane, Limits
+from tersa.targets.ssh import is_remote
+from tersa.targets.sweep import Cell, Crew, Gap
 from tersa.targets.worker import Died
 
 Images = npt.NDArray[np.float32]
@@ -41,6 +41,8 @@ Say = Callable[[str, float, str], None]
 CELLS = "cells"
 ANSWERED = 100
 """Images of one call while accuracy is measured; where memory ends at these, the smallest batch size."""
+WARMUP_S = 0.2
+"""Longest warm-up of each of several starts."""
 LARGEST_BATCH = 65_536
 """Where an open range of batch sizes ends even without a limit."""
 
@@ -84,8 +86,8 @@ class Batches:
 
 
 def packs(target: Target | str) -> bool:
-    """The target is there and runs packed programs; none over ssh does, though its class lists them."""
-    return not isinstance(target, str | ssh.Remote) and PACKED in target.precisions
+    """The target is there and runs packed programs."""
+    return not isinstance(target, str) and PACKED in target.precisions
 
 
 def suits(packable: Collection[str], model: str, precision: str, target: Target | str) -> bool:
@@ -237,7 +239,7 @@ class _Line:
         self.job, self.shelf, self.text, self.target, self.say = job, shelf, text, target, say
         self.candidates = _suited(job, candidates, target)
         self.name = target.describe()
-        self.remote = text.startswith("ssh:")
+        self.remote = is_remote(text)
         self.done = {batch: shelf.cell(self.name, batch) for batch in job.batches}
         self.known = shelf.answers(self.name)
         self.accuracies: list[Accuracy] = self.known or []
@@ -262,7 +264,7 @@ class _Line:
         cells: list[Cell] = []
         sizes = self.job.batches.sizes
         seconds = self.job.seconds
-        warmup_s = min(0.5, max(0.05, seconds / 2)) if self.job.starts == 1 else 0.2
+        warmup_s = min(0.5, max(0.05, seconds / 2)) if self.job.starts == 1 else WARMUP_S
         effort = Effort(seconds=seconds, warmup_seconds=warmup_s, starts=self.job.starts)
         self.say(0.0, f"{self.name}: loading")
         with Crew(self.text, self.target, self.candidates, self.job.limits, self.job.cores) as crew:
@@ -380,7 +382,7 @@ def _anchor(
 ) -> Anchor | None:
     """The first network that suits the first target, in a process of its own; None where it did not run."""
     text, target = job.targets[0]
-    if isinstance(target, str) or text.startswith("ssh:"):
+    if isinstance(target, str) or is_remote(text):
         return None
     first = _suited(job, candidates, target)[:1]
     keys = [(each.model, each.precision, target.describe()) for each in first]

@@ -25,7 +25,8 @@ from tersa.numerics import paired_loss
 from tersa.prune.holding import alive
 from tersa.recipes.goals import Goals, Standing, Start, keeps_accuracy, within_bounds
 from tersa.records import Agreement, Comparison
-from tersa.targets.measure import Effort, compare, not_offered
+from tersa.targets.base import Effort
+from tersa.targets.measure import compare, not_offered
 from tersa.targets.registry import parse
 from tersa.train.evaluation import predict
 

@@ -46,8 +46,9 @@ from tersa.recipes.subjects import Subject, find_subject, model_of, to_artefact
 from tersa.records import Record, write_record
 from tersa.targets.base import PRECISIONS, Target
 from tersa.targets.environment import environment
+from tersa.targets.lanes import Limits
 from tersa.targets.registry import installed
-from tersa.targets.sweep import Gap, Limits
+from tersa.targets.sweep import Gap
 
 Mode = Literal["quick", "full"]
 

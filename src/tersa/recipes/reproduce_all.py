@@ -35,11 +35,10 @@ from tersa.recipes.pruning_results import PruningResult
 from tersa.recipes.pruning_study import Pruning, reproduce_pruning
 from tersa.recipes.quantized_training import ReproduceResult, Reproduction, reproduce
 from tersa.recipes.reproductions import EXPERIMENTS
-from tersa.recipes.setting import Setting
+from tersa.recipes.setting import Setting, crew_of
 from tersa.records import SCHEMA, Record, read_record
 from tersa.report.numbers import plural
-from tersa.study.cluster import LOCAL, Crew, check_place
-from tersa.targets.environment import cores
+from tersa.study.cluster import LOCAL, check_place
 
 Mode = Literal["quick", "full"]
 Result = ReproduceResult | PruningResult | HardwareResult | AdaptationResult | BinaryVggResult
@@ -174,8 +173,7 @@ def _how(asked: Asked) -> dict[str, Any]:
 
 def _binary(asked: Asked) -> Answer:
     wanted = BinaryVgg(mode=asked.mode)
-    workers = asked.workers or 1
-    crew = Crew(workers, max(1, cores() // workers), asked.on)
+    crew = crew_of(asked.workers or 1, None, asked.on)
     result = reproduce_binary_vgg(wanted, asked.folder, asked.setting, resume=asked.resume, crew=crew)
     return Answer(result.verdict)
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from tersa.study.cluster import Crew
 from tersa.targets.environment import cores
 from tersa.train.memory import keep_freed
 
@@ -46,6 +47,11 @@ class Setting:
     command: str = ""
     cache: Path | None = None
     seconds: float = 3.0
+
+
+def crew_of(workers: int, threads: int | None, on: str) -> Crew:
+    """Workers that share the cores of this machine, unless their threads are given."""
+    return Crew(workers, threads or max(1, cores() // workers), on)
 
 
 @contextmanager

@@ -50,20 +50,38 @@ class RemoteTimes:
     warmup: int
 
 
+@dataclass(frozen=True)
+class Effort:
+    """How long to measure.
+
+    Attributes:
+        seconds: of timed calls per session, at most (three rounds are always made).
+        rounds: at most so many.
+        round_ms: calls are repeated until a round takes this long.
+        warmup_seconds: per session and start, at most (three rounds are always made).
+        starts: processes of each side, one after the other; 1 for sides that cannot be started anew.
+    """
+
+    seconds: float = 1.0
+    rounds: int = 120
+    round_ms: float = 4.0
+    warmup_seconds: float = 0.5
+    starts: int = 1
+
+    def __post_init__(self) -> None:
+        if not (self.seconds > 0 and self.rounds >= 3 and self.round_ms > 0 and self.warmup_seconds > 0):
+            raise ValueError(f"times must be above 0 and rounds at least 3, got {self}")
+        if self.starts < 1:
+            raise ValueError(f"a side starts once or more, got {self}")
+
+
 class Elsewhere(Protocol):
     """What times sessions where they run, so that the network between is not measured."""
 
     def __call__(
-        self,
-        sessions: Sequence[Session],
-        inputs: Sequence[Pixels],
-        *,
-        seconds: float,
-        rounds: int,
-        round_ms: float,
-        warmup_seconds: float,
+        self, sessions: Sequence[Session], inputs: Sequence[Pixels], effort: Effort
     ) -> list[RemoteTimes]:
-        """Interleaved rounds of sessions on one machine; the arguments are those of `measure.Effort`."""
+        """Interleaved rounds of sessions on one machine, in one process there, whatever `effort.starts`."""
         ...
 
 

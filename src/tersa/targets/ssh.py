@@ -34,10 +34,11 @@ import numpy as np
 import onnx
 
 from tersa.errors import ModelError, TargetError, UsageError
-from tersa.export.artefact import Artefact
+from tersa.export.artefact import PACKED, Artefact
 from tersa.export.tflite import tflite
 from tersa.targets.base import (
     PRECISIONS,
+    Effort,
     Pixels,
     RemoteTimes,
     Session,
@@ -83,6 +84,15 @@ class Place:
     def __str__(self) -> str:
         user = f"{self.user}@" if self.user else ""
         return f"{SCHEME}{user}{self.host}{f':{self.port}' if self.port else ''}"
+
+
+def is_remote(text: str) -> bool:
+    """A target's text names another machine.
+
+    >>> is_remote("ssh://pi/onnxruntime"), is_remote("onnxruntime")
+    (True, False)
+    """
+    return text.startswith(SCHEME)
 
 
 def split(text: str) -> tuple[Place, str]:
@@ -138,7 +148,7 @@ class Remote:
     options: tuple[tuple[str, str], ...] = ()
 
     name: ClassVar[str] = "ssh"
-    precisions: ClassVar[tuple[str, ...]] = PRECISIONS
+    precisions: ClassVar[tuple[str, ...]] = tuple(each for each in PRECISIONS if each != PACKED)
 
     def describe(self) -> str:
         """`ssh://user@host/onnxruntime@threads=N`, with every option that is not its default."""
@@ -231,14 +241,7 @@ class Connection:
             return self._receive(seconds + CONNECT_SECONDS, str(message["do"]))
 
     def time(
-        self,
-        sessions: Sequence[Session],
-        inputs: Sequence[Pixels],
-        *,
-        seconds: float,
-        rounds: int,
-        round_ms: float,
-        warmup_seconds: float,
+        self, sessions: Sequence[Session], inputs: Sequence[Pixels], effort: Effort
     ) -> list[RemoteTimes]:
         """Interleaved rounds over there (`base.Elsewhere`).
 
@@ -251,10 +254,10 @@ class Connection:
         arrays = [np.ascontiguousarray(one, "<f4") for one in inputs]
         message = {
             "do": "time", "sessions": indices, "shapes": [list(one.shape) for one in arrays],
-            "seconds": seconds,
-            "rounds": rounds, "round_ms": round_ms, "warmup_seconds": warmup_seconds,
+            "seconds": effort.seconds,
+            "rounds": effort.rounds, "round_ms": effort.round_ms, "warmup_seconds": effort.warmup_seconds,
         }  # fmt: skip
-        limit = ANSWER_SECONDS + 4 * len(sessions) * (seconds + warmup_seconds)
+        limit = ANSWER_SECONDS + 4 * len(sessions) * (effort.seconds + effort.warmup_seconds)
         times: list[list[float]] = [[] for _ in sessions]
         with self._lock:
             self._send_message(message, b"".join(one.tobytes() for one in arrays), limit)

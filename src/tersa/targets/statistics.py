@@ -39,9 +39,8 @@ PLACEMENT = 0.02
 
 Where a session's memory happens to lie decides which cache lines collide, and more rounds do not average that
 out: 60 pairs of equal sessions differed by up to 1.1 % in quiet runs, with bootstrap intervals ten times
-narrower; 20 pairs of equal processes differed by 1.9 % (standard deviation; measured twice, the correlation
-is 0.87), and the one that was begun first was 1 % slower in the mean. Every interval of a ratio is widened by
-this much, but where processes were started anew.
+narrower, and equal processes differ by more (the column `by_start` of `benchmarks/results/measuring.csv`).
+Every interval of a ratio is widened by this much, but where processes were started anew.
 """
 
 LEAST_STARTS = 3
