@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -29,7 +30,7 @@ from tersa.recipes.binary_vgg import (
 from tersa.recipes.binary_vgg_report import view_of
 from tersa.recipes.published_binary import accuracies
 from tersa.recipes.setting import Setting
-from tersa.recipes.train import TrainedRun
+from tersa.recipes.train import TrainedRun, TrainRequest
 from tersa.records import read_record, write_record
 from tersa.report.binary_vgg_page import render
 from tersa.study import gather
@@ -179,6 +180,22 @@ def test_a_plan_names_what_it_would_train(tmp_path: Path) -> None:
     assert plan.rows == ["bvgg16"]
     assert plan.seconds > 0
     assert not (tmp_path / "none").exists()
+
+
+def test_a_plan_shares_rows_among_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cost = {"tfc": 30.0, "sfc": 10.0}
+
+    def plan(request: TrainRequest, setting: Setting) -> SimpleNamespace:
+        return SimpleNamespace(cost=SimpleNamespace(seconds=cost[str(request.model)]), device="cpu")
+
+    monkeypatch.setattr(binary_vgg, "METHODS", TWO_SMALL)
+    monkeypatch.setattr(binary_vgg, "plan_training", plan)
+    alone, two = (
+        plan_binary_vgg(WANTED, tmp_path / "none", crew=Crew(workers=workers)).seconds for workers in (1, 2)
+    )
+    assert (alone, two) == (40.0, 30.0)
+    with pytest.raises(UsageError, match="--on nowhere"):
+        plan_binary_vgg(WANTED, tmp_path / "none", crew=Crew(on="nowhere"))
 
 
 def test_wrong_rows_are_named_together() -> None:

@@ -71,13 +71,14 @@ def binary_vgg(
         seed=seed,
     )
     folder = out or Path("studies") / f"binary-vgg-{Path(data).name}-{wanted.mode}"
+    crew = crew_of(workers, threads, on)
     if dry_run:
-        _show_plan(terminal, plan_binary_vgg(wanted, folder, Setting(data_dir, device, threads)), folder)
+        plan = plan_binary_vgg(wanted, folder, Setting(data_dir, device, threads), crew)
+        _show_plan(terminal, plan, folder)
         return
     command = shlex.join(["tersa", *(word for word in sys.argv[1:] if word not in ONCE)])
     with terminal.progress() as say:
         setting = Setting(data_dir, device, threads, say, command)
-        crew = crew_of(workers, threads, on)
         result = reproduce_binary_vgg(wanted, folder, setting, resume=resume, overwrite=overwrite, crew=crew)
     _show(terminal, result, folder)
 

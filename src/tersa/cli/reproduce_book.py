@@ -91,11 +91,13 @@ def all_(
     from tersa.recipes.reproductions import EXPERIMENTS
     from tersa.recipes.setting import Setting
     from tersa.report.numbers import duration
+    from tersa.study.cluster import check_place
 
     terminal = Terminal(json=json)
     mode = "full" if full else "quick"
     names = [name.strip() for name in only.split(",") if name.strip()]
     folder = out or Path("studies") / f"all-{mode}"
+    check_place(on)
     if dry_run:
         wanted = chosen(names)
         rows = [

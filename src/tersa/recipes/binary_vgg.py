@@ -251,23 +251,32 @@ def chosen_rows(wanted: BinaryVgg) -> list[Method]:
     return [method for method in METHODS if not wanted.rows or method.name in wanted.rows]
 
 
-def plan_binary_vgg(wanted: BinaryVgg, folder: Path, setting: Setting | None = None) -> BinaryVggPlan:
+def plan_binary_vgg(
+    wanted: BinaryVgg, folder: Path, setting: Setting | None = None, crew: Crew | None = None
+) -> BinaryVggPlan:
     """What `reproduce_binary_vgg` would do with `resume`; nothing is written.
+
+    With workers the time is that of the longest row, or of an equal share, whichever is longer.
 
     Raises:
         UsageError, DataError, ModelError: what the work would raise before it begins.
     """
-    setting = setting or Setting()
-    todo, ended, skipped, seconds, device = list[str](), list[str](), dict[str, str](), 0.0, setting.device
+    setting, crew = setting or Setting(), crew or Crew()
+    check_place(crew.on)
+    alone = setting if crew.alone else replace(setting, threads=crew.threads)
+    todo, ended, skipped, device = list[str](), list[str](), dict[str, str](), setting.device
+    each = [0.0]
     for method in chosen_rows(wanted):
         if reason := _cannot(method, wanted, setting):
             skipped[method.name] = reason
         elif (folder / ROWS_FOLDER / method.name / RESULT).is_file():
             ended.append(method.name)
         else:
-            plan = plan_training(_request(method, wanted), setting)
+            plan = plan_training(_request(method, wanted), alone)
             todo.append(method.name)
-            seconds, device = seconds + plan.cost.seconds, plan.device
+            each.append(plan.cost.seconds)
+            device = plan.device
+    seconds = max(max(each), sum(each) / crew.workers)
     return BinaryVggPlan(
         rows=todo, ended=ended, skipped=skipped, epochs=wanted.length, device=device, seconds=seconds
     )
