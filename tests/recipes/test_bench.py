@@ -15,7 +15,7 @@ from tersa.recipes import bench, bench_matrix
 from tersa.recipes.bench import BenchRequest, make_plan, run_bench
 from tersa.recipes.bench_cross import adapted_for, cross_table, split_adapted
 from tersa.recipes.bench_layers import layer_tables, limit_words, roofs
-from tersa.recipes.bench_matrix import Batches, File, Job, Shelf, run_matrix
+from tersa.recipes.bench_matrix import Batches, File, Finished, Job, run_matrix
 from tersa.recipes.bench_report import view_of
 from tersa.recipes.bench_result import BenchResult, LayerTable
 from tersa.recipes.bench_verdict import energy_known, headline
@@ -139,38 +139,38 @@ def test_a_kill_loses_the_cell_at_work_and_no_other(
     class Killed(BaseException):
         """As a signal would end it."""
 
-    keep = Shelf.keep
+    keep = Finished.keep
 
-    def dies(self: Shelf, cell: Cell) -> None:
+    def dies(self: Finished, cell: Cell) -> None:
         if cell.batch == 2:
             raise Killed
         keep(self, cell)
 
-    monkeypatch.setattr(Shelf, "keep", dies)
+    monkeypatch.setattr(Finished, "keep", dies)
     with pytest.raises(Killed):
         run_matrix(job, tmp_path, quiet)
-    monkeypatch.setattr(Shelf, "keep", keep)
+    monkeypatch.setattr(Finished, "keep", keep)
     again = run_matrix(job, tmp_path, quiet)
     assert again.again == 1
     assert [(cell.batch, len(cell.rows)) for cell in again.cells] == [(1, 1), (2, 1)]
-    monkeypatch.setattr(bench_matrix, "Crew", None)  # nothing is left to measure
+    monkeypatch.setattr(bench_matrix, "Contest", None)  # nothing is left to measure
     whole = run_matrix(job, tmp_path, quiet)
     assert whole.again == 2
     assert whole.cells == again.cells
 
 
 def test_cells_of_other_files_are_refused(job: Job, tmp_path: Path) -> None:
-    shelf = Shelf(tmp_path, job.files)
-    shelf.keep(Cell(target="onnxruntime@threads=1", batch=1, rows=[], comparisons=[], across=[], gaps=[]))
-    shelf.sha256 = {"mlp:4 fp32": "0" * 64}
+    finished = Finished(tmp_path, job.files)
+    finished.keep(Cell(target="onnxruntime@threads=1", batch=1, rows=[], comparisons=[], across=[], gaps=[]))
+    finished.sha256 = {"mlp:4 fp32": "0" * 64}
     with pytest.raises(DataError, match=r"measured with other files .* --overwrite"):
-        shelf.cell("onnxruntime@threads=1", 1)
+        finished.cell("onnxruntime@threads=1", 1)
 
 
 def test_without_a_folder_nothing_is_kept(job: Job) -> None:
-    shelf = Shelf(None, job.files)
-    shelf.keep(Cell(target="t", batch=1, rows=[], comparisons=[], across=[], gaps=[]))
-    assert shelf.cell("t", 1) is None
+    finished = Finished(None, job.files)
+    finished.keep(Cell(target="t", batch=1, rows=[], comparisons=[], across=[], gaps=[]))
+    assert finished.cell("t", 1) is None
 
 
 def test_open_ranges_double_until_an_end() -> None:

@@ -17,7 +17,7 @@ from tersa.targets.base import Effort, Pixels, RemoteTimes, Session
 from tersa.targets.energy import Reading
 from tersa.targets.lanes import Anchor, Candidate, Limits
 from tersa.targets.registry import parse
-from tersa.targets.sweep import START_S, Crew, Gap
+from tersa.targets.sweep import START_S, Contest, Gap
 from tersa.targets.worker import Died, Facts, First, Order
 
 QUICK = Effort(seconds=0.02, rounds=3, warmup_seconds=0.02)
@@ -101,23 +101,23 @@ def candidates(artefact: Artefact, models: Sequence[str], batch: int | None = No
 
 
 @pytest.fixture
-def crew(artefact: Artefact, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Crew]:
-    """A crew of fake processes on ONNX Runtime's name."""
+def contest(artefact: Artefact, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Contest]:
+    """A contest of fake processes on ONNX Runtime's name."""
     FakeWorker.started.clear()
     FakeWorker.made.clear()
     for module in (lanes, sweep):
         monkeypatch.setattr(module, "Worker", FakeWorker)
     monkeypatch.setattr(sweep.energy, "counters", lambda _device: None)
 
-    def make(*models: str, limits: Limits | None = None, batch: int | None = None) -> Crew:
+    def make(*models: str, limits: Limits | None = None, batch: int | None = None) -> Contest:
         made = candidates(artefact, models, batch)
-        return Crew("onnxruntime", parse("onnxruntime"), made, limits or Limits())
+        return Contest("onnxruntime", parse("onnxruntime"), made, limits or Limits())
 
     return make
 
 
-def test_each_is_compared_with_the_first(crew: Callable[..., Crew]) -> None:
-    with crew("plain", "slow") as found:
+def test_each_is_compared_with_the_first(contest: Callable[..., Contest]) -> None:
+    with contest("plain", "slow") as found:
         cell = found.at(4, QUICK)
     assert [(row.model, row.latency_ms.median, row.images_per_s) for row in cell.rows] == [
         ("plain", 4.0, 1000.0),
@@ -131,29 +131,29 @@ def test_each_is_compared_with_the_first(crew: Callable[..., Crew]) -> None:
     assert (cell.across, cell.gaps) == ([], [])
 
 
-def test_networks_are_started_again_unless_that_takes_long(crew: Callable[..., Crew]) -> None:
+def test_networks_are_started_again_unless_that_takes_long(contest: Callable[..., Contest]) -> None:
     effort = replace(QUICK, starts=4)
-    with crew("plain", "slow") as found:
+    with contest("plain", "slow") as found:
         cell = found.at(4, effort)
         assert [lane.runner.restarts for lane in found.lanes] == [3, 3]  # type: ignore[union-attr]
     assert cell.comparisons[0].verdict == "slower"
-    with crew("plain", "compiled") as found:
+    with contest("plain", "compiled") as found:
         assert len(found.at(4, effort).rows) == 2
         assert [lane.runner.restarts for lane in found.lanes] == [0, 0]  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("models", [("plain", "once"), ("once", "plain")])
 def test_a_network_that_cannot_start_again_leaves_the_others(
-    models: tuple[str, str], crew: Callable[..., Crew]
+    models: tuple[str, str], contest: Callable[..., Contest]
 ) -> None:
-    with crew(*models) as found:  # the other one was ended, too, and is begun again
+    with contest(*models) as found:  # the other one was ended, too, and is begun again
         cell = found.at(4, replace(QUICK, starts=4))
     assert [row.model for row in cell.rows] == ["plain"]
     assert "could not be started again" in cell.gaps[0].text
 
 
-def test_what_cannot_be_loaded_is_a_gap_and_the_others_go_on(crew: Callable[..., Crew]) -> None:
-    with crew("refused", "huge", "plain") as found:
+def test_what_cannot_be_loaded_is_a_gap_and_the_others_go_on(contest: Callable[..., Contest]) -> None:
+    with contest("refused", "huge", "plain") as found:
         cell = found.at(1, QUICK)
         assert [(gap.model, gap.kind) for gap in found.gaps] == [
             ("refused", "not offered"),
@@ -162,8 +162,8 @@ def test_what_cannot_be_loaded_is_a_gap_and_the_others_go_on(crew: Callable[...,
     assert [row.model for row in cell.rows] == ["plain"]
 
 
-def test_memory_ends_for_one_and_not_for_the_other(crew: Callable[..., Crew]) -> None:
-    with crew("small", "plain") as found:
+def test_memory_ends_for_one_and_not_for_the_other(contest: Callable[..., Contest]) -> None:
+    with contest("small", "plain") as found:
         assert len(found.at(2, QUICK).rows) == 2
         cell = found.at(4, QUICK)
         assert [row.model for row in cell.rows] == ["plain"]
@@ -173,31 +173,31 @@ def test_memory_ends_for_one_and_not_for_the_other(crew: Callable[..., Crew]) ->
         assert len(found.at(8, QUICK).rows) == 1
 
 
-def test_images_that_alone_are_too_large_are_not_even_made(crew: Callable[..., Crew]) -> None:
-    with crew("plain", limits=Limits(memory=10_000)) as found:
+def test_images_that_alone_are_too_large_are_not_even_made(contest: Callable[..., Contest]) -> None:
+    with contest("plain", limits=Limits(memory=10_000)) as found:
         assert found.at(32, QUICK).rows
         [gap] = found.at(64, QUICK).gaps
     assert (gap.kind, "the images alone take" in gap.reason) == ("out of memory", True)
 
 
-def test_wrong_outputs_are_not_timed(crew: Callable[..., Crew]) -> None:
-    with crew("plain", "wrong") as found:
+def test_wrong_outputs_are_not_timed(contest: Callable[..., Contest]) -> None:
+    with contest("plain", "wrong") as found:
         cell = found.at(1, QUICK)
     assert [row.model for row in cell.rows] == ["plain"]
     assert cell.gaps[0].kind == "wrong outputs"
     assert "logits differ by 0.5 (allowed 0.001)" in cell.gaps[0].reason
 
 
-def test_a_process_that_ends_inside_the_rounds(crew: Callable[..., Crew]) -> None:
-    with crew("plain", "falls", "slow") as found:
+def test_a_process_that_ends_inside_the_rounds(contest: Callable[..., Contest]) -> None:
+    with contest("plain", "falls", "slow") as found:
         cell = found.at(2, QUICK)
         assert [row.model for row in cell.rows] == ["plain", "slow"]
         assert [(gap.model, gap.kind) for gap in cell.gaps] == [("falls", "failed")]
         assert len(cell.comparisons) == 1
 
 
-def test_the_time_limit_ends_the_raising_and_keeps_the_row(crew: Callable[..., Crew]) -> None:
-    with crew("plain", "slow", limits=Limits(call_s=0.0035)) as found:
+def test_the_time_limit_ends_the_raising_and_keeps_the_row(contest: Callable[..., Contest]) -> None:
+    with contest("plain", "slow", limits=Limits(call_s=0.0035)) as found:
         cell = found.at(2, QUICK)
         assert len(cell.rows) == 2
         assert [(gap.model, gap.batch, gap.kind) for gap in cell.gaps] == [("slow", 4, "over the time limit")]
@@ -205,17 +205,17 @@ def test_the_time_limit_ends_the_raising_and_keeps_the_row(crew: Callable[..., C
         assert found.at(8, QUICK).rows == []
 
 
-def test_the_anchor_is_timed_beside_another_target(crew: Callable[..., Crew]) -> None:
-    with crew("plain") as first, crew("slow", "plain") as second:
+def test_the_anchor_is_timed_beside_another_target(contest: Callable[..., Contest]) -> None:
+    with contest("plain") as first, contest("slow", "plain") as second:
         cell = second.at(4, QUICK, anchor=Anchor(first.lanes[0], 8))
     assert [pair.speedup for pair in cell.across] == [0.5, 1.0]
     assert [pair.speedup for pair in cell.comparisons] == [2.0]
     assert len(cell.rows) == 2
 
 
-def test_an_anchor_whose_calls_take_too_long_takes_part_no_more(crew: Callable[..., Crew]) -> None:
+def test_an_anchor_whose_calls_take_too_long_takes_part_no_more(contest: Callable[..., Contest]) -> None:
     limits = Limits(call_s=0.0035)
-    with crew("slow", limits=limits) as first, crew("plain") as second:
+    with contest("slow", limits=limits) as first, contest("plain") as second:
         anchor = Anchor(first.lanes[0], 1024, limits)
         found = [len(second.at(batch, QUICK, anchor).across) for batch in (1, 2, 4, 8)]
         assert found == [1, 1, 0, 0]
@@ -223,18 +223,18 @@ def test_an_anchor_whose_calls_take_too_long_takes_part_no_more(crew: Callable[.
         assert anchor.notes == []
 
 
-def test_an_anchor_takes_part_as_far_as_on_its_own_target(crew: Callable[..., Crew]) -> None:
-    with crew("plain") as first, crew("slow") as second:
+def test_an_anchor_takes_part_as_far_as_on_its_own_target(contest: Callable[..., Contest]) -> None:
+    with contest("plain") as first, contest("slow") as second:
         anchor = Anchor(first.lanes[0], 2)
         assert [len(second.at(batch, QUICK, anchor).across) for batch in (2, 4)] == [1, 0]
 
 
 @pytest.mark.parametrize("name", ["falls", "once"])
 def test_an_anchor_that_ends_inside_rounds_is_no_gap_of_the_other(
-    crew: Callable[..., Crew], name: str
+    contest: Callable[..., Contest], name: str
 ) -> None:
     effort = replace(QUICK, starts=2)
-    with crew(name) as first, crew("plain") as second:
+    with contest(name) as first, contest("plain") as second:
         anchor = Anchor(first.lanes[0], 8)
         cell = second.at(2, effort, anchor)
         assert len(second.lanes) == 1
@@ -243,8 +243,8 @@ def test_an_anchor_that_ends_inside_rounds_is_no_gap_of_the_other(
     assert "nothing is compared with it from batch 2 on" in anchor.notes[0]
 
 
-def test_an_anchor_that_ended_is_started_again_for_smaller_batches(crew: Callable[..., Crew]) -> None:
-    with crew("small") as first, crew("plain") as second, crew("plain") as third:
+def test_an_anchor_that_ended_is_started_again_for_smaller_batches(contest: Callable[..., Contest]) -> None:
+    with contest("small") as first, contest("plain") as second, contest("plain") as third:
         anchor = Anchor(first.lanes[0], 8)
         runner = anchor.lane.runner
         assert [len(second.at(batch, QUICK, anchor).across) for batch in (1, 2, 4, 8)] == [1, 1, 0, 0]
@@ -259,9 +259,9 @@ def test_an_anchor_that_ended_is_started_again_for_smaller_batches(crew: Callabl
 
 
 def test_an_anchor_that_cannot_be_started_again_is_told_of_once(
-    crew: Callable[..., Crew], monkeypatch: pytest.MonkeyPatch
+    contest: Callable[..., Contest], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with crew("small") as first, crew("plain") as second, crew("plain") as third:
+    with contest("small") as first, contest("plain") as second, contest("plain") as third:
         anchor = Anchor(first.lanes[0], 8)
         second.at(4, QUICK, anchor)
         monkeypatch.setattr(FakeWorker, "gone", True)
@@ -298,17 +298,17 @@ class FakeMachine:
 
 
 @pytest.fixture
-def far(artefact: Artefact) -> Callable[..., Crew]:
-    """A crew on another machine."""
+def far(artefact: Artefact) -> Callable[..., Contest]:
+    """A contest on another machine."""
 
-    def make(*models: str, cut: bool = False) -> Crew:
+    def make(*models: str, cut: bool = False) -> Contest:
         made = candidates(artefact, models)
-        return Crew("ssh://pi/onnxruntime", FakeMachine(cut), made)  # type: ignore[arg-type] - a stand-in
+        return Contest("ssh://pi/onnxruntime", FakeMachine(cut), made)  # type: ignore[arg-type] - a stand-in
 
     return make
 
 
-def test_a_network_that_fails_on_another_machine_leaves_the_others(far: Callable[..., Crew]) -> None:
+def test_a_network_that_fails_on_another_machine_leaves_the_others(far: Callable[..., Contest]) -> None:
     with far("heavy", "plain") as found:
         heavy = found.lanes[0]
         cell = found.at(4, QUICK)
@@ -323,7 +323,7 @@ def test_a_network_that_fails_on_another_machine_leaves_the_others(far: Callable
             found.answer(heavy, np.zeros((1, 1, 8, 8), np.float32))
 
 
-def test_a_connection_that_is_cut_ends_all_networks_of_that_machine(far: Callable[..., Crew]) -> None:
+def test_a_connection_that_is_cut_ends_all_networks_of_that_machine(far: Callable[..., Contest]) -> None:
     with far("plain", "other", cut=True) as found:
         cell = found.at(4, QUICK)
         assert (cell.rows, found.lanes) == ([], [])
@@ -343,10 +343,10 @@ class FakeMeter:
 
 
 def test_a_process_that_ends_while_energy_is_read_keeps_its_times(
-    crew: Callable[..., Crew], monkeypatch: pytest.MonkeyPatch
+    contest: Callable[..., Contest], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sweep.energy, "counters", lambda _device: FakeMeter())
-    with crew("plain", "tired") as found:
+    with contest("plain", "tired") as found:
         cell = found.at(4, QUICK, watts=10.0)
         assert [(row.model, row.energy is None) for row in cell.rows] == [("plain", False), ("tired", True)]
         assert [gap.text for gap in cell.gaps] == [
@@ -355,22 +355,22 @@ def test_a_process_that_ends_while_energy_is_read_keeps_its_times(
         assert [lane.candidate.model for lane in found.lanes] == ["plain"]
 
 
-def test_power_that_is_stated_gives_estimated_energy(crew: Callable[..., Crew]) -> None:
-    with crew("plain") as found:
+def test_power_that_is_stated_gives_estimated_energy(contest: Callable[..., Contest]) -> None:
+    with contest("plain") as found:
         [row] = found.at(2, QUICK, watts=10.0).rows
     assert row.energy is not None
     assert (row.energy.source, row.energy.joules_per_image) == ("estimated", pytest.approx(0.01))
 
 
-def test_files_of_one_batch_size(crew: Callable[..., Crew]) -> None:
-    with crew("plain", batch=2) as found:
+def test_files_of_one_batch_size(contest: Callable[..., Contest]) -> None:
+    with contest("plain", batch=2) as found:
         gap = found.at(1, QUICK).gaps[0]
         assert (gap.kind, gap.reason) == ("not offered", "the file takes batches of 2 only")
         assert len(found.at(2, QUICK).rows) == 1
 
 
-def test_those_that_ended_in_an_earlier_run_do_not_come_back(crew: Callable[..., Crew]) -> None:
-    with crew("plain", "slow") as found:
+def test_those_that_ended_in_an_earlier_run_do_not_come_back(contest: Callable[..., Contest]) -> None:
+    with contest("plain", "slow") as found:
         told = {"model": "slow", "target": found.target, "precision": "fp32", "batch": 8}
         found.leave([Gap(**told, reason="x"), Gap(**{**told, "model": "plain"}, reason="x")])
         assert len(found.lanes) == 2
@@ -378,8 +378,8 @@ def test_those_that_ended_in_an_earlier_run_do_not_come_back(crew: Callable[...,
         assert [lane.candidate.model for lane in found.lanes] == ["plain"]
 
 
-def test_processes_are_ended(crew: Callable[..., Crew]) -> None:
-    with crew("plain", "slow") as found:
+def test_processes_are_ended(contest: Callable[..., Contest]) -> None:
+    with contest("plain", "slow") as found:
         runners = [lane.runner for lane in found.lanes]
         found.lose(found.lanes[0], Died("gone"))
     assert all(runner.closed for runner in runners)  # pyright: ignore[reportAttributeAccessIssue] - fakes
@@ -395,7 +395,7 @@ def test_a_real_target(artefact: Artefact) -> None:
         images=lambda n: np.random.default_rng(0).random((n, 1, 8, 8), dtype=np.float32),
         reference=lambda pixels: module_logits(module, pixels),
     )
-    with Crew("onnxruntime", parse("onnxruntime"), [candidate], Limits(memory=4 * 10**9)) as found:
+    with Contest("onnxruntime", parse("onnxruntime"), [candidate], Limits(memory=4 * 10**9)) as found:
         [row] = found.at(2, QUICK).rows
     assert row.latency_ms.median > 0
     assert row.images_per_s == pytest.approx(2000.0 / row.latency_ms.median)

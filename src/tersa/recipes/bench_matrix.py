@@ -32,7 +32,7 @@ from tersa.records import read_record, write_record
 from tersa.targets.base import Effort, Target
 from tersa.targets.lanes import Anchor, Candidate, Lane, Limits
 from tersa.targets.ssh import is_remote
-from tersa.targets.sweep import Cell, Crew, Gap
+from tersa.targets.sweep import Cell, Contest, Gap
 from tersa.targets.worker import Died
 
 Images = npt.NDArray[np.float32]
@@ -143,7 +143,7 @@ class Found:
     notes: list[str] = field(default_factory=list[str])
 
 
-class Shelf:
+class Finished:
     """The finished cells of a folder, or nothing without one."""
 
     def __init__(self, folder: Path | None, files: Sequence[File]) -> None:
@@ -201,7 +201,7 @@ def run_matrix(job: Job, folder: Path | None, say: Say) -> Found:
     Raises:
         DataError: a kept cell is of other artefacts.
     """
-    shelf = Shelf(folder, job.files)
+    finished = Finished(folder, job.files)
     candidates = [_candidate(job, each) for each in job.files]
     cells: list[Cell] = []
     accuracies: list[Accuracy] = []
@@ -216,12 +216,12 @@ def run_matrix(job: Job, folder: Path | None, say: Say) -> Found:
             def tell(fraction: float, remark: str, start: float = start, part: float = part) -> None:
                 say("measuring", start + part * fraction, remark)
 
-            one = _Line(job, shelf, text, target, candidates, tell)
-            if index and anchor is None and not one.finished and not one.remote:
+            one = _Line(job, finished, text, target, candidates, tell)
+            if index and anchor is None and not one.complete and not one.remote:
                 anchor = _anchor(job, candidates, cells, stack)
             cells += one.run(None if one.remote else anchor)
             accuracies += one.accuracies
-    return Found(cells, accuracies, shelf.read, anchor.notes if anchor else [])
+    return Found(cells, accuracies, finished.read, anchor.notes if anchor else [])
 
 
 class _Line:
@@ -230,23 +230,23 @@ class _Line:
     def __init__(
         self,
         job: Job,
-        shelf: Shelf,
+        finished: Finished,
         text: str,
         target: Target,
         candidates: Sequence[Candidate],
         say: Callable[[float, str], None],
     ) -> None:
-        self.job, self.shelf, self.text, self.target, self.say = job, shelf, text, target, say
+        self.job, self.finished, self.text, self.target, self.say = job, finished, text, target, say
         self.candidates = _suited(job, candidates, target)
         self.name = target.describe()
         self.remote = is_remote(text)
-        self.done = {batch: shelf.cell(self.name, batch) for batch in job.batches}
-        self.known = shelf.answers(self.name)
+        self.done = {batch: finished.cell(self.name, batch) for batch in job.batches}
+        self.known = finished.answers(self.name)
         self.accuracies: list[Accuracy] = self.known or []
         self.tested = [each for each in job.files if each.subject.trained] if job.tested else []
 
     @property
-    def finished(self) -> bool:
+    def complete(self) -> bool:
         """Nothing is left to measure."""
         if self.tested and self.known is None:
             return False
@@ -259,7 +259,7 @@ class _Line:
 
     def run(self, anchor: Anchor | None) -> list[Cell]:
         """Cells of all batch sizes, in their order."""
-        if self.finished:
+        if self.complete:
             return [cell for cell in self.done.values() if cell is not None]
         cells: list[Cell] = []
         sizes = self.job.batches.sizes
@@ -267,43 +267,43 @@ class _Line:
         warmup_s = min(0.5, max(0.05, seconds / 2)) if self.job.starts == 1 else WARMUP_S
         effort = Effort(seconds=seconds, warmup_seconds=warmup_s, starts=self.job.starts)
         self.say(0.0, f"{self.name}: loading")
-        with Crew(self.text, self.target, self.candidates, self.job.limits, self.job.cores) as crew:
+        with Contest(self.text, self.target, self.candidates, self.job.limits, self.job.cores) as contest:
             if self.tested and self.known is None:
-                self.accuracies = self._answers(crew)
-                self.shelf.keep_answers(self.name, self.accuracies)
+                self.accuracies = self._answers(contest)
+                self.finished.keep_answers(self.name, self.accuracies)
             for place, batch in enumerate(self.job.batches):
                 cell = self.done[batch]
                 if cell is not None:
-                    crew.leave(cell.gaps)
-                elif crew.lanes:
+                    contest.leave(cell.gaps)
+                elif contest.lanes:
                     self.say(min(place / len(sizes), 1.0), f"{self.name}, batch {batch}")
-                    found = crew.at(batch, effort, anchor, self.job.watts)
-                    first = {"gaps": [*crew.gaps, *found.gaps]} if place == 0 else {}
+                    found = contest.at(batch, effort, anchor, self.job.watts)
+                    first = {"gaps": [*contest.gaps, *found.gaps]} if place == 0 else {}
                     cell = found.model_copy(update=first)
-                    self.shelf.keep(cell)
+                    self.finished.keep(cell)
                 elif place == 0:
                     cell = Cell(
-                        target=self.name, batch=batch, rows=[], comparisons=[], across=[], gaps=crew.gaps
+                        target=self.name, batch=batch, rows=[], comparisons=[], across=[], gaps=contest.gaps
                     )
-                    self.shelf.keep(cell)
+                    self.finished.keep(cell)
                 else:
                     break
                 cells.append(cell)
         return cells
 
-    def _answers(self, crew: Crew) -> list[Accuracy]:
+    def _answers(self, contest: Contest) -> list[Accuracy]:
         """Test accuracy of every trained network that this target runs."""
         found: list[Accuracy] = []
-        for lane in list(crew.lanes):
+        for lane in list(contest.lanes):
             model, precision = lane.candidate.model, lane.candidate.precision
             if not any((each.subject.name, each.precision) == (model, precision) for each in self.tested):
                 continue
             self.say(0.0, f"{self.name}: accuracy of {model} in {precision}")
             whole = self.job.tested - self.job.tested % (lane.candidate.batch or 1)
             try:
-                right = self._right(crew, lane, whole)
+                right = self._right(contest, lane, whole)
             except Died as error:
-                crew.lose(lane, error)
+                contest.lose(lane, error)
                 continue
             if whole:
                 found.append(
@@ -317,7 +317,7 @@ class _Line:
                 )
         return found
 
-    def _right(self, crew: Crew, lane: Lane, whole: int) -> int:
+    def _right(self, contest: Contest, lane: Lane, whole: int) -> int:
         """How many test images a network gets right; where memory ends, in calls of the smallest batch size.
 
         Raises:
@@ -325,19 +325,19 @@ class _Line:
         """
         step, smallest = lane.candidate.batch or ANSWERED, self.job.batches.sizes[0]
         try:
-            return self._count(crew, lane, whole, step)
+            return self._count(contest, lane, whole, step)
         except Died as error:
             if error.kind != "out of memory" or lane.candidate.batch or smallest >= step:
                 raise
         lane.renew()
-        return self._count(crew, lane, whole, smallest)
+        return self._count(contest, lane, whole, smallest)
 
-    def _count(self, crew: Crew, lane: Lane, whole: int, step: int) -> int:
+    def _count(self, contest: Contest, lane: Lane, whole: int, step: int) -> int:
         task, right = self.job.task, 0
         assert task is not None
         images, labels = task.test.images[:whole], task.test.labels[:whole].numpy()
         for at in range(0, whole, step):
-            logits = crew.answer(lane, as_pixels(images[at : at + step]))
+            logits = contest.answer(lane, as_pixels(images[at : at + step]))
             right += int((logits.argmax(1) == labels[at : at + step]).sum())
         return right
 
@@ -390,8 +390,8 @@ def _anchor(
     last = max((row.batch for row in rows if (row.model, row.precision, row.target) in keys), default=0)
     if not last:
         return None
-    crew = stack.enter_context(Crew(text, target, first, job.limits, job.cores))
-    return Anchor(crew.lanes[0], last, job.limits) if crew.lanes else None
+    contest = stack.enter_context(Contest(text, target, first, job.limits, job.cores))
+    return Anchor(contest.lanes[0], last, job.limits) if contest.lanes else None
 
 
 def _absent(text: str, reason: str, job: Job) -> Cell:

@@ -115,7 +115,7 @@ class Cell(Record):
     gaps: list[Gap]
 
 
-class Crew:
+class Contest:
     """The networks of one target; a context manager that ends their processes.
 
     Args:
@@ -155,7 +155,7 @@ class Crew:
                 self.lanes.append(lane)
                 self._all.append(lane)
 
-    def __enter__(self) -> Crew:
+    def __enter__(self) -> Contest:
         return self
 
     def __exit__(self, *_: object) -> None:
