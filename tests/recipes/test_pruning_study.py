@@ -47,8 +47,10 @@ from tersa.recipes.pruning_study import (
     precision_of,
     reproduce_pruning,
 )
-from tersa.recipes.pruning_workers import Crew, Ended, Event, Job, Told, in_workers
+from tersa.recipes.pruning_workers import Ended, Event, Job, Walks, in_workers
 from tersa.recipes.setting import Setting
+from tersa.study.cluster import Crew
+from tersa.study.pool import Told
 from tersa.train.baseline import save_weights
 
 LENET = Size(
@@ -288,8 +290,8 @@ def test_baselines_take_no_more_threads_than_there_are_cores(
 def test_a_curve_outlives_the_worker_that_dies(tmp_path: Path) -> None:
     """The worker is killed at its first word; another walks the curve to its end."""
     task = load("digits")
-    crew = Crew("digits", "lenet:4-6-12", tmp_path, "fp32", workers=2)
-    save_weights(zoo.build(crew.model, task.shape, len(task.classes)), crew.weights(0))
+    walks = Walks("digits", "lenet:4-6-12", tmp_path, "fp32", crew=Crew(workers=2))
+    save_weights(zoo.build(walks.model, task.shape, len(task.classes)), walks.weights(0))
     curve = every_curve(step="1", seed=0)["conv1-random-no-retraining"]
     heard: list[Event] = []
 
@@ -300,7 +302,7 @@ def test_a_curve_outlives_the_worker_that_dies(tmp_path: Path) -> None:
             os.kill(worker.pid, signal.SIGKILL)
         heard.append(event)
 
-    in_workers([Job(7, curve, 5)], crew, hear)
+    in_workers([Job(7, curve, 5)], walks, hear)
     assert isinstance(heard[0], Told)
     assert isinstance(heard[-1], Ended)
     assert heard[-1].number == 7

@@ -49,6 +49,7 @@ from tersa.records import Record, read_record, write_record
 from tersa.targets.base import Target
 from tersa.targets.environment import environment
 from tersa.targets.registry import parse
+from tersa.train.device import torch_threads
 
 log = logging.getLogger(__name__)
 
@@ -185,16 +186,12 @@ def run_adaptation(
     timed: list[Timed] = []
     layers: list[LayerPoint] = []
     scores: list[ScorePoint] = []
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with torch_threads(1):
         for network in plan.networks:
             own = _network(plan, network, out, tell)
             timed += own[0]
             layers += own[1]
             scores += own[2]
-    finally:
-        torch.set_num_threads(threads)
     result = AdaptationResult(
         mode=plan.request.mode,
         command=command,

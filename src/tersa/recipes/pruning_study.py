@@ -49,10 +49,10 @@ from tersa.recipes.pruning_curves import FIGURES, LAYERS, TEST_EVERY, Curve, doc
 from tersa.recipes.pruning_report import Setup, write_results
 from tersa.recipes.pruning_results import TABLE_CURVE, PruningResult, scratch_spec, table_points
 from tersa.recipes.pruning_store import PruningStore, Trained, Walked, key_of
-from tersa.recipes.pruning_workers import Crew, Ended, Event, Job, Shelf, here, in_workers
+from tersa.recipes.pruning_workers import Baselines, Ended, Event, Job, Walks, here, in_workers
 from tersa.recipes.setting import Say, Setting, threads_of
 from tersa.records import Record
-from tersa.study.cluster import LOCAL, check_place
+from tersa.study.cluster import LOCAL, Crew, check_place
 from tersa.study.launch import default_workers
 from tersa.targets.environment import cores
 from tersa.train.baseline import Baseline, baseline, save_weights
@@ -147,13 +147,13 @@ class _Work:
     Attributes:
         wanted: as asked.
         deciding: its part that decides the numbers.
-        crew: who walks.
+        walks: what the curves share, and who walks them.
         curves: all that are asked for.
     """
 
     wanted: Pruning
     deciding: Deciding
-    crew: Crew
+    walks: Walks
     curves: list[Curve]
 
     def training(self, seed: int) -> TrainConfig:
@@ -164,7 +164,7 @@ class _Work:
     @property
     def together(self) -> int:
         """Threads of torch when this process trains alone: those of all workers, if it has the cores."""
-        return min(cores(), self.crew.threads * self.crew.workers)
+        return min(cores(), self.walks.crew.threads * self.walks.crew.workers)
 
 
 def chosen_curves(wanted: Pruning) -> list[Curve]:
@@ -219,7 +219,7 @@ def plan_pruning(
     how = job.deciding.precision
     parts = [work(curve, size, _test_every(curve), how) for curve in left]
     missing = {curve.seed for curve in job.curves} - baselines
-    threads = min(cores(), job.crew.threads)
+    threads = min(cores(), job.walks.crew.threads)
     with threads_of(Setting(threads=threads)):
         one = _pace(ended, size, how) or _timed(job, task)
     training = len(missing) * job.deciding.baseline_iterations * one * threads / job.together
@@ -231,9 +231,9 @@ def plan_pruning(
         baselines=len(missing),
         mode=wanted.mode,
         precision=how,
-        workers=job.crew.workers,
-        threads=job.crew.threads,
-        seconds=training + one * sum(map(sum, parts)) / job.crew.workers,
+        workers=job.walks.crew.workers,
+        threads=job.walks.crew.threads,
+        seconds=training + one * sum(map(sum, parts)) / job.walks.crew.workers,
         names=[curve.name for curve in left],
     )
 
@@ -294,9 +294,9 @@ def reproduce_pruning(
                 validation=len(task.validation),
                 test=len(task.test),
                 command=setting.command,
-                threads=job.crew.threads,
-                workers=job.crew.workers,
-                device=job.crew.device,
+                threads=job.walks.crew.threads,
+                workers=job.walks.crew.workers,
+                device=job.walks.device,
             ),
             asked=job.curves,
             seconds=time.perf_counter() - began,
@@ -337,18 +337,16 @@ def _checked(
         precision=precision,
         baseline_iterations=iterations,
     )
-    crew = Crew(
+    walks = Walks(
         wanted.data,
         wanted.model,
         folder if on == LOCAL else folder.resolve(),
         precision,
         setting.data_dir,
         device,
-        workers or (default_workers(threads) if device == "cpu" else 1),
-        threads,
-        on,
+        Crew(workers or (default_workers(threads) if device == "cpu" else 1), threads, on),
     )
-    return _Work(wanted, deciding, crew, curves)
+    return _Work(wanted, deciding, walks, curves)
 
 
 def _begun(folder: Path) -> Precision | None:
@@ -389,12 +387,12 @@ def _pace(ended: Sequence[Walked], size: Size, precision: Precision) -> float | 
 def _timed(job: _Work, task: Task) -> float:
     """Seconds of one iteration of the whole network, from a few."""
     model = zoo.build(job.wanted.model, task.shape, len(task.classes))
-    return iteration_seconds(model, task, job.training(0), device=job.crew.device)
+    return iteration_seconds(model, task, job.training(0), device=job.walks.device)
 
 
 def _begin(job: _Work, task: Task, store: PruningStore, seed: int, setting: Setting) -> None:
     """The baseline of a seed: stored in the folder, from the cache, or trained now."""
-    path = job.crew.weights(seed)
+    path = job.walks.weights(seed)
     if seed in store.baselines() and path.is_file():
         return
     found, trained = _trained(job, task, job.wanted.model, seed, setting, f"baseline, seed {seed}")
@@ -406,7 +404,7 @@ def _trained(
     job: _Work, task: Task, spec: str, seed: int, setting: Setting, title: str
 ) -> tuple[Baseline, Trained]:
     """A network with the document's training."""
-    began, config, device = time.perf_counter(), job.training(seed), job.crew.device
+    began, config, device = time.perf_counter(), job.training(seed), job.walks.device
 
     def progress(at: Progress) -> None:
         remark = f"{at.iteration:,} of {at.iterations:,} iterations, {in_words(at.eta_seconds)} left"
@@ -443,7 +441,7 @@ def _walk(job: _Work, task: Task, size: Size, store: PruningStore, say: Say) -> 
         if isinstance(event, Ended):
             store.add(event.walked)
             if event.walked.status == "done":  # its points are stored: the checkpoint has served
-                job.crew.state(event.walked.curve).unlink(missing_ok=True)
+                job.walks.state(event.walked.curve).unlink(missing_ok=True)
             clock.end(event.number, failed=event.walked.status != "done")
         else:
             clock.hear(event.number, event.share)
@@ -451,10 +449,10 @@ def _walk(job: _Work, task: Task, size: Size, store: PruningStore, say: Say) -> 
     if not jobs:
         return
     clock.show()
-    if job.crew.workers == 1 and job.crew.on == LOCAL:
-        here(jobs, Shelf(job.crew, task), hear)
+    if job.walks.crew.alone:
+        here(jobs, Baselines(job.walks, task), hear)
     else:
-        in_workers(jobs, job.crew, hear)
+        in_workers(jobs, job.walks, hear)
 
 
 def _from_scratch(job: _Work, task: Task, store: PruningStore, setting: Setting) -> None:

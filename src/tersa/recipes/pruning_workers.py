@@ -7,21 +7,19 @@ another. Whatever else goes wrong with a curve is its result: its traceback is s
 Nothing here writes to the store: `recipes.pruning_study` does.
 
 Example:
-    >>> crew = Crew("nowhere", "lenet", Path("runs"), "fp32")
-    >>> walk(Shelf(crew), Job(0, Curve(criterion="random"), 5)).walked.trouble
+    >>> walks = Walks("nowhere", "lenet", Path("runs"), "fp32")
+    >>> walk(Baselines(walks), Job(0, Curve(criterion="random"), 5)).walked.trouble
     "tersa.errors.UsageError: unknown data set 'nowhere'; known: cifar-10, digits, ..."
 """
 
 from __future__ import annotations
 
-import time
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-import torch
 from safetensors.torch import load_file
 from torch import nn
 
@@ -29,12 +27,13 @@ from tersa.data.sources import load
 from tersa.data.task import Task
 from tersa.errors import Diverged
 from tersa.models import zoo
-from tersa.recipes.pruning_curves import Curve, Point, run_curve
+from tersa.recipes.pruning_curves import Curve, run_curve
 from tersa.recipes.pruning_store import Walked
-from tersa.study.cluster import LOCAL, carry_out
-from tersa.study.pool import Pool
+from tersa.study.cluster import Crew, carry_out
+from tersa.study.pool import Pool, Told, seldom
 from tersa.train.checkpoint import remove_leftovers
 from tersa.train.config import Precision
+from tersa.train.device import torch_threads
 from tersa.train.memory import keep_freed
 
 TOLD_S = 0.5
@@ -42,8 +41,8 @@ TOLD_S = 0.5
 
 
 @dataclass(frozen=True)
-class Crew:
-    """What every curve of a reproduction shares, and how many walk at once.
+class Walks:
+    """What every curve of a reproduction shares.
 
     Attributes:
         data: name of the task.
@@ -52,9 +51,7 @@ class Crew:
         precision: of the forward pass while retraining.
         data_dir: where data are looked for first.
         device: `cpu` or `cuda`.
-        workers: processes; 1 walks in this one.
-        threads: of torch in each of them.
-        on: where, as `tersa.study.cluster` reads it.
+        crew: how many walk at once, and where.
     """
 
     data: str
@@ -63,9 +60,7 @@ class Crew:
     precision: Precision
     data_dir: Path | None = None
     device: str = "cpu"
-    workers: int = 1
-    threads: int = 1
-    on: str = LOCAL
+    crew: Crew = field(default_factory=Crew)
 
     def weights(self, seed: int) -> Path:
         """File of the baseline that the curves of a seed start from."""
@@ -92,19 +87,6 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Told:
-    """How far a curve is.
-
-    Attributes:
-        number: of the job.
-        share: of its channels that are gone, 0..1.
-    """
-
-    number: int
-    share: float
-
-
-@dataclass(frozen=True)
 class Ended:
     """What came of a curve.
 
@@ -120,11 +102,11 @@ class Ended:
 Event = Told | Ended
 
 
-class Shelf:
-    """The task and the baselines, each loaded once."""
+class Baselines:
+    """The task and the trained networks, each loaded once."""
 
-    def __init__(self, crew: Crew, task: Task | None = None) -> None:
-        self.crew = crew
+    def __init__(self, walks: Walks, task: Task | None = None) -> None:
+        self.walks = walks
         self._task = task
         self._trained: dict[int, nn.Module] = {}
 
@@ -132,41 +114,34 @@ class Shelf:
     def task(self) -> Task:
         """The data."""
         if self._task is None:
-            self._task = load(self.crew.data, data_dir=self.crew.data_dir)
+            self._task = load(self.walks.data, data_dir=self.walks.data_dir)
         return self._task
 
     def trained(self, seed: int) -> nn.Module:
         """The baseline of a seed."""
         if seed not in self._trained:
-            model = zoo.build(self.crew.model, self.task.shape, len(self.task.classes))
-            model.load_state_dict(load_file(self.crew.weights(seed)))
+            model = zoo.build(self.walks.model, self.task.shape, len(self.task.classes))
+            model.load_state_dict(load_file(self.walks.weights(seed)))
             self._trained[seed] = model.eval()
         return self._trained[seed]
 
 
-def walk(shelf: Shelf, job: Job, tell: Callable[[Told], None] | None = None) -> Ended:
+def walk(baselines: Baselines, job: Job, tell: Callable[[Told], None] | None = None) -> Ended:
     """Walk a curve; whatever goes wrong is its result."""
-    spoken = -TOLD_S
-    crew, curve = shelf.crew, job.curve
-
-    def say(share: float, point: Point) -> None:
-        nonlocal spoken
-        if tell is not None and time.monotonic() - spoken >= TOLD_S:
-            spoken = time.monotonic()
-            tell(Told(job.number, share))
-
-    state = crew.state(curve)
+    walks, curve = baselines.walks, job.curve
+    say = seldom(tell, job.number, every_s=TOLD_S)
+    state = walks.state(curve)
     remove_leftovers(state)
     try:
         points = run_curve(
             curve,
-            shelf.task,
-            shelf.trained(curve.seed),
+            baselines.task,
+            baselines.trained(curve.seed),
             state=state,
-            precision=crew.precision,
-            device=crew.device,
+            precision=walks.precision,
+            device=walks.device,
             test_every=job.test_every,
-            progress=say,
+            progress=lambda share, _: say(share),
         )
     except Diverged:
         return Ended(job.number, Walked(curve=curve, status="diverged", message=traceback.format_exc()))
@@ -175,33 +150,30 @@ def walk(shelf: Shelf, job: Job, tell: Callable[[Told], None] | None = None) -> 
     return Ended(job.number, Walked(curve=curve, status="done", points=tuple(points)))
 
 
-def here(jobs: Sequence[Job], shelf: Shelf, tell: Callable[[Event], None]) -> None:
+def here(jobs: Sequence[Job], baselines: Baselines, tell: Callable[[Event], None]) -> None:
     """Walk curves one after the other in this process."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(shelf.crew.threads)
     keep_freed()
-    try:
+    with torch_threads(baselines.walks.crew.threads):
         for job in jobs:
-            tell(walk(shelf, job, tell))
-    finally:
-        torch.set_num_threads(before)
+            tell(walk(baselines, job, tell))
 
 
-def in_workers(jobs: Sequence[Job], crew: Crew, tell: Callable[[Event], None]) -> None:
-    """Walk curves in `crew.workers` processes or on a cluster, in their order.
+def in_workers(jobs: Sequence[Job], walks: Walks, tell: Callable[[Event], None]) -> None:
+    """Walk curves in the crew's processes or on a cluster, in their order.
 
     Raises:
         TersaError: workers end before they have begun.
         UsageError: no cluster answers.
     """
-    pool = Pool[Job, Event](crew.workers, crew.threads, partial(_worker, crew), _ended, _lost)
+    crew = walks.crew
+    pool = Pool[Job, Event](crew.workers, crew.threads, partial(_worker, walks), _ended, _lost)
     carry_out(jobs, pool, tell, crew.on)
 
 
-def _worker(crew: Crew) -> Callable[[Job, Callable[[Event], None]], Event]:
+def _worker(walks: Walks) -> Callable[[Job, Callable[[Event], None]], Event]:
     """What walks the curves of one worker, which loads the data and each baseline once."""
-    shelf = Shelf(crew)
-    return lambda job, tell: walk(shelf, job, tell)
+    baselines = Baselines(walks)
+    return lambda job, tell: walk(baselines, job, tell)
 
 
 def _ended(event: Event) -> bool:

@@ -12,10 +12,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from tersa.study.cluster import Crew
 from tersa.targets.environment import cores
+from tersa.train.device import torch_threads
 from tersa.train.memory import keep_freed
 
 Say = Callable[[str, float, str], None]
@@ -58,9 +57,5 @@ def crew_of(workers: int, threads: int | None, on: str) -> Crew:
 def threads_of(setting: Setting) -> Generator[None]:
     """Let torch use the asked number of threads (None: one per core) for a block, and keep freed memory."""
     keep_freed()
-    before = torch.get_num_threads()
-    torch.set_num_threads(setting.threads or cores())
-    try:
+    with torch_threads(setting.threads or cores()):
         yield
-    finally:
-        torch.set_num_threads(before)

@@ -36,8 +36,9 @@ from types import FrameType
 from tersa.errors import UsageError, faults
 from tersa.study.cell import Cell
 from tersa.study.cluster import LOCAL
+from tersa.study.pool import Told
 from tersa.study.store import CellSummary, StudyStore
-from tersa.study.workers import Ended, Event, Launch, Shelf, Stack, Told, engine_of, here, in_workers
+from tersa.study.workers import Ended, Event, Launch, Shelf, Stack, engine_of, here, in_workers
 from tersa.train.estimate import in_words
 
 Progress = Callable[[float, str], None]

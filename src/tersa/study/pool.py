@@ -17,6 +17,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 import traceback
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Sequence
@@ -40,6 +41,32 @@ J = TypeVar("J")
 E = TypeVar("E")
 Do = Callable[[J, Callable[[E], None]], E]
 """Does a job; told of progress by events, and returns the event that ends it."""
+
+
+@dataclass(frozen=True)
+class Told:
+    """How far a job is.
+
+    Attributes:
+        number: of the job.
+        share: done, 0..1.
+    """
+
+    number: int
+    share: float
+
+
+def seldom(tell: Callable[[Told], None] | None, number: int, *, every_s: float) -> Callable[[float], None]:
+    """Tells how far a job is, at most once in so many seconds: each word crosses a pipe."""
+    spoken = -every_s
+
+    def say(share: float) -> None:
+        nonlocal spoken
+        if tell is not None and time.monotonic() - spoken >= every_s:
+            spoken = time.monotonic()
+            tell(Told(number, share))
+
+    return say
 
 
 @dataclass(frozen=True)

@@ -48,6 +48,7 @@ from tersa.study.device import DeviceUpdate
 from tersa.study.observe import accuracy, record, record_layers
 from tersa.study.stack import Data, Ranges, Stack, load_data, network_for, program, start
 from tersa.study.update import OPTIMISERS, Moment, update_
+from tersa.train.device import torch_threads
 
 __all__ = ["batches", "capacity", "cost", "network_for", "start", "threads_of", "train_stack", "update"]
 
@@ -135,13 +136,12 @@ def train_stack(
 @contextmanager
 def threads_of(count: int) -> Generator[None]:
     """That many threads for torch and for the compiled update, then as before."""
-    before, compiled = torch.get_num_threads(), numba.get_num_threads()
-    torch.set_num_threads(count)
+    compiled = numba.get_num_threads()
     numba.set_num_threads(min(count, numba.config.NUMBA_NUM_THREADS))  # pyright: ignore[reportAttributeAccessIssue]  # set at import
     try:
-        yield
+        with torch_threads(count):
+            yield
     finally:
-        torch.set_num_threads(before)
         numba.set_num_threads(compiled)
 
 

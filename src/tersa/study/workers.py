@@ -13,7 +13,6 @@ Example:
 from __future__ import annotations
 
 import importlib
-import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,13 +20,12 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol, cast
 
-import torch
-
 from tersa.data.sources import load
 from tersa.data.task import Task
 from tersa.study.cell import Cell, CellResult
 from tersa.study.cluster import LOCAL, carry_out
-from tersa.study.pool import Pool
+from tersa.study.pool import Pool, Told, seldom
+from tersa.train.device import torch_threads
 
 ENGINE = "tersa.study.stacked"
 """The module that trains stacks."""
@@ -100,19 +98,6 @@ class Stack:
 
 
 @dataclass(frozen=True)
-class Told:
-    """How far a stack is.
-
-    Attributes:
-        number: of the stack.
-        share: done, 0..1.
-    """
-
-    number: int
-    share: float
-
-
-@dataclass(frozen=True)
 class Ended:
     """What came of a stack.
 
@@ -151,19 +136,11 @@ def engine_of(name: str) -> Engine:
 
 def train(shelf: Shelf, stack: Stack, launch: Launch, tell: Callable[[Told], None] | None = None) -> Ended:
     """Train a stack; whatever goes wrong is its result."""
-    spoken = -TOLD_S
-
-    def say(share: float) -> None:
-        nonlocal spoken
-        if tell is not None and time.monotonic() - spoken >= TOLD_S:
-            spoken = time.monotonic()
-            tell(Told(stack.number, share))
-
     try:
         results = engine_of(launch.engine).train_stack(
             stack.cells,
             shelf.task(stack.cells[0].data),
-            progress=say,
+            progress=seldom(tell, stack.number, every_s=TOLD_S),
             threads=launch.threads,
             device=launch.device,
         )
@@ -178,13 +155,9 @@ def here(
 ) -> None:
     """Train stacks one after the other in this process, with data that may be loaded already."""
     shelf = shelf or Shelf(launch.data_dir)
-    before = torch.get_num_threads()
-    torch.set_num_threads(launch.threads)
-    try:
+    with torch_threads(launch.threads):
         for stack in stacks:
             tell(train(shelf, stack, launch, tell))
-    finally:
-        torch.set_num_threads(before)
 
 
 def in_workers(stacks: Sequence[Stack], launch: Launch, tell: Callable[[Event], None]) -> None:

@@ -46,6 +46,17 @@ def choose(device: str) -> str:
     return device
 
 
+@contextmanager
+def torch_threads(count: int) -> Generator[None]:
+    """That many threads for torch's operators in a block, then as before."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def streams(seed: int) -> tuple[int, int, int]:
     """Seeds of the three streams: order of images, augmentation, dropout."""
     state = np.random.SeedSequence(seed).generate_state(3, np.uint64) >> np.uint64(1)
