@@ -11,7 +11,8 @@ Three questions, with LeNet on 28x28 images, one thread, each network in a proce
                of 20)
 
 The line before the last says how much the starts of two copies differ, the last one the load of the machine.
-Writes `results/measuring.csv`, a row for each trial with the ratio of every start.
+Writes `results/measuring.csv`, a row for each trial with the ratio of every start, as it goes: a run that was
+ended goes on with `--resume`.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ import argparse
 import csv
 import os
 import tempfile
-import time
+from collections import Counter
+from collections.abc import Generator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from io import StringIO
@@ -34,6 +36,7 @@ from tersa.files import write_atomic
 from tersa.models import build
 from tersa.recipes.bench import STARTS
 from tersa.recipes.bench_matrix import WARMUP_S
+from tersa.records import Environment
 from tersa.targets.base import Effort
 from tersa.targets.environment import environment
 from tersa.targets.rounds import time_sides
@@ -42,6 +45,9 @@ from tersa.targets.worker import Order, Worker, pack
 
 RESULTS = Path(__file__).parent / "results" / "measuring.csv"
 EXTRA = 1.1
+WANTED = {"equal": "no difference", "slower": "slower"}
+"""The right verdict of each question about two copies."""
+
 Found = tuple[Ratio, list[float]]
 
 
@@ -87,6 +93,60 @@ def ratio(artefact: Artefact, targets: tuple[str, str], seconds: float, *, slowe
     return compare_rounds(first.times_ms, second.times_ms, first.starts), by_start
 
 
+def read(path: Path) -> list[dict[str, str]]:
+    """The rows of an earlier run that was ended."""
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def write(rows: list[dict[str, str]], path: Path) -> None:
+    """All rows so far, whole."""
+    text = StringIO()
+    writer = csv.DictWriter(text, rows[0].keys(), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomic(path, text.getvalue())
+
+
+def row(
+    kind: str, trial: int, measured: Found, good: bool, machine: Environment, again: str = ""
+) -> dict[str, str]:
+    """One trial."""
+    found, each = measured
+    return {
+        "question": kind,
+        "trial": str(trial),
+        "ratio": f"{found.speedup:.4f}",
+        "low": f"{found.low:.4f}",
+        "high": f"{found.high:.4f}",
+        "by_start": " ".join(f"{ratio:.4f}" for ratio in each),
+        "verdict": found.verdict,
+        "again": again,
+        "good": str(good),
+        "load": f"{os.getloadavg()[0]:.1f}",
+        "processor": machine.processor,
+        "date": machine.date,
+        "commit": machine.commit,
+    }
+
+
+def trials(
+    artefact: Artefact, options: argparse.Namespace, known: set[tuple[str, str]]
+) -> Generator[dict[str, str]]:
+    """What is not known yet, a row at a time."""
+    machine, seconds, same = environment(threads=1), options.seconds, ("onnxruntime", "onnxruntime")
+    for trial in range(options.trials):
+        for kind, wanted in WANTED.items():
+            if (kind, str(trial)) not in known:
+                found = ratio(artefact, same, seconds, slower=kind == "slower")
+                yield row(kind, trial, found, found[0].verdict == wanted, machine)
+    for trial in range(options.pairs):
+        if ("repeated", str(trial)) not in known:
+            first, again = (ratio(artefact, tuple(options.targets), seconds) for _ in range(2))
+            near = abs(first[0].speedup / again[0].speedup - 1) < 0.05
+            yield row("repeated", trial, first, near, machine, f"{again[0].speedup:.4f}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -96,63 +156,34 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=1.0)
     parser.add_argument("--targets", nargs=2, default=("onnxruntime", "torch"))
     parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--resume", action="store_true", help="go on with the trials that --out lacks")
     options = parser.parse_args()
-    machine, begun = environment(threads=1), time.perf_counter()
-    rows: list[dict[str, object]] = []
-    copies: list[float] = []
-    counts = {"equal": 0, "slower": 0, "repeated": 0}
-
-    def note(kind: str, trial: int, measured: Found, good: bool, other: float | None = None) -> None:
-        found, each = measured
-        counts[kind] += good
-        copies.extend(each if kind == "equal" else [])
-        rows.append(
-            {
-                "question": kind,
-                "trial": trial,
-                "ratio": f"{found.speedup:.4f}",
-                "low": f"{found.low:.4f}",
-                "high": f"{found.high:.4f}",
-                "by_start": " ".join(f"{ratio:.4f}" for ratio in each),
-                "verdict": found.verdict,
-                "again": "" if other is None else f"{other:.4f}",
-                "good": good,
-                "load": f"{os.getloadavg()[0]:.1f}",
-                "processor": machine.processor,
-                "date": machine.date,
-                "commit": machine.commit,
-            }
-        )
-
+    rows = read(options.out) if options.resume and options.out.is_file() else []
+    known = {(each["question"], each["trial"]) for each in rows}
     with tempfile.TemporaryDirectory(prefix="tersa.") as folder:
         header = Header(tuple("0123456789"), (1, 28, 28), (0.1307,), (0.3081,))
         artefact = export_onnx(build("lenet", header.shape, 10), header, Path(folder) / "net.onnx")
-        same = ("onnxruntime", "onnxruntime")
-        for trial in range(options.trials):
-            found = ratio(artefact, same, options.seconds)
-            note("equal", trial, found, found[0].verdict == "no difference")
-            found = ratio(artefact, same, options.seconds, slower=True)
-            note("slower", trial, found, found[0].verdict == "slower")
-        for trial in range(options.pairs):
-            first, again = (ratio(artefact, tuple(options.targets), options.seconds) for _ in range(2))
-            near = abs(first[0].speedup / again[0].speedup - 1) < 0.05
-            note("repeated", trial, first, near, again[0].speedup)
-    text = StringIO()
-    writer = csv.DictWriter(text, rows[0].keys(), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_atomic(options.out, text.getvalue())
-    print(f"two copies: no difference in {counts['equal']} of {options.trials}")
-    print(f"10 % slower: slower in {counts['slower']} of {options.trials}")
-    print(f"{' over '.join(options.targets)}, twice: within 5 % in {counts['repeated']} of {options.pairs}")
-    equal = np.log(copies)
+        for each in trials(artefact, options, known):
+            rows.append(each)
+            write(rows, options.out)
+    tell(rows, options.targets)
+
+
+def tell(rows: list[dict[str, str]], targets: Sequence[str]) -> None:
+    """What came of all trials."""
+    asked = Counter(each["question"] for each in rows)
+    good = Counter(each["question"] for each in rows if each["good"] == "True")
+    print(f"two copies: no difference in {good['equal']} of {asked['equal']}")
+    print(f"10 % slower: slower in {good['slower']} of {asked['slower']}")
+    print(f"{' over '.join(targets)}, twice: within 5 % in {good['repeated']} of {asked['repeated']}")
+    starts = [each["by_start"].split() for each in rows if each["question"] == "equal"]
+    equal = np.log([float(ratio) for each in starts for ratio in each])
     print(
         f"starts of two copies differ by {100 * equal.std():.1f} % (standard deviation), the first by "
         f"{100 * equal.mean():+.1f} % in the mean"
     )
-    loads = [float(str(row["load"])) for row in rows]
-    took = time.perf_counter() - begun
-    print(f"load {min(loads):.1f} to {max(loads):.1f} on {machine.cores} cores, {took:.0f} s")
+    loads = [float(each["load"]) for each in rows]
+    print(f"load {min(loads):.1f} to {max(loads):.1f} on {os.cpu_count()} cores")
 
 
 if __name__ == "__main__":
