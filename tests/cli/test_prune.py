@@ -52,7 +52,17 @@ def no_file_per_step(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("no_file_per_step")
 def test_prune_then_look_then_export_an_earlier_point(capsys: pytest.CaptureFixture[str], work: Path) -> None:
     """The keys of the design, on one line; then every other verb understands the folder."""
-    words = ["--parameters", "0.5x", "--step", "40%left", "--criterion", "l1", "--out", "run", "--json"]
+    words = [
+        "--parameters",
+        "0.5x",
+        "--step",
+        "40%left",
+        "--criterion",
+        "taylor-weight",
+        "--out",
+        "run",
+        "--json",
+    ]
     assert execute(["prune", *LENET, *LITTLE, *words]) == 0
     captured = capsys.readouterr()
     assert captured.out.count("\n") == 1
@@ -62,7 +72,7 @@ def test_prune_then_look_then_export_an_earlier_point(capsys: pytest.CaptureFixt
         assert {"median", "p10", "p90"} == found[side]["latency_ms"].keys()
     assert {"compression", "acceleration", "size_ratio", "speedup", "goals", "seconds"} <= found.keys()
     assert found["verb"] == "prune"
-    assert found["protocol"]["criterion"] == "l1"
+    assert found["protocol"]["criterion"] == "taylor-weight"
     assert found["protocol"]["step"] == "40%left"
     assert found["compression"] > 1
     assert [set(goal) >= {"name", "asked", "reached", "met"} for goal in found["goals"]] == [True]
@@ -174,7 +184,18 @@ FAULTS = [
     ("--light lite", "unknown light module 'lite'"),
     ("--run nowhere", "--run brings a trained network; leave out --model"),
     ("--cluster many", "--cluster 'many' is not understood"),
+    ("--cluster ²", "--cluster '²' is not understood"),
     ("--coder zip", "--coder"),
+    ("--coder huffman", "--coder huffman is of the file that --cluster writes"),
+    ("--scope ,", "--scope ',' names no layer"),
+    ("--keep ,", "--keep ',' names no layer"),
+    ("--learning-rate inf", "learning_rate is inf: input should be a finite number"),
+    ("--criterion l1 --criterion-samples 5", "--criterion l1 looks at no images"),
+    ("--granularity weight --criterion l1 --mac-penalty 3", "--mac-penalty is of channels"),
+    ("--granularity 2:4 --criterion l1 --normalize l1", "--normalize compares layers"),
+    ("--retrain 0 --tune 0 --learning-rate 0.3 --teacher-weight 0.9", "--learning-rate: nothing is trained"),
+    ("--retrain 0 --retrain-scope layer", "--retrain-scope layer is of what --retrain 0 leaves out"),
+    ("--schedule one-shot --amount 1% --steps 1", "--amount 1% of the 28 channels in scope is none"),
     ("--coded-size 1500", "--coded-size is of the file that --cluster writes"),
 ]
 

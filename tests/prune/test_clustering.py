@@ -130,6 +130,26 @@ def test_other_values_keep_their_bits_where_half_precision_would_lose_them() -> 
         assert torch.equal(stored(values), values)
 
 
+def test_whole_numbers_and_truth_values_are_stored_as_they_are() -> None:
+    """A causal mask, the least whole number, whose size has no place in 64 bits, and nothing at all."""
+    network = fill(nn.Sequential(nn.Linear(8, 4), nn.ReLU(), nn.Linear(4, 8)))
+    buffers = {
+        "mask": torch.tril(torch.ones(3, 3)).bool(),
+        "numbers": torch.tensor([-(2**63), 0, 7]),
+        "empty": torch.zeros(0, dtype=torch.int32),
+    }
+    for name, value in buffers.items():
+        network.register_buffer(name, value)
+    found = cluster(network, bits=2)
+    for name, value in buffers.items():
+        assert torch.equal(found.others[name], value)
+        assert found.others[name].dtype == value.dtype
+    again = copy.deepcopy(network)
+    again.get_buffer("mask").fill_(True)
+    install_(again, found)
+    assert torch.equal(again.get_buffer("mask"), buffers["mask"])
+
+
 @pytest.mark.parametrize("codebook", BOOKS)
 @pytest.mark.parametrize("reassign", [True, False])
 @pytest.mark.parametrize("build", [chain, pruned])

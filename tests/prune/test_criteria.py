@@ -1,5 +1,7 @@
 """Each criterion against its closed form, on places and through `collect`; normalisation and the choice."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from tests.prune import odd_networks as odd
@@ -170,6 +172,65 @@ def test_activation_of_other_non_linearities(activation: nn.Module, after, task:
     with torch.no_grad():
         expected = after(model[0](task.train.images)).abs().mean((0, 2, 3))
     torch.testing.assert_close(found.float(), expected, rtol=1e-5, atol=1e-7)
+
+
+class Side(nn.Module):
+    """Something made of the whole map, beside the map itself."""
+
+    def __init__(self, how: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.a, self.b, self.how = nn.Conv2d(3, 6, 1), nn.Conv2d(6, 5, 1), how
+        self.fc = nn.Linear(5, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.b(self.how(self.a(x))).mean((2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("how", "found"),
+    [
+        (lambda x: x / (x * x).mean((2, 3), keepdim=True).add(1e-5).sqrt(), None),
+        (lambda x: x * x.pow(2).mean((2, 3), keepdim=True).add(1e-5).rsqrt(), None),
+        (lambda x: (x * x.mean((2, 3), keepdim=True).sigmoid()).relu(), "relu"),
+        (lambda x: (x * F.adaptive_avg_pool2d(x, 1).sigmoid()).relu(), "relu"),
+        (lambda x: F.max_pool2d(x, 2).relu(), "relu"),
+        (lambda x: x.mean((2, 3), keepdim=True).tanh(), "tanh"),
+        (lambda x: (x * x).relu(), None),
+        (lambda x: (x + 1).sigmoid(), "sigmoid"),
+    ],
+    ids=["rms", "rms-pow", "gate", "gate-pool", "pooled", "mean", "square", "shifted"],
+)
+def test_a_side_branch_has_no_say_in_the_activation(
+    how: Callable[[Tensor], Tensor], found: str | None
+) -> None:
+    groups = find_groups(fill(Side(how)), SHAPE)
+    assert "a" in groups.widths()
+    gate = next(gate for gate in groups.gates if gate.module == "a")
+    assert (gate.activation.name if gate.activation else None) == found
+
+
+class PreActivation(nn.Module):
+    """The stem of a pre-activation ResNet: a skip path goes by the norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.n, self.b = nn.Conv2d(3, 6, 1), nn.BatchNorm2d(6), nn.Conv2d(6, 6, 1)
+        self.fc = nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.a(x)
+        return self.fc((y + self.b(torch.relu(self.n(y)))).mean((2, 3)))
+
+
+def test_a_path_beside_the_norm_shows(task: Task) -> None:
+    """With nothing coming through the block, all that a channel does goes by the skip."""
+    model = fill(PreActivation())
+    with torch.no_grad():
+        model.b.weight.zero_()
+        model.b.bias.zero_()
+    groups = find_groups(model, SHAPE)
+    assert [gate.module for gate in groups.gates] == ["a", "n", "b", "fc"]
+    assert (collect(model, groups, task, task.train) > 0).all()
 
 
 def test_makers_of_one_unit_are_averaged() -> None:

@@ -306,6 +306,49 @@ def test_divergence_ends_it_with_the_steps_there_are(
     assert "diverged 3 times" in caplog.text
 
 
+class Squeezed(nn.Module):
+    """Forgets the axis of images' channels where there is one channel only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(1, 4, 3, padding=1), nn.Linear(4, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(nn.functional.adaptive_avg_pool2d(torch.relu(self.conv(x)), 1).squeeze())
+
+
+class NarrowInTraining(Squeezed):
+    """Does so while it is trained."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) if self.training else self.fc(torch.relu(self.conv(x)).mean((2, 3)))
+
+
+@pytest.mark.parametrize("retrain", [0, 2])
+@pytest.mark.parametrize("kind", [Squeezed, NarrowInTraining])
+def test_a_network_that_does_not_run_ends_it_with_the_steps_there_are(
+    kind: type[nn.Module], retrain: int, make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fresh() -> nn.Module:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(5)
+            return kind()
+
+    job = make(model=fresh(), fresh=fresh, step="1", retrain=retrain)
+    for _ in range(2):  # going on with what is stored, too
+        assert [row.widths["conv"] for row in descend_(job)] == [4, 3, 2]
+        assert job.ended == "broken"
+        assert "the network does not run after removing 1 channel: mat1 and mat2" in job.reason
+        assert caplog.messages[-1] == f"{job.reason}; going on with the 3 steps there are"
+
+
+def test_a_step_is_as_small_as_the_bounds_allow_where_a_larger_one_does_not_run(make: Make) -> None:
+    bound = Goals(parameters=Bound(value=0.6, relative=True))
+    job = make(model=Squeezed(), fresh=Squeezed, step="3", goals=bound)
+    assert [row.widths["conv"] for row in descend_(job)] == [4, 2]
+    assert job.ended == "bounds"
+
+
 def test_after_divergence_it_is_tried_again_from_the_same_state(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -526,7 +569,9 @@ def weighed_without_files() -> Iterator[None]:
 
 def spec(**changes: object) -> ShrinkSpec:
     half = {"schedule": "steady", "amount": 0.5, "steps": 2}
-    protocol = {"retrain": 2, "tune": 5, "criterion_samples": 40, **half, **changes.pop("protocol", {})}
+    protocol = {"retrain": 2, "tune": 5, **half, **changes.pop("protocol", {})}
+    if protocol.get("criterion") not in ("l1", "bn-scale"):  # which look at no images
+        protocol = {"criterion_samples": 40, **protocol}
     settings = {
         "verb": "prune",
         "data": "digits",
@@ -609,6 +654,21 @@ def test_a_run_begins_with_the_network_of_an_earlier_one(
     subject = find_subject(str(out), None)
     assert subject.module is not None
     assert parameters(subject.module) == result.result.parameters
+
+
+def test_a_run_whose_network_ceases_to_run_ships_its_last_good_step(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And says why."""
+    answers = iter(["", "", "too narrow"])
+    monkeypatch.setattr(channels, "fault_of", lambda *_: next(answers))
+    result = run(tmp_path / "run", cache, protocol={"amount": 0.8, "steps": 4})
+    told = [note for note in result.notes if note.startswith("Pruning ended early: the network does not run")]
+    assert len(told) == 1
+    assert "too narrow" in told[0]
+    pruned = [step.parameters for step in result.steps if step.stage == "prune"]
+    assert len(pruned) == 2
+    assert result.result.parameters == pruned[-1]
 
 
 def test_a_split_that_may_have_trained_the_run_is_remarked_upon(done: tuple[Path, ShrinkResult]) -> None:
@@ -730,6 +790,39 @@ REFUSED = [
     ({"protocol": {"step": "2"}}, "both say how many go at a step"),
     ({"protocol": {"regrow": 0.2, "recompute": "once"}}, "does not go with --recompute once"),
     ({"protocol": {"regrow": 0.2, "retrain": 0}}, "needs --retrain of at least 1"),
+    ({"protocol": {"amount": 0.02}}, "--amount 2% of the 18 channels in scope is none; one is 5.6%"),
+    (
+        {"protocol": {"amount": 0.02, "granularity": "kernel", "criterion": "l1", "scope": "conv1"}},
+        "--amount 2% of the 4 kernels in scope is none; one is 25%",
+    ),
+    ({"protocol": {"criterion": "l1", "criterion_samples": 5}}, "--criterion l1 looks at no images"),
+    (
+        {"protocol": {"granularity": "weight", "criterion": "l1", "mac_weight": 3.0}},
+        "--mac-penalty is of channels; --granularity weight saves no MACs",
+    ),
+    (
+        {
+            "protocol": {
+                "granularity": "2:4",
+                "criterion": "l1",
+                "normalisation": "l1",
+                "schedule": "open",
+                "amount": 0.0,
+            }
+        },
+        "--normalize compares layers; --granularity 2:4 compares weights of one block",
+    ),
+    (
+        {"protocol": {"retrain": 0, "tune": 0, "learning_rate": 0.3, "arithmetic": "bf16"}},
+        "--learning-rate, --arithmetic: nothing is trained with --retrain 0 and --tune 0",
+    ),
+    ({"protocol": {"retrain": 0, "retrain_scope": "layer"}}, "--retrain-scope layer is of what --retrain 0"),
+    ({"protocol": {"learning_rate": float("inf")}}, "learning_rate is inf: input should be a finite number"),
+    ({"protocol": {"scope": ","}}, "--scope ',' names no layer"),
+    ({"protocol": {"keep": ""}}, "--keep '' names no layer"),
+    ({"protocol": {"keep": " ,"}}, "--keep ' ,' names no layer"),
+    ({"coder": "huffman"}, "--coder huffman is of the file that --cluster writes"),
+    ({"model": "tfc+w1a1:in=8", "cluster": 2}, "--cluster: tfc.w1a1:in=8 is a low-bit network"),
     ({"protocol": {"granularity": "weights"}}, "unknown granularity 'weights'; did you mean 'weight'"),
     ({"protocol": {"granularity": "weight"}}, "--criterion taylor scores whole channels; with --granularity"),
     (

@@ -310,8 +310,10 @@ def _collect(
 
 def stored(values: Tensor) -> Tensor:
     """Values as they are stored: in half precision where that loses last bits only, else as they are."""
+    if not values.is_floating_point():  # whole numbers, or true and false
+        return values.clone()
     size = values.abs()
-    small = values.is_floating_point() and bool(((size == 0) | (size >= SMALLEST_HALF)).all())
+    small = bool(((size == 0) | (size >= SMALLEST_HALF)).all())
     return half(values) if small and bool((size <= LARGEST_HALF).all()) else values.clone()
 
 

@@ -11,37 +11,33 @@ Example:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from tersa.models.summary import summary
 from tersa.prune.groups import Groups
+from tersa.prune.trace import Owner
 
 
 def unit_macs(model: nn.Module, groups: Groups, shape: tuple[int, int, int]) -> Tensor:
     """Multiply-accumulates of one image that go with each unit alone, (U,), in the order of `groups.units`.
 
-    A unit takes its share of every layer that makes its channels and of every layer that reads them.
+    A unit takes its share of every layer that makes its channels and of every layer that reads them, for all
+    calls of the layer; what it both makes and reads counts once.
 
     Args:
         model: the network that `groups` belongs to.
         groups: its channel groups.
         shape: (C, H, W) of one image.
     """
-    layers = {row.name: row.macs for row in summary(model, shape).rows}
-    place = {int(unit): index for index, unit in enumerate(groups.units)}
-    found = torch.zeros(len(place), dtype=torch.float64)
-    for slot in groups.slots:
-        layer, _, leaf = slot.name.rpartition(".")
-        if leaf != "weight" or not layers.get(layer):
-            continue
-        share = layers[layer] / len(slot.units)
-        for unit in slot.units.tolist():
-            if unit in place:
-                found[place[unit]] += share
-    return found
+    owner = Owner(model)
+    work: dict[str, float] = {}
+    for row in summary(model, shape).rows:  # weights that several layers share work in each
+        weight = owner.first_name(f"{row.name}.weight")
+        work[weight] = work.get(weight, 0) + row.macs
+    return _with_unit(groups, work)
 
 
 def unit_parameters(model: nn.Module, groups: Groups) -> Tensor:
@@ -49,16 +45,33 @@ def unit_parameters(model: nn.Module, groups: Groups) -> Tensor:
 
     A weight between two units (one makes it, one reads it) counts for both: it goes with either.
     """
+    return _with_unit(groups, {name: value.numel() for name, value in model.named_parameters()})
+
+
+def _with_unit(groups: Groups, whole: Mapping[str, float]) -> Tensor:
+    """What goes with each unit alone, (U,): its part of the index along each dimension, the overlap once.
+
+    Args:
+        groups: the channel groups.
+        whole: what there is to share, by name of the parameter; of others nothing is.
+    """
     place = {int(unit): index for index, unit in enumerate(groups.units)}
-    learnt = dict(model.named_parameters())
     found = torch.zeros(len(place), dtype=torch.float64)
-    for slot in groups.slots:
-        if slot.name not in learnt:  # running statistics
-            continue
-        each = learnt[slot.name].numel() / len(slot.units)
-        for unit in slot.units.tolist():
-            if unit in place:
-                found[place[unit]] += each
+    held: dict[str, dict[int, Tensor]] = {}
+    for slot in groups.slots:  # a parameter that is used twice has the same units each time
+        if whole.get(slot.name) and slot.dim not in held.setdefault(slot.name, {}):
+            held[slot.name][slot.dim] = slot.units
+    for name, dims in held.items():
+        overlap = torch.full_like(found, whole[name])
+        for units in dims.values():
+            part = torch.zeros_like(found)
+            for unit in units.tolist():
+                if unit in place:
+                    found[place[unit]] += whole[name] / len(units)
+                    part[place[unit]] += 1 / len(units)
+            overlap *= part
+        if len(dims) > 1:  # makes and reads: at most two dimensions have units
+            found -= overlap
     return found
 
 

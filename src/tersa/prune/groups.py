@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from tersa.errors import ModelError
 from tersa.prune.disjoint import DisjointSets
-from tersa.prune.rules import activation_after, name_of, visit
+from tersa.prune.rules import activation_after, name_of, readers, visit
 from tersa.prune.trace import Gate, Owner, Slot, Trace
 from tersa.prune.twins import plain_twin
 
@@ -205,8 +205,10 @@ def _together(rooted: list[Tensor]) -> list[list[int]]:
 
 
 def _gates(trace: Trace) -> tuple[Gate, ...]:
-    """One per module, without those whose output goes into a batch norm that is one itself."""
-    followed = {node.all_input_nodes[0] for _, node in trace.gates if name_of(node) == "batch_norm"}
+    """One per module, without those whose output goes into a batch norm that is one itself, and nowhere else:
+    what passes by the norm shows at the layer alone."""
+    normed = {node.all_input_nodes[0] for _, node in trace.gates if name_of(node) == "batch_norm"}
+    followed = {node for node in normed if len(readers(node)) == 1}
     shown: dict[str, Gate] = {}
     for gate, node in trace.gates:
         if node not in followed:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.node import map_arg
 
-from tersa.prune.trace import Activation, Gate, Maker, Trace
+from tersa.prune.trace import DEPTHWISE, GROUPED, NOT_HELD, Activation, Gate, Maker, Trace
 
 
 def name_of(node: fx.Node) -> str:
@@ -103,12 +103,15 @@ def _convolution(trace: Trace, node: fx.Node) -> bool:
     count = shape[1]
     groups = len(incoming) // int(weight.meta["val"].shape[1])
     out = trace.fresh(count)
-    if groups > 1:
+    layer, reason = trace.owner.layer(node, trace.parameters[weight])
+    made_as = trace.owner.made_as(layer)
+    if groups > 1 or made_as == DEPTHWISE:
         per_in, per_out = len(incoming) // groups, count // groups
         grid_in, grid_out = incoming.view(groups, per_in), out.view(groups, per_out)
-        if per_in == 1:  # depthwise: a channel goes with all that is made of it
+        if per_in == 1 and made_as != GROUPED:  # depthwise: a channel goes with all that is made of it
             trace.sets.unite(grid_in.expand(groups, per_out).reshape(-1), out)
-            trace.depthwise.add(trace.owner.layer(node, trace.parameters[weight])[0])
+            if reason != NOT_HELD:
+                trace.depthwise.add(layer)
         else:  # every group of the convolution keeps the same number of channels
             trace.sets.unite(grid_in.reshape(-1), grid_in[:1].expand_as(grid_in).reshape(-1))
             trace.sets.unite(out, grid_out[:1].expand_as(grid_out).reshape(-1))
@@ -387,15 +390,43 @@ def activation_after(node: fx.Node) -> Activation | None:
     """The first non-linearity that the result of `node` meets before another layer or norm, or None.
 
     What lies between (pooling, an addition, a reshape) is passed by: max pooling and ReLU may be swapped,
-    and of a residual sum each layer shows its own share.
+    and of a residual sum each layer shows its own share. A side branch is not followed: where the map itself
+    goes on, what is made of its mean (a scale, a gate) is no non-linearity of it.
     """
     waiting, seen = [node], {node}
     for current in waiting:  # breadth first; grows while it is walked
-        for user in current.users:
+        users = readers(current)
+        for user in users:
             name = name_of(user)
+            if _is_square(user) or (len(users) > 1 and _shrinks(user)):
+                continue
             if name in UNARY - PLAIN and user.all_input_nodes == [current]:
                 return Activation(name, tuple(user.args[1:]), tuple(sorted(user.kwargs.items())))
             if (name in PLAIN or RULES.get(name, _linear) not in BARRIERS) and user not in seen:
                 seen.add(user)
                 waiting.append(user)
     return None
+
+
+def readers(node: fx.Node) -> list[fx.Node]:
+    """The operations that use the result of `node`, without those that only check it."""
+    return [user for user in node.users if name_of(user) not in CHECKS]
+
+
+def _is_square(node: fx.Node) -> bool:
+    """A product or quotient of a value with itself."""
+    return name_of(node) in ("mul", "div") and _argument(node, 0) is _argument(node, 1)
+
+
+def _shrinks(node: fx.Node) -> bool:
+    """Nothing but values that are then reduced or pooled to fewer positions comes of `node`."""
+    while True:
+        held, source = node.meta.get("val"), node.all_input_nodes[0].meta.get("val")
+        if not (isinstance(held, Tensor) and isinstance(source, Tensor)):
+            return False
+        if RULES.get(name_of(node)) in (_mean, _same_channels):
+            return held.numel() < source.numel()
+        following = readers(node)
+        if len(following) != 1 or not (name_of(node) in UNARY or _is_square(node)):
+            return False
+        node = following[0]

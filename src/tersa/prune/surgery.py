@@ -5,9 +5,10 @@ sizes that modules remember (`Conv2d.groups`, `Linear.in_features`, ...). `mask_
 zeroes every weight that reads a removed unit: the readable twin, equal to the pruned network up to rounding.
 
 A pruned network on disk is a builder's name, a safetensors file and the units that were removed: `resize_`
-gives a freshly built network the sizes of saved weights, and `replay` the groups that are left. Finding the
-groups of the pruned network again is not the same: a grouped convolution with one channel left per group
-traces as depthwise, a depthwise one with one channel as dense.
+gives a freshly built network the sizes of saved weights, and `replay` the groups that are left. What sizes
+alone do not tell is noted on the modules (`trace.MADE_AS`), so that it holds when groups are found again: a
+grouped convolution with one channel left per group is not depthwise, a depthwise one with one channel not
+dense.
 
 Example:
     >>> import torch
@@ -30,7 +31,7 @@ from torch.optim import Optimizer
 
 from tersa.errors import ModelError
 from tersa.prune.groups import Groups
-from tersa.prune.trace import BATCH_NORMS
+from tersa.prune.trace import BATCH_NORMS, DEPTHWISE, GROUPED, MADE_AS
 from tersa.prune.twins import levels_
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -39,6 +40,9 @@ NORMS = (*BATCH_NORMS, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
 
 EQUAL_OUTPUT = 1e-4
 """Largest difference of pruned and masked outputs, relative to the largest: sums in another order."""
+
+EQUAL_ZERO = 1e-6
+"""Difference that is none even where all outputs are tiny: float32 rounding of values of order 1."""
 
 
 def remove_(model: nn.Module, groups: Groups, units: Tensor, optimizer: Optimizer | None = None) -> Groups:
@@ -216,13 +220,47 @@ def mask_(model: nn.Module, groups: Groups, units: Tensor) -> None:
 
 
 def verify(model: nn.Module, groups: Groups, units: Tensor, images: Tensor) -> float:
-    """Hold the pruned network against the masked one and return the largest difference of outputs.
+    """Hold pruned networks against masked ones and return the largest difference of outputs.
 
-    Works on copies. Raises:
-        ModelError: outputs differ, or the pruned network does not run (forward code that relies on a
-            fixed number of channels).
+    Two removals are tried: `units`, and all but one unit of each group, where forward code that depends on
+    the number of channels shows most. Works on copies. Raises:
+        ModelError: a unit that cannot be removed; outputs that differ; a pruned network that does not run, in
+            evaluation or in training (forward code that relies on a fixed number of channels). Layers to keep
+            are named.
     """
-    pruned, masked = copy.deepcopy(model).eval(), copy.deepcopy(model).eval()
+    _check(groups, units)
+    most = [group.units[1:] for group in groups.groups if len(group.units) > 1]
+    removals = {"": units, " with one channel left of each group": torch.cat([*most, units[:0]])}
+    return max(_trial(model, groups, gone, images, left) for left, gone in removals.items())
+
+
+class _Fault(ModelError):
+    """A removal that the network does not bear."""
+
+
+def _trial(model: nn.Module, groups: Groups, units: Tensor, images: Tensor, left: str) -> float:
+    """The difference for one removal; a fault names the groups that show it alone, or else all."""
+    try:
+        return _difference(model, groups, units, images, left)
+    except _Fault as error:
+        parts = [(group.layers, group.units[torch.isin(group.units, units)]) for group in groups.groups]
+        tried = [(layers, gone) for layers, gone in parts if len(gone)]
+        found = [layers for layers, gone in tried if not _works(model, groups, gone, images)]
+        shown = found or [layers for layers, _ in tried]
+        keep = ",".join(dict.fromkeys(layer for layers in shown for layer in layers))
+        raise ModelError(f"{error}, or keep the channels of what shows it: --keep {keep}") from error
+
+
+def _works(model: nn.Module, groups: Groups, units: Tensor, images: Tensor) -> bool:
+    try:
+        _difference(model, groups, units, images, "")
+    except _Fault:
+        return False
+    return True
+
+
+def _difference(model: nn.Module, groups: Groups, units: Tensor, images: Tensor, left: str) -> float:
+    pruned, masked = _copy(model).eval(), _copy(model).eval()
     remove_(pruned, groups, units)
     levels_(masked)
     mask_(masked, groups, units)
@@ -231,21 +269,54 @@ def verify(model: nn.Module, groups: Groups, units: Tensor, images: Tensor) -> f
         try:
             found = pruned(images)
         except Exception as error:  # a user's forward code may raise anything
-            line = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise ModelError(
-                f"the pruned network does not run: {line}; its forward code fixes a number of channels "
-                "(use torch.flatten(x, 1) and sizes taken from the input)"
+            raise _Fault(
+                f"the pruned network does not run{left}: {_line(error)}; its forward code fixes a number of "
+                "channels: use torch.flatten(x, 1) and sizes taken from the input"
             ) from error
     if found.shape != expected.shape:
-        raise ModelError(
-            f"the pruned network gives {tuple(found.shape)}, the masked one {tuple(expected.shape)}"
+        raise _Fault(
+            f"the pruned network{left} gives {tuple(found.shape)}, the masked one {tuple(expected.shape)}; "
+            "its forward code should take sizes from the input"
         )
-    difference = float((found - expected).abs().max())
-    if difference > EQUAL_OUTPUT * max(1.0, float(expected.abs().max())):
-        raise ModelError(
-            f"the pruned network differs from the masked one by {difference:.3g}; this is a defect"
+    difference, largest = float((found - expected).abs().max()), float(expected.abs().max())
+    if difference > EQUAL_OUTPUT * largest + EQUAL_ZERO:
+        raise _Fault(
+            f"the pruned network{left} differs from the masked one by {difference:.3g} (largest output "
+            f"{largest:.3g}): its forward code depends on the number of channels; take that out"
         )
+    _train(pruned, masked, images, left)
     return difference
+
+
+def _train(pruned: nn.Module, masked: nn.Module, images: Tensor, left: str) -> None:
+    """A pass in training mode, which may run other code; what stops the masked network too is not held
+    against the pruned one."""
+    with torch.random.fork_rng(devices=[]):
+        try:
+            pruned.train()(images)
+        except Exception as error:  # a user's forward code may raise anything
+            try:
+                masked.train()(images)
+            except Exception:  # noqa: BLE001 - as above
+                return
+            raise _Fault(
+                f"the pruned network does not run in training{left}: {_line(error)}; its forward code does "
+                "in training what it does not do in evaluation, where channels are traced: make both the same"
+            ) from error
+
+
+def _copy(model: nn.Module) -> nn.Module:
+    try:
+        return copy.deepcopy(model)
+    except RuntimeError as error:  # a weight that a hook computes is no leaf
+        raise ModelError(
+            f"the network cannot be copied: {_line(error)}; where it uses nn.utils.weight_norm or "
+            "spectral_norm, take those of torch.nn.utils.parametrizations"
+        ) from error
+
+
+def _line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def resize_(model: nn.Module, state: Mapping[str, Tensor]) -> None:
@@ -266,7 +337,7 @@ def resize_(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     depthwise = {
         name
         for name, module in model.named_modules()
-        if isinstance(module, CONVOLUTIONS) and module.groups > 1 and module.in_channels == module.groups
+        if isinstance(module, CONVOLUTIONS) and _is_depthwise(module)
     }
     _assign_(
         model, {name: value for name, value in state.items() if value.shape != own[name].shape}, depthwise
@@ -315,9 +386,17 @@ def _assign_(model: nn.Module, resized: Mapping[str, Tensor], depthwise: Collect
         _mend_(module, depthwise=module in by_channel)
 
 
+def _is_depthwise(module: nn.Conv1d | nn.Conv2d | nn.Conv3d) -> bool:
+    """One group per input channel, from the start."""
+    made_as = getattr(module, MADE_AS, "")
+    return made_as == DEPTHWISE or (not made_as and 1 < module.groups == module.in_channels)
+
+
 def _mend_(module: nn.Module, *, depthwise: bool) -> None:
     """Sizes that a module keeps beside its weights, taken from the weights again."""
     if isinstance(module, CONVOLUTIONS):
+        if module.groups > 1:
+            setattr(module, MADE_AS, DEPTHWISE if depthwise else GROUPED)
         out, per_group = int(module.weight.shape[0]), int(module.weight.shape[1])
         if depthwise:  # as many groups as channels
             module.groups = out // (module.out_channels // module.groups)

@@ -31,6 +31,12 @@ NOT_HELD = "its weights are not held by a convolution or fully connected layer"
 ELSEWHERE = "its weights are used outside of its own forward call"
 RESHAPED = "its forward code changes the shape of its channels before it returns them"
 
+MADE_AS = "made_as"
+"""Attribute of a convolution with groups that has lost channels, `GROUPED` or `DEPTHWISE`: its sizes may no
+longer tell, but saved weights give its number of groups back only by what it was made as."""
+
+GROUPED, DEPTHWISE = "grouped", "depthwise"
+
 
 @dataclass(frozen=True)
 class Slot:
@@ -140,6 +146,10 @@ class Owner:
         name, module = self.caller(node)
         held = name and getattr(module, "weight", None) is self._tensors[weight]
         return name if held else self.layer(node, weight)[0]
+
+    def made_as(self, name: str) -> str:
+        """`GROUPED` or `DEPTHWISE` for a convolution that has lost channels, "" where its sizes tell."""
+        return getattr(self._modules.get(name), MADE_AS, "")
 
     def layer(self, node: fx.Node, weight: str) -> tuple[str, str | None]:
         """Name of the layer that uses `weight` at `node`, and why its channels must stay, if they must."""

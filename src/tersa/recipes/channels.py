@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from tersa.errors import ModelError, brief
 from tersa.models.summary import macs, parameters
 from tersa.prune.costs import cost_aware, unit_macs, unit_parameters, useful
 from tersa.prune.criteria import CRITERIA
@@ -26,9 +27,13 @@ from tersa.prune.surgery import after, remove_, restore_
 from tersa.recipes.job import Job
 from tersa.recipes.retraining import Follower, follower_of, retrain_
 from tersa.report.numbers import plural
+from tersa.train.device import reproducible
 
 LEAST_HELP = 0.1
 """A unit that saves less than this part of what an average unit saves does not help."""
+
+TRIAL_IMAGES = 8
+"""Training images on which a network is tried after channels are gone."""
 
 
 @dataclass
@@ -87,6 +92,7 @@ class Channels:
 
         Raises:
             Diverged: a score or the loss became NaN or infinite.
+            ModelError: the network does not run without the channels.
         """
         protocol, whole, earlier = self.job.protocol, self.groups, None
         self.model.to(self.job.device)
@@ -106,6 +112,16 @@ class Channels:
             self.groups = self.follower.remove_(self.groups, units)
         elif len(units):
             self.groups = remove_(self.model, self.groups, units)
+        if len(units) and (fault := self._fault(self.model)):
+            raise ModelError(
+                f"the network does not run after removing {plural(len(units), 'channel')}: {fault}; its "
+                "forward code relies on a number of channels (--keep the layers in question)"
+            )
+
+    def _fault(self, model: nn.Module) -> str:
+        """Why a network cannot answer some images, see `fault_of`."""
+        task = self.job.task
+        return fault_of(model, task.normalise(task.train.images[:TRIAL_IMAGES]), len(task.classes))
 
     def _learn_(self, index: int, only: set[str] | None) -> None:
         count = self.job.protocol.retrain
@@ -182,6 +198,8 @@ class Channels:
         def within_bounds(number: int) -> bool:
             trial = copy.deepcopy(self.model)
             remove_(trial, self.groups, lowest(number))
+            if self._fault(trial):  # fewer may be enough, and run
+                return True
             few = goals.parameters is None or parameters(trial) <= goals.parameters.limit(start.parameters)
             return few and (goals.macs is None or macs(trial, shape) <= goals.macs.limit(start.macs))
 
@@ -215,6 +233,36 @@ class Channels:
             whole = self.job.network("steps", 1 if self.job.light else 0)
             self.first = _fresh(self.job, whole, self.job.groups, 1)
         return self.first[torch.isin(self.job.groups.units, self.groups.units)]
+
+
+def fault_of(model: nn.Module, images: Tensor, classes: int) -> str:
+    """Why a network gives no answers to images, in training mode or out of it; empty where it does.
+
+    Works on a copy, and leaves torch's random numbers as they were.
+
+    Args:
+        model: the network.
+        images: (N, C, H, W) normalised.
+        classes: logits that it must give for each.
+
+    Example:
+        >>> images = torch.zeros(2, 1, 2, 2)
+        >>> fault_of(nn.Flatten(), images, 4), fault_of(nn.Flatten(), images, 3)
+        ('', 'its output is 2 x 4 for 2 images of 3 classes')
+    """
+    trial = copy.deepcopy(model)
+    device = next((each.device for each in trial.parameters()), images.device)
+    wanted = (len(images), classes)
+    with torch.no_grad(), reproducible(0, str(device)):
+        for training in (False, True):
+            try:
+                found = trial.train(training)(images.to(device))
+            except Exception as error:  # noqa: BLE001 - whatever a user's own forward raises
+                return brief(error)
+            if found.shape != wanted:
+                shape = " x ".join(map(str, found.shape))
+                return f"its output is {shape} for {plural(wanted[0], 'image')} of {classes} classes"
+    return ""
 
 
 def words(count: int, back: int, retrain: int) -> str:

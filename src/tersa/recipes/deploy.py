@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from tersa.data.task import Split, Task
-from tersa.errors import TargetError, unknown
+from tersa.errors import ModelError, TargetError, unknown
 from tersa.export.artefact import Artefact
 from tersa.export.check import agreement, classify, require
 from tersa.export.int8 import Calibration, quantise_onnx
@@ -202,12 +202,20 @@ def _weigh(
 def race(
     dock: Dock, before: Artefact, after: Artefact, *, seconds: float, target: str | None = None
 ) -> Comparison:
-    """Interleaved latency of two files; what the runtime does not have is said, not raised."""
+    """Interleaved latency of two files; what the runtime does not have is said, not raised.
+
+    Raises:
+        ModelError: the goal's own target cannot load a file; where another cannot, that is said.
+    """
     name = target or dock.target
     try:
         runtime = parse(name)
         sessions = runtime.prepare(before, "baseline"), runtime.prepare(after, "result")
     except TargetError as error:
+        return not_offered(name, after.header.precision, str(error))
+    except ModelError as error:
+        if name == dock.target:
+            raise
         return not_offered(name, after.header.precision, str(error))
     images = as_pixels(dock.task.validation.images[: dock.batch])
     repeats = -(-dock.batch // len(images))

@@ -13,7 +13,7 @@ import time
 import torch
 from torch import nn
 
-from tersa.errors import Diverged, UsageError
+from tersa.errors import Diverged, ModelError, UsageError
 from tersa.export.onnx import export_onnx
 from tersa.models.lighten import lighten_, split
 from tersa.models.summary import macs, parameters
@@ -70,11 +70,12 @@ def descend_(job: Job, *, until: int = 0) -> list[Step]:
         index = rows[-1].index + 1
         try:
             what = remover.step_(index, _count(job, index, start, remover.left))
-        except Diverged as error:
+            row = weigh(job, remover.model, index, "prune", what, began)
+        except (Diverged, ModelError) as error:
             log.warning("%s; going on with the %d steps there are", error, len(rows))
-            job.ended = "diverged"
+            job.ended = "diverged" if isinstance(error, Diverged) else "broken"
+            job.reason = str(error)
             break
-        row = weigh(job, remover.model, index, "prune", what, began)
         job.way.add("steps", row, remover.model, remover.gone(), remover.memory())
         rows.append(row)
         _say_step(job, row, remover)

@@ -24,8 +24,9 @@ from tersa.recipes.setting import Say
 from tersa.recipes.trajectory import Table, Trajectory
 from tersa.train.lessons import Lessons
 
-Ending = Literal["bounds", "floor", "empty", "diverged", "schedule"]
-"""Why pruning stopped: bounds met, accuracy gone, nothing left, training diverged, all steps made."""
+Ending = Literal["bounds", "floor", "empty", "diverged", "broken", "schedule"]
+"""Why pruning stopped: bounds met, accuracy gone, nothing left, training diverged, the next network does not
+run, all steps made."""
 
 
 class Remover(Protocol):
@@ -106,6 +107,7 @@ class Job(Retraining):
         light: what replaced the baseline's convolutions, empty for nothing.
         zeros: weights of the baseline that are zero were pruned before, and stay zero.
         ended: why pruning stopped, once it has.
+        reason: what went wrong in the step that ended it, in a line; empty where nothing did.
     """
 
     groups: Groups
@@ -116,6 +118,7 @@ class Job(Retraining):
     light: str = ""
     zeros: bool = False
     ended: Ending | None = None
+    reason: str = ""
 
     def network(self, table: Table, index: int) -> nn.Module:
         """The network of a stored step; step 0 is the baseline."""

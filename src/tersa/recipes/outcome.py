@@ -325,8 +325,11 @@ def _reasons(o: Outcome, lost: float, main: Comparison) -> dict[str, str]:
             f"the test set {lost:.2f}: the splits differ by chance; a larger --validation narrows this"
         )
     count = f"{o.row.parameters:,} parameters"
+    last = max((row.index for row in o.job.way.rows("steps")), default=0)
     if within_bounds(o.spec.goals, start, standing):
         stop = "the measurement that steered was within the bound, the final one was not"
+    elif o.job.ended == "broken" and (o.row.index == last or not o.spec.goals.guarded):
+        stop = f"the network did not run below {count}"
     elif o.spec.goals.guarded:
         stop = f"the accuracy allowed no smaller network than {count}"
     elif o.job.ended == "diverged":
@@ -357,6 +360,8 @@ def _notes(o: Outcome) -> list[str]:
     if o.spec.run and not o.job.zeros and (kind := zeroed_by(Path(o.spec.run))):
         why = f"--light {o.spec.light}" if o.spec.light else "--granularity map"
         notes.append(f"The run had zeroed by {kind}: under {why} its zeros learnt again.")
+    if o.job.ended == "broken":
+        notes.append(f"Pruning ended early: {o.job.reason}.")
     if o.job.task.provenance.note:
         notes.append(o.job.task.provenance.note)
     if o.trained.cached and not o.spec.checkpoint:

@@ -28,7 +28,7 @@ class Protocol(Record):
     """Importance of a channel; see `prune.criteria`."""
     normalisation: Literal["none", "l1", "l2"] = "l2"
     """What makes layers comparable; see `prune.normalise`."""
-    mac_weight: float = Field(default=0.5, ge=0)
+    mac_weight: float = Field(default=0.5, ge=0, allow_inf_nan=False)
     """Lambda of the penalty on a channel's share of the MACs; 0 for none. See `prune.costs`."""
     criterion_samples: int = Field(default=1000, ge=1)
     """Training images that channels are scored on."""
@@ -65,15 +65,15 @@ class Protocol(Record):
     """Images per iteration of both."""
     update: Literal["adamw", "nesterov"] = "adamw"
     """Update rule of both, with one cycle of the learning rate."""
-    learning_rate: float = Field(default=2e-3, gt=0)
+    learning_rate: float = Field(default=2e-3, gt=0, allow_inf_nan=False)
     """Peak of both."""
     arithmetic: Literal["fp32", "bf16"] = "fp32"
     """Of the forward passes of both; `bf16` keeps weights and updates in float32."""
-    weight_decay: float = Field(default=1e-4, ge=0)
+    weight_decay: float = Field(default=1e-4, ge=0, allow_inf_nan=False)
     """Of both."""
-    clip_norm: float = Field(default=0.0, ge=0)
+    clip_norm: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     """Largest norm of the gradient in both; 0 for no limit."""
-    temperature: float = Field(default=4.0, gt=0)
+    temperature: float = Field(default=4.0, gt=0, allow_inf_nan=False)
     """Of the distillation from the baseline."""
     teacher_weight: float = Field(default=0.9, ge=0, le=1)
     """Share of the teacher's term in the loss; 0 learns from the labels alone."""
@@ -151,5 +151,40 @@ def check_protocol(protocol: Protocol) -> None:
         )
     if protocol.recompute == "once" and protocol.regrow:
         found.append("--regrow compares fresh scores; it does not go with --recompute once")
+    if not protocol.layers():
+        found.append(f"--scope '{protocol.scope}' names no layer; give global, or LAYER,LAYER*")
+    if protocol.keep and not listed(protocol.keep):
+        found.append(f"--keep '{protocol.keep}' names no layer; give LAYER,LAYER*, or leave it out")
+    found += _idle(protocol)
     if found:
         raise faults("pruning settings", found)
+
+
+def _idle(protocol: Protocol) -> list[str]:
+    """Settings that differ from what `tersa shrink` and `tersa prune` have, and that nothing would heed."""
+    kind = parse_granularity(protocol.granularity)
+    criterion = (CRITERIA if kind == "map" else WEIGHT_CRITERIA)[protocol.criterion]
+    found: list[str] = []
+    if kind != "map" and protocol.mac_weight and _asked(protocol, "mac_weight"):
+        found.append(
+            f"--mac-penalty is of channels; --granularity {kind} saves no MACs, leave one of them out"
+        )
+    if isinstance(kind, NM) and protocol.normalisation != "none" and _asked(protocol, "normalisation"):
+        found.append(f"--normalize compares layers; --granularity {kind} compares weights of one block")
+    looked_at = criterion.needs_images or (kind != "map" and protocol.regrow > 0)
+    if not looked_at and _asked(protocol, "criterion_samples"):
+        found.append(f"--criterion-samples: --criterion {criterion.name} looks at no images; leave it out")
+    if not protocol.retrain and _asked(protocol, "retrain_scope"):
+        found.append(f"--retrain-scope {protocol.retrain_scope} is of what --retrain 0 leaves out")
+    if not protocol.retrain and not protocol.tune:
+        names = ("learning_rate", "teacher_weight", "arithmetic", "pad")
+        flags = ", ".join(f"--{name.replace('_', '-')}" for name in names if _asked(protocol, name))
+        if flags:
+            found.append(f"{flags}: nothing is trained with --retrain 0 and --tune 0")
+    return found
+
+
+def _asked(protocol: Protocol, name: str) -> bool:
+    """A setting has another value than by default."""
+    usual = Protocol.model_fields[name].default
+    return getattr(protocol, name) not in (usual, STRONG.get(name, usual))

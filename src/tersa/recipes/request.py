@@ -16,7 +16,7 @@ from tersa.data.task import Task
 from tersa.errors import UsageError, faults, unknown
 from tersa.recipes.deploy import shippable
 from tersa.recipes.goals import Bound, Goals, Kind
-from tersa.recipes.pruning import Protocol, check_protocol, default_protocol
+from tersa.recipes.pruning import Protocol, check_protocol, default_protocol, listed
 from tersa.records import (
     Record,
 )
@@ -138,6 +138,12 @@ class ShrinkSpec(Record):
             raise UsageError("--run brings a trained network; leave out --model, --checkpoint and --epochs")
         if self.training and (self.run or self.checkpoint):
             raise UsageError("--set is for the training of a baseline; weights are given, leave it out")
+        if self.verb == "prune" and "keep" in self.protocol and not listed(protocol.keep):
+            raise UsageError("--keep '' names no layer; give LAYER,LAYER*, or leave it out")
+        if self.coder != "auto" and self.cluster is None:
+            raise UsageError(
+                f"--coder {self.coder} is of the file that --cluster writes; give --cluster BITS or auto"
+            )
         if isinstance(self.cluster, int) and not 1 <= self.cluster <= 8:
             raise UsageError(f"--cluster {self.cluster}: bits are 1 to 8, or auto")
         if self.coded_size is not None and (self.cluster is None or protocol.tune < 2):
@@ -177,7 +183,7 @@ def bits_of(text: str | None) -> int | Literal["auto"] | None:
     """
     if text is None or text == "auto":
         return text
-    if not text.isdigit():
+    if not (text.isascii() and text.isdigit()):
         raise UsageError(f"--cluster '{text}' is not understood; write bits (1 to 8) or auto")
     return int(text)
 

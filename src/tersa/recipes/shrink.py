@@ -58,6 +58,7 @@ from tersa.records import (
     ShrinkResult,
     read_record,
 )
+from tersa.report.numbers import plural
 from tersa.train.baseline import Baseline, baseline
 from tersa.train.checkpoint import weights_digest
 from tersa.train.device import choose as choose_device
@@ -231,6 +232,25 @@ def _try_scores(model: nn.Module, groups: Groups, task: Task, protocol: Protocol
     kind = parse_granularity(protocol.granularity)
     if isinstance(kind, NM):
         choose_masks(scores, full_masks(model, names), kind)
+    else:
+        of_weights = kind != "kernel"
+        there = sum(v.numel() if of_weights else v.shape[:2].numel() for v in scores.values())
+        _removals(protocol, there, "weight" if of_weights else "kernel")
+
+
+def _removals(protocol: Protocol, there: int, unit: str) -> int:
+    """How many of the units in scope a schedule removes in all; 0 where there is no schedule.
+
+    Raises:
+        UsageError: its amount is less than half of one.
+    """
+    asked = round(protocol.amount * there)
+    if protocol.schedule != "open" and not asked:
+        raise UsageError(
+            f"--amount {100 * protocol.amount:g}% of the {plural(there, unit)} in scope is none; "
+            f"one is {100 / max(there, 1):.2g}%"
+        )
+    return asked
 
 
 def _check_scope(groups: Groups, protocol: Protocol) -> None:
@@ -240,7 +260,7 @@ def _check_scope(groups: Groups, protocol: Protocol) -> None:
     spare = len(choose(torch.zeros(count), groups, count=count, allowed=allowed))
     if not spare:
         raise UsageError(f"--scope {protocol.scope}: nothing can be removed, every layer has one channel")
-    asked = round(protocol.amount * there)
+    asked = _removals(protocol, there, "channel")
     if protocol.schedule != "open" and asked > spare:
         raise UsageError(
             f"--amount {100 * protocol.amount:g}% of the {there} channels in scope is {asked}; at most "

@@ -29,6 +29,7 @@ from tersa.models.checkpoint import read as read_checkpoint
 from tersa.models.lighten import lighten_, split
 from tersa.models.load import load
 from tersa.prune.surgery import resize_
+from tersa.prune.twins import is_low_bit
 from tersa.recipes.folder import SPEC, read_spec
 from tersa.recipes.request import ShrinkSpec
 from tersa.recipes.subjects import WEIGHTS, model_of
@@ -59,10 +60,16 @@ def find_start(spec: ShrinkSpec, task: Task) -> Begin:
     """What a request begins with.
 
     Raises:
-        UsageError: no such run, or a run that holds no network for these data.
+        UsageError: no such run, a run that holds no network for these data, or a low-bit network to cluster.
         ModelError: the network cannot be built.
     """
-    return _of_run(spec, task, Path(spec.run)) if spec.run else _of_model(spec, task)
+    begin = _of_run(spec, task, Path(spec.run)) if spec.run else _of_model(spec, task)
+    if spec.cluster is not None and is_low_bit(begin.network()):
+        raise UsageError(
+            f"--cluster: {spec.run or begin.model} is a low-bit network, whose weights share few values "
+            "already; leave it out, and pack the result (tersa export --format tersa)"
+        )
+    return begin
 
 
 def _of_model(spec: ShrinkSpec, task: Task) -> Begin:
