@@ -43,6 +43,26 @@ def test_rows_of_different_lengths() -> None:
         grid.at(3, 8)
 
 
+def test_square_layers_lie_on_a_line() -> None:
+    """Between its points, not at the next one: there is nothing beside the line to lean on."""
+    grid = Grid("relu", {(64, 64): 1.0, (128, 128): 2.0})
+    assert grid.at(65, 65).value == pytest.approx(1.0 + 1 / 64)
+    assert grid.at(96, 96).value == pytest.approx(1.5)
+    with pytest.raises(DataError, match="a hole"):
+        grid.at(129, 129)
+
+
+def test_rows_of_another_network_that_begin_above_are_passed_over() -> None:
+    """Two networks share a table: a last layer of 10 classes and one of 100, by other numbers of inputs."""
+    own = {(i, 10): i * 10 / 1000 for i in (1, 64, 128, 192, 256)}
+    other = {(i, 100): i * 100 / 1000 for i in (1, 48, 96, 144, 160, 256)}
+    shared, alone = Grid("shared", own | other), Grid("alone", own)
+    for inputs in (32, 96, 100, 150, 160, 200):
+        assert shared.at(inputs, 10) == alone.at(inputs, 10)
+    assert shared.at(96, 100).exact
+    assert Grid("wide", other).at(96, 10).value == 9.6  # nothing narrower anywhere
+
+
 def test_below_the_narrowest_costs_as_much() -> None:
     assert Grid("one", {(4, 4): 2.0, (8, 8): 3.0}).at(1, 1).value == 2.0
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sqlite3
+from dataclasses import replace
+
 import pytest
-from tests.adapt.machine import CALL_MS, FakeClock, FakeTarget
+from tests.adapt.machine import CALL_MS, FakeClock, FakeTarget, by_weights
 from torch import nn
 
 from tersa.adapt import table
@@ -11,7 +14,7 @@ from tersa.adapt.measuring import BLOCK, count_missing, fill, wanted
 from tersa.adapt.resource import Counter, Table, estimate, factor_of
 from tersa.adapt.signature import Anatomy, layers_of
 from tersa.adapt.table import TableFile
-from tersa.errors import TargetError, UsageError
+from tersa.errors import DataError, TargetError, UsageError
 from tersa.prune.groups import find_groups
 
 SHAPE = (1, 2, 3)
@@ -64,6 +67,46 @@ def test_what_is_known_is_not_measured_again(file: TableFile) -> None:
     assert other.known > 0
     fresh = fill(file, anatomy(10), target, clock=clock, fresh=True)
     assert fresh.measured == len(wanted(anatomy(10)))
+
+
+def test_measuring_again_leaves_other_networks_alone(file: TableFile) -> None:
+    """And replaces a layer only when it was measured: a run that is killed has lost nothing."""
+    clock = FakeClock()
+    target, large, small = FakeTarget(clock), anatomy(64), anatomy(5)
+    own = fill(file, large, target, clock=clock).machine
+    fill(file, small, target, clock=clock)
+    before = file.points(own.key)
+    slower = FakeTarget(clock, cost=lambda artefact: 2 * by_weights(artefact))
+    assert fill(file, small, slower, clock=clock, fresh=True).measured == len(wanted(small))
+    asked = {(each.family.key(), each.inputs, each.outputs) for each in wanted(small)}
+    for family, points in file.points(own.key).items():
+        for (inputs, outputs), ms in points.items():
+            twice = 2 if (family, inputs, outputs) in asked else 1
+            assert ms == pytest.approx(twice * before[family][inputs, outputs], abs=1e-6)
+    with pytest.raises(TargetError):
+        fill(file, large, FakeTarget(clock, last=1), clock=clock, fresh=True)
+    assert fill(file, large, target, clock=clock).measured == 0
+
+
+def test_measuring_again_mends_a_damaged_table(file: TableFile) -> None:
+    clock = FakeClock()
+    target, net = FakeTarget(clock), anatomy(5)
+    own = fill(file, net, target, clock=clock).machine
+    with sqlite3.connect(file.path) as other:
+        other.execute("UPDATE points SET ms = NULL WHERE outputs = 4")
+        other.execute("INSERT INTO points VALUES (?, 'of another network', 1, 1, NULL, 9)", (own.key,))
+    with pytest.raises(DataError, match="measure again with --fresh-table"):
+        fill(file, net, target, clock=clock)
+    fill(file, net, target, clock=clock, fresh=True)
+    assert sum(map(len, file.points(own.key).values())) == len(wanted(net))
+
+
+def test_a_table_of_before_tokens_were_counted_is_read(file: TableFile) -> None:
+    """A layer of one vector keeps its key; one of many vectors has another, and is measured."""
+    key = "linear k1x1 s1x1 p0x0 d1x1 g1 on1x1 bias relu 32bit batch1"
+    (first, *_) = anatomy().layers
+    assert first.family.key() == key
+    assert replace(first.family, size=(49, 1)).key() != key
 
 
 def test_a_machine_that_disappears_leaves_what_was_measured(file: TableFile) -> None:

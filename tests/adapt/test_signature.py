@@ -9,10 +9,11 @@ import pytest
 import torch
 from torch import nn
 
-from tersa.adapt.resource import Macs, Parameters, estimate
+from tersa.adapt.resource import Counter, Macs, Parameters, estimate
 from tersa.adapt.signature import Anatomy, layers_of
+from tersa.adapt.weights import Trainable, weights_of
 from tersa.errors import ModelError
-from tersa.models.summary import macs
+from tersa.models.summary import macs, parameters
 from tersa.models.zoo import build
 from tersa.prune.groups import Groups, find_groups
 from tersa.prune.surgery import remove_
@@ -22,7 +23,10 @@ MODELS = {
     "mobilenet:0.1": (3, 8, 8),
     "resnet:20": (3, 8, 8),
     "mlp:9x7": (1, 8, 8),
+    "vit:2x8": (1, 8, 8),
+    "lenet:6-8-20+shift": (1, 16, 16),
 }
+UNEVEN = "resnet:20+fire@layer1*"
 
 
 def narrowed(model: nn.Module, groups: Groups, seed: int) -> tuple[nn.Module, tuple[int, ...]]:
@@ -46,6 +50,77 @@ def test_macs_at_any_widths_are_those_of_the_narrowed_network(name: str) -> None
     for seed in range(3):
         less, widths = narrowed(model, groups, seed)
         assert estimate(anatomy, Macs(), widths).value == macs(less, shape)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_parameters_at_any_widths_are_those_of_the_narrowed_network(name: str) -> None:
+    """Norms, biases, tokens' positions and the fixed kernels of a shift, which are no parameters."""
+    shape = MODELS[name]
+    model = build(name, shape, 10)
+    groups = find_groups(model, shape)
+    counter = Counter(weights_of(model, groups), Trainable())
+    for seed in range(3):
+        less, widths = narrowed(model, groups, seed)
+        assert counter.total(widths) == parameters(less)
+
+
+def test_tokens_are_counted_one_by_one() -> None:
+    model = build("vit:2x8", (1, 8, 8), 10)
+    anatomy = layers_of(model, (1, 8, 8), find_groups(model, (1, 8, 8)), batch=3)
+    texts = [layer.family.text() for layer in anatomy.layers]
+    assert "linear on 64x1, gelu" in texts
+    assert "product on 1x64" in texts
+    assert texts[-1] == "linear"
+    assert estimate(anatomy, Macs()).value == macs(model, (1, 8, 8))
+
+
+def test_a_group_whose_units_go_to_different_layers_is_refused() -> None:
+    """Both halves of a fire module behind a residual addition; one of them kept leaves an even group."""
+    model = build(UNEVEN, (1, 8, 8), 10)
+    with pytest.raises(ModelError, match=r"widths do not say what is left of each; keep") as caught:
+        layers_of(model, (1, 8, 8), find_groups(model, (1, 8, 8)))
+    keep = str(caught.value).partition("--keep ")[2].partition(")")[0].split(",")
+    groups = find_groups(model, (1, 8, 8), keep)
+    anatomy = layers_of(model, (1, 8, 8), groups)
+    less, widths = narrowed(model, groups, 0)
+    assert estimate(anatomy, Macs(), widths).value == macs(less, (1, 8, 8))
+
+
+class Upwards(nn.Module):
+    """A transposed convolution, which no family stands for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.head = nn.ConvTranspose2d(1, 4, 2), nn.Linear(4, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.up(x).mean((2, 3)))
+
+
+def test_products_that_no_layer_accounts_for_are_refused() -> None:
+    model = Upwards()
+    with pytest.raises(
+        ModelError, match=r"make 8 of the network's \d+ multiply-acc.*without a family: convolution\)"
+    ):
+        layers_of(model, (1, 4, 4), find_groups(model, (1, 4, 4)))
+
+
+class Stepped(nn.Module):
+    """Code that takes another way when it is narrow."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.head = nn.Conv2d(1, 8, 1), nn.Linear(8, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.first(x)
+        return self.head((x + x if x.shape[1] < 4 else x).mean((2, 3)))
+
+
+def test_channels_that_do_not_follow_from_widths_are_refused() -> None:
+    model = Stepped()
+    with pytest.raises(ModelError, match=r"do not follow from the widths: with one channel per group"):
+        layers_of(model, (1, 4, 4), find_groups(model, (1, 4, 4)))
 
 
 def test_lenet_layer_by_layer() -> None:

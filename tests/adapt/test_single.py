@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from tersa.adapt.signature import Family
+from tersa.adapt.signature import ONE, Family
 from tersa.adapt.single import EMPTY, MODULES, ONNX_NAMES, lone_layer
 from tersa.errors import UsageError
 from tersa.export.artefact import open_session
+from tersa.targets.c_build import installed_compiler
 from tersa.targets.registry import parse
 
 IMAGE = {"size": (6, 8)}
@@ -21,6 +24,10 @@ FAMILIES = [
     (Family("depthwise", (3, 3), padding=(1, 1), after="hardswish", **IMAGE), 5, 5),
     (Family("linear", after="relu"), 7, 3),
     (Family("linear", bias=False), 7, 3),
+    (Family("linear", size=(9, 1), after="gelu"), 7, 3),
+    (Family("linear", size=(9, 1), bias=False), 7, 3),
+    (Family("product", size=(2, 9), bias=False), 7, 3),
+    (Family("add", size=(9, 1), bias=False), 4, 4),
     (Family("max-pool", (3, 3), (2, 2), (1, 1), bias=False, **IMAGE), 4, 4),
     (Family("average-pool", (2, 2), (2, 2), bias=False, **IMAGE), 4, 4),
     (Family("mean", bias=False, **IMAGE), 4, 4),
@@ -39,8 +46,10 @@ def test_file_and_module_give_the_signatures_shape(
     lone = lone_layer(family, inputs, outputs, tmp_path / "layer.onnx")
     session = open_session(lone.artefact.path)
     (found,) = session.run(None, {session.get_inputs()[0].name: lone.pixels})
-    size = () if family.operation == "linear" else family.out_size()
-    assert found.shape == (1, outputs, *size)
+    rows = {"linear": (1, *family.size[:1]), "product": family.size}.get(family.operation)
+    size = () if family.operation == "linear" and family.size == ONE else family.out_size()
+    assert found.shape == (1, outputs, *size) if rows is None or not size else (1, *rows, outputs)
+    assert found.size == len(lone.artefact.header.classes)
     assert lone.artefact.module is not None
     with torch.inference_mode():
         assert lone.artefact.module(torch.from_numpy(lone.pixels)).shape == found.shape
@@ -67,7 +76,24 @@ def test_the_same_file_every_time(tmp_path: Path) -> None:
 def test_targets_take_it(target: str, tmp_path: Path) -> None:
     for number, (family, inputs, outputs) in enumerate(FAMILIES):
         lone = lone_layer(family, inputs, outputs, tmp_path / f"{number}.onnx")
-        assert parse(target).prepare(lone.artefact, "layer").run(lone.pixels).shape[1] == outputs
+        made = parse(target).prepare(lone.artefact, "layer").run(lone.pixels)
+        assert made.size == len(lone.artefact.header.classes)
+
+
+@pytest.mark.skipif(not installed_compiler(), reason="no C compiler here")
+@pytest.mark.parametrize(
+    ("family", "inputs", "outputs"),
+    [(Family("linear", after="relu"), 7, 64), (Family("conv", (3, 3), (2, 2), (1, 1), **IMAGE), 4, 6)],
+    ids=["linear", "conv"],
+)
+def test_plain_c_gives_all_outputs(family: Family, inputs: int, outputs: int, tmp_path: Path) -> None:
+    """More of them than a header names classes: the buffer is as large as what the program writes."""
+    lone = lone_layer(family, inputs, outputs, tmp_path / "layer.onnx")
+    artefact = replace(lone.artefact, header=replace(lone.artefact.header, classes=("a", "b")))
+    session = parse("c@opt=O0").prepare(artefact, "layer")
+    (wanted,) = open_session(lone.artefact.path).run(None, {"pixels": lone.pixels})
+    np.testing.assert_allclose(session.run(lone.pixels), wanted, rtol=1e-5, atol=1e-6)
+    session.close()
 
 
 def test_other_widths_of_numbers_are_refused(tmp_path: Path) -> None:

@@ -87,11 +87,12 @@ def test_a_newer_table_is_refused(file: TableFile) -> None:
         TableFile(file.path)
 
 
-def test_forgetting_leaves_other_machines(file: TableFile) -> None:
+def test_damaged_values_are_dropped_and_others_stay(file: TableFile) -> None:
     file.add(HERE, POINTS)
     file.add(ELSEWHERE, POINTS)
-    file.set_call(HERE, 0.01)
-    file.forget("here")
-    assert file.points("here") == {}
-    assert file.call("here") is None
-    assert file.points("there")
+    bad = [("a", "NULL"), ("b", "'x'"), ("c", "-1.0"), ("d", "9e999")]
+    with sqlite3.connect(file.path) as other:
+        for family, value in bad:
+            other.execute(f"INSERT INTO points VALUES ('here', '{family}', 1, 1, {value}, 9)")
+    file.drop_damaged("here")
+    assert file.points("here") == file.points("there") == {"linear": {(4, 2): 0.5, (8, 2): 0.9}}

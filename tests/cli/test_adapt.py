@@ -64,6 +64,14 @@ def test_a_plan_does_nothing(capsys: pytest.CaptureFixture[str], work: Path, hom
     assert not (home / "cache" / "latency.db").exists()
 
 
+def test_a_plan_without_latency_has_no_table(capsys: pytest.CaptureFixture[str]) -> None:
+    assert execute(["adapt", *NET, "--macs", "0.5x", "--dry-run", "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert [step["name"] for step in plan["steps"]] == ["baseline", "solve", "tune", "test and measure"]
+    assert plan["missing"] == 0
+    assert "measurements" not in plan["steps"][1]["what"]
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -75,6 +83,9 @@ def test_a_plan_does_nothing(capsys: pytest.CaptureFixture[str], work: Path, hom
         (["--latency", "0.5x", "--front", "5", "--search", "netadapt"], "needs --search budget"),
         (["--latency", "0.5x", "--criterion", "l7"], "unknown criterion 'l7'"),
         (["--macs", "0.5x", "--keep", "nothing*"], "unknown layer to keep"),
+        (["--macs", "0.5x", "--finetune-steps", "7"], "--finetune-steps 7: no effect"),
+        (["--macs", "0.5x", "--workers", "2", "--dry-run"], "--workers 2: no effect"),
+        (["--macs", "0.5x", "--fresh-table", "--dry-run"], "--fresh-table: no effect"),
     ],
 )
 def test_faults_are_one_line_and_leave_nothing(
@@ -96,5 +107,5 @@ def test_a_table_from_elsewhere_is_refused(capsys: pytest.CaptureFixture[str], w
         board = Machine("m", "a board with one core", "other", "onnxruntime@threads=1")
         file.add(board, [Point("linear", 1, 1, 0.1, 9)])
     words = ["--latency", "0.5x", "--table", "other.db", "--out", "run"]
-    assert execute(["adapt", *NET, *LITTLE, *words]) == 2
+    assert execute(["adapt", *NET, *words]) == 2
     assert "was measured elsewhere (1 layers on a board with one core" in capsys.readouterr().err

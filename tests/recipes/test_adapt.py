@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import shlex
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -12,17 +13,24 @@ import pytest
 from tests.adapt.machine import FakeClock, FakeTarget
 from torch import nn
 
-from tersa.errors import TargetError, UsageError
+from tersa.adapt.budget import Additive, Damage
+from tersa.cli.main import execute
+from tersa.errors import Diverged, TargetError, UsageError
+from tersa.prune.groups import Groups
 from tersa.recipes import adapt as recipe
-from tersa.recipes import adapt_candidates, adapt_fit, deploy, outcome
+from tersa.recipes import adapt_candidates, adapt_fit, adapt_search, deploy, outcome
 from tersa.recipes.adapt import adapt
-from tersa.recipes.adapt_request import AdaptSpec, adapt_command, specified
+from tersa.recipes.adapt_candidates import Quality, Way
+from tersa.recipes.adapt_fit import Fit
+from tersa.recipes.adapt_request import AdaptSpec, adapt_command, check_call, specified
+from tersa.recipes.adapt_search import cheapest
 from tersa.recipes.goals import Goals, parse_bound
 from tersa.recipes.job import Job
 from tersa.recipes.setting import Setting
 from tersa.recipes.subjects import find_point
 from tersa.recipes.trajectory import Trajectory
 from tersa.records import Comparison, Measurement, Quantiles, ShrinkResult
+from tersa.study.cluster import Crew
 
 MODEL = "mlp:24x16"
 QUICK = {"tune": 12, "criterion_samples": 60}
@@ -37,7 +45,9 @@ def spec(**changes: object) -> AdaptSpec:
         "finetune_steps": 4,
     }
     if changes.get("search") == "netadapt":
-        settings |= {"delta": 0.1, "score_images": 16}
+        settings |= {"delta": 0.1}
+        if changes.get("score") != "finetune" and changes.get("shortlist") != 0:
+            settings |= {"score_images": 16}
     return AdaptSpec.model_validate({**settings, **changes})
 
 
@@ -280,11 +290,113 @@ def test_a_budget_that_no_width_meets_keeps_the_table(
     tmp_path: Path, setting: Callable[..., Setting], fake: FakeTarget
 ) -> None:
     asked = spec(goals=Goals(latency=parse_bound("0.01x", "latency")), table=str(tmp_path / "t.db"))
-    with pytest.raises(UsageError, match="no widths meet the budget"):
-        adapt(asked, tmp_path / "run", setting=setting())
+    result = adapt(asked, tmp_path / "run", setting=setting())
+    assert not result.goals[0].met
+    assert "every layer is as narrow as it goes" in result.goals[0].reason
+    assert result.adaptation is not None
+    assert [row.step for row in result.adaptation.checked] == [0, 1], "the cheapest network is measured once"
     prepared = len(fake.prepared)
     adapt(spec(goals=LATENCY, table=str(tmp_path / "t.db")), tmp_path / "other", setting=setting())
     assert len(fake.prepared) == prepared + 1, "the empty call alone: every layer is known"
+
+
+@pytest.mark.parametrize("points", [0, 3])
+def test_a_budget_out_of_reach_keeps_the_cheapest_network(
+    points: int, tmp_path: Path, setting: Callable[..., Setting]
+) -> None:
+    goals = Goals(macs=parse_bound("0.01x", "macs"), max_loss=1.0)
+    asked = spec(goals=goals, front=points, finetune_steps=0, protocol={**QUICK, "tune": 0})
+    result = adapt(asked, tmp_path / "run", setting=setting())
+    macs = next(goal for goal in result.goals if goal.name == "macs")
+    assert not macs.met
+    times = result.result.macs / (0.01 * result.baseline.macs)
+    assert f"every layer is as narrow as it goes or must stay; that has {times:.3g} times the limit" in (
+        macs.reason
+    ), "the limit that was asked, and not the accuracy"
+    assert macs.reason in (tmp_path / "run" / "result.json").read_text()
+    steps = Trajectory(tmp_path / "run").rows("steps")
+    assert len({step.macs for step in steps}) == len(steps), "a front ends with the cheapest network"
+    (tmp_path / "run" / "result.json").unlink()
+    assert adapt(asked, tmp_path / "run", setting=setting(), resume=True).goals == result.goals
+    assert len(Trajectory(tmp_path / "run").rows("steps")) == len(steps)
+
+
+def test_the_cheapest_widths_where_narrower_costs_more() -> None:
+    damage = [Damage([1.0] * 3, [1, 2, 3]), Damage([1.0] * 3, [1, 2, 3])]
+    assert cheapest(damage, Additive([[5.0, 2.0, 9.0], [1.0, 4.0, 7.0]], limit=1.0)) == (2, 1)
+
+
+def test_a_step_that_no_group_can_make_alone_is_halved(
+    tmp_path: Path, setting: Callable[..., Setting]
+) -> None:
+    goals = Goals(macs=parse_bound("0.3x", "macs"), max_loss=50.0)
+    asked = spec(
+        model="mlp:16x16x16x16x16x16",
+        search="netadapt",
+        goals=goals,
+        hybrid=0.0,
+        delta=0.4,
+        protocol={"tune": 0},
+    )
+    result = adapt(asked, tmp_path / "run", setting=setting())
+    assert next(goal.met for goal in result.goals if goal.name == "macs")
+
+
+def test_when_all_candidates_diverge_it_is_said(
+    tmp_path: Path, setting: Callable[..., Setting], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def diverge(*_: object, **__: object) -> None:
+        raise Diverged("the loss became NaN")
+
+    monkeypatch.setattr(adapt_candidates, "retrain_", diverge)
+    goals = Goals(macs=parse_bound("0.5x", "macs"), max_loss=50.0)
+    result = adapt(spec(search="netadapt", score="finetune", goals=goals), tmp_path / "r", setting=setting())
+    reason = next(goal.reason for goal in result.goals if goal.name == "macs")
+    assert reason.endswith("every candidate of the next step diverged; that has 2 times the limit")
+
+
+def test_a_resumed_run_measures_its_steps_as_it_did(
+    tmp_path: Path, setting: Callable[..., Setting], fake: FakeTarget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The share that a step takes off is of the baseline's cost by the first factor and the first limit."""
+    firsts, whole = list[float](), adapt_search.ways
+
+    def told(
+        fit: Fit, model: nn.Module, groups: Groups, index: int, first: float, quality: Quality | None
+    ) -> list[Way]:
+        firsts.append(first)
+        return whole(fit, model, groups, index, first, quality)
+
+    def stop(task: str, _done: float, remark: str) -> None:
+        if task == "netadapt" and remark.startswith("step 2:"):
+            raise Stop
+
+    monkeypatch.setattr(adapt_search, "ways", told)
+    asked = spec(search="netadapt", goals=LATENCY, table=str(tmp_path / "t.db"), check_every=1, hybrid=0.0)
+    with pytest.raises(Stop):
+        adapt(asked, tmp_path / "run", setting=setting(say=stop))
+    shrunk = __import__("tersa.recipes.shrink", fromlist=["race"])
+    monkeypatch.setattr(
+        shrunk, "race", lambda *_, **__: timed(99.0, 99.0)
+    )  # the baseline's own clock differs today
+    adapt(asked, tmp_path / "run", setting=setting(), resume=True)
+    assert len(firsts) > 2
+    assert len(set(firsts)) == 1
+
+
+def test_the_points_of_a_front_are_told_by_one_factor_and_the_limit_asked(
+    tmp_path: Path, setting: Callable[..., Setting], fake: FakeTarget
+) -> None:
+    asked = spec(goals=LATENCY, table=str(tmp_path / "t.db"), front=3, finetune_steps=0)
+    found = adapt(asked, tmp_path / "run", setting=setting()).adaptation
+    assert found is not None
+    assert found.budget_ms is not None
+    for point in found.front:
+        assert point.estimate_ms is not None
+        assert point.cost == pytest.approx(point.estimate_ms / found.budget_ms)
+    last = found.checked[-1]
+    final = [row for row in found.checked if row.measured_ms == last.measured_ms][-1]
+    assert found.front[-1].estimate_ms == pytest.approx(final.measured_ms, rel=1e-6)
 
 
 @pytest.mark.slow
@@ -330,6 +442,14 @@ def test_a_target_that_disappears_leaves_a_run_that_goes_on(
         ({"search": "netadapt", "score": "finetune", "finetune_steps": 0}, "--finetune-steps of at least 1"),
         ({"protocol": {"schedule": "cubic", "amount": 0.5}}, "leave out the protocol's schedule"),
         ({"goals": Goals(latency=parse_bound("1.5x", "latency"))}, "asks for nothing smaller"),
+        ({"table": "x.db", "allow_foreign": True}, "--table, --allow-foreign: no effect: .* no --latency"),
+        (
+            {"search": "netadapt", "score": "finetune", "hybrid": 0.9, "shortlist": 7},
+            "--hybrid, --shortlist: no effect: not with --score finetune",
+        ),
+        ({"search": "netadapt", "hybrid": 0.0, "shortlist": 5}, "--shortlist: no effect: .* --hybrid 0"),
+        ({"search": "netadapt", "hybrid": 1.0, "shortlist": 0, "score": "zen"}, "--score: no effect"),
+        ({"search": "netadapt", "check_every": 3}, "--check-every: no effect: .* no --latency"),
     ],
 )
 def test_faults_show_before_any_work(changes: dict[str, object], said: str, tmp_path: Path) -> None:
@@ -341,6 +461,21 @@ def test_faults_show_before_any_work(changes: dict[str, object], said: str, tmp_
 def test_values_outside_their_range_are_told_together() -> None:
     with pytest.raises(UsageError, match=r"(?s)2 faults.*hybrid is 3.*delta is 2"):
         specified(delta=2.0, hybrid=3.0)
+
+
+def test_what_is_no_part_of_a_spec_must_have_an_effect_too(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"(?s)--fresh-table: no effect.*--workers 2: no effect"):
+        adapt(spec(), tmp_path / "run", fresh_table=True, crew=Crew(workers=2))
+    with pytest.raises(UsageError, match="--workers 2: no effect"):
+        check_call(spec(search="netadapt", hybrid=0.0), crew=Crew(workers=2))
+    check_call(spec(search="netadapt"), crew=Crew(workers=2))
+
+
+def test_the_same_command_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    protocol = {"learning_rate": 0.001, "criterion_samples": 50, "keep": "", "criterion": "l1"}
+    command = adapt_command(spec(protocol=protocol, finetune_steps=500))
+    assert command.endswith("--epochs 2 --criterion l1")
+    assert execute([*shlex.split(command)[1:], "--dry-run"]) == 0
 
 
 @pytest.mark.slow

@@ -15,16 +15,18 @@ from tests.recipes.in_this_process import in_this_process
 
 from tersa.cli.main import execute
 from tersa.data.sources import load
-from tersa.errors import TersaError, UsageError
+from tersa.errors import ModelError, TargetError, TersaError, UsageError
 from tersa.export.check import classify
 from tersa.export.coded import read_coded
 from tersa.models.zoo import build
 from tersa.prune.clustering import cluster, sort_out
 from tersa.prune.groups import find_groups
-from tersa.recipes import joint_trials, joint_workers
+from tersa.recipes import joint_networks, joint_trials, joint_workers
+from tersa.recipes.deploy import not_offered
 from tersa.recipes.goals import Bound, Goals, Start
 from tersa.recipes.joint import DATABASE, Place, joint_search
 from tersa.recipes.joint_networks import axes_of, narrowing, violation
+from tersa.recipes.joint_plan import plan_search
 from tersa.recipes.joint_request import JointSpec, command_of
 from tersa.recipes.joint_result import SearchResult, TriedNetwork, burden, front, pick
 from tersa.recipes.joint_trials import shown
@@ -175,6 +177,70 @@ def test_float_weights_and_latency(tmp_path: Path) -> None:
     assert result.artefacts == ["model.onnx", "baseline.onnx"]
     assert set(result.trials[0].ratios) == {"fc1"}
     assert result.result.size_bytes == (tmp_path / "run" / "model.onnx").stat().st_size
+
+
+def test_a_target_that_disappears_leaves_trials_that_are_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = JointSpec(model="mlp:8", epochs=1, tune=2, bits="none", widths=(1.0,), costs=("latency",))
+    real, asked = joint_networks.race, list[Any]()
+
+    def gone(dock: Any, *files: Any, **options: Any) -> Any:
+        asked.append(files)
+        if len(asked) > 1:
+            return not_offered(dock.target, "fp32", "no route to host")
+        return real(dock, *files, **options)
+
+    monkeypatch.setattr(joint_networks, "race", gone)
+    with pytest.raises(TargetError, match="any more: no route to host; --resume goes on"):
+        joint_search(spec, tmp_path / "run", trials=3, setting=quick(tmp_path))
+    assert len(asked) == 3, "the second network, then the baseline"
+    monkeypatch.setattr(joint_networks, "race", real)
+    result = joint_search(spec, tmp_path / "run", trials=3, setting=quick(tmp_path), resume=True)
+    assert (len(result.trials), result.diverged) == (3, 0)
+
+
+def test_a_network_that_the_runtime_refuses_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = JointSpec(model="mlp:8", epochs=1, tune=2, bits="none", widths=(1.0,), costs=("latency",))
+    real, asked = joint_networks.race, list[Any]()
+
+    def refused(*given: Any, **options: Any) -> Any:
+        asked.append(given)
+        if len(asked) == 2:
+            raise ModelError("no such operator")
+        return real(*given, **options)
+
+    monkeypatch.setattr(joint_networks, "race", refused)
+    result = joint_search(spec, tmp_path / "run", trials=2, setting=quick(tmp_path))
+    assert (len(result.trials), result.diverged) == (1, 1)
+
+
+def test_a_search_ends_when_all_networks_were_tried(tmp_path: Path) -> None:
+    spec = JointSpec(
+        model="mlp:8", epochs=1, tune=2, bits="none", widths=(1.0, 0.5), most=0.0, costs=("macs",)
+    )
+    assert plan_search(spec, quick(tmp_path), 20).trials == 2
+    goals = Goals(macs=Bound(value=1, relative=False))
+    spec = spec.model_copy(update={"goals": goals})
+    result = joint_search(spec, tmp_path / "run", trials=20, setting=quick(tmp_path))
+    assert {row.width for row in result.trials} == {0.5, 1.0}
+    assert len(result.trials) < 20
+    assert "2 networks tried" in result.detail
+    assert result.goals[0].reason == "of 2 networks that were tried none was nearer; no others can be made"
+    again = joint_search(spec, tmp_path / "run", trials=20, setting=quick(tmp_path), resume=True)
+    assert again == result
+
+
+def test_a_plan_of_nothing_is_refused_as_the_search_is(tmp_path: Path) -> None:
+    spec = JointSpec(model="mlp:8", widths=(1.0,), most=0.0, bits="none")
+    for call in (
+        lambda: plan_search(spec, quick(tmp_path), 40),
+        lambda: joint_search(spec, tmp_path / "run", setting=quick(tmp_path)),
+    ):
+        with pytest.raises(UsageError, match="nothing to search: one width"):
+            call()
 
 
 def test_all_faults_come_together() -> None:

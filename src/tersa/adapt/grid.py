@@ -5,14 +5,18 @@ channels that enclose it, each linear between the output channels that enclose i
 
     c(i, o) = (1 - u) row(i0, o) + u row(i1, o),   u = (i - i0) / (i1 - i0)
 
-Rows may have different output channels: tables are shared between networks. Below the smallest measured
-number of channels the cost is that of the smallest; above the largest there is nothing to go by, which is an
-error. Costs need not grow with channels: machines have steps, and the grid keeps them.
+Rows may have different output channels: tables are shared between networks. A row takes part where its
+output channels enclose the ones asked for, else the next one that does. Layers with as many output channels
+as input channels (`Family.square`) are measured on a line, and lie between its points. Below the smallest
+measured number of channels the cost is that of the smallest; above the largest there is nothing to go by,
+which is an error. Costs need not grow with channels: machines have steps, and the grid keeps them.
 
 Example:
     >>> grid = Grid("demo", {(1, 1): 1.0, (1, 3): 3.0, (3, 1): 2.0, (3, 3): 6.0})
     >>> grid.at(3, 1), grid.at(2, 2)
     (Reading(value=2.0, exact=True), Reading(value=3.0, exact=False))
+    >>> Grid("square", {(4, 4): 1.0, (8, 8): 3.0}).at(6, 6)
+    Reading(value=2.0, exact=False)
 """
 
 from __future__ import annotations
@@ -69,6 +73,7 @@ class Grid:
             rows.setdefault(ins, []).append((outs, value))
         self._ins = sorted(rows)
         self._rows = [([o for o, _ in rows[i]], [v for _, v in rows[i]]) for i in self._ins]
+        self._line = [row[1][0] for row in self._rows] if all(ins == outs for ins, outs in points) else None
 
     def at(self, inputs: int, outputs: int) -> Reading:
         """The cost at a number of channels; remembered, so that asking again is a look-up.
@@ -82,32 +87,39 @@ class Grid:
         return known
 
     def _between(self, inputs: int, outputs: int) -> float:
-        ins, rows, place = self._ins, self._rows, bisect_left(self._ins, inputs)
-        if 0 < place < len(ins) and rows[place][0][-1] >= outputs <= rows[place - 1][0][-1]:
-            top = _line(*rows[place], outputs)  # the usual case, without looking further
-            if ins[place] == inputs:
-                return top
-            bottom = _line(*rows[place - 1], outputs)
-            return bottom + (inputs - ins[place - 1]) / (ins[place] - ins[place - 1]) * (top - bottom)
-        above = self._row(range(place, len(self._ins)), outputs)
-        if above is None:
+        if self._line is not None and inputs == outputs <= self._ins[-1]:
+            return _line(self._ins, self._line, inputs)
+        place = bisect_left(self._ins, inputs)
+        for enclosing in (True, False):  # rows of more output channels alone: only where nothing else is left
+            above = self._row(range(place, len(self._ins)), outputs, enclosing)
+            if above is not None:
+                break
+        else:
             raise DataError(
                 f"the table of '{self.name}' has a hole: nothing was measured at or beyond {inputs} to "
                 f"{outputs} channels; measure it again (--fresh-table)"
             )
         high, top = above
-        below = self._row(range(place - 1, -1, -1), outputs) if self._ins[high] != inputs else None
+        if self._ins[high] == inputs:
+            return top
+        below = self._row(range(place - 1, -1, -1), outputs, enclosing)
         if below is None:
             return top
         low, bottom = below
         share = (inputs - self._ins[low]) / (self._ins[high] - self._ins[low])
         return bottom + share * (top - bottom)
 
-    def _row(self, places: range, outputs: int) -> tuple[int, float] | None:
-        """The first of some rows that reaches so many output channels, and its cost there."""
+    def _row(self, places: range, outputs: int, enclosing: bool) -> tuple[int, float] | None:
+        """The first of some rows that reaches so many output channels, and its cost there.
+
+        Args:
+            places: of the rows, in order.
+            outputs: channels.
+            enclosing: rows that begin above them are passed over.
+        """
         for place in places:
             outs, values = self._rows[place]
-            if outs[-1] >= outputs:
+            if outs[-1] >= outputs and (outs[0] <= outputs or not enclosing):
                 return place, _line(outs, values, outputs)
         return None
 

@@ -16,7 +16,6 @@ Example:
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -56,13 +55,16 @@ class Macs:
     start: float = 0.0
 
     def of(self, family: Family, inputs: int, outputs: int) -> Reading:
-        """Of convolutions and fully connected layers; other layers have none."""
-        return Reading(float(_weights(family, inputs, outputs) * math.prod(family.out_size())), True)
+        """Of convolutions, fully connected layers and products; other layers have none."""
+        return Reading(float(family.macs(inputs, outputs)), True)
 
 
 @dataclass(frozen=True)
 class Parameters:
-    """Weights and biases as they are deployed, batch norm folded; `each` is what one of them counts."""
+    """Weights and biases as they are deployed, batch norm folded; `each` is what one of them counts.
+
+    The trainable values of the network are another number, counted from its groups (`weights.py`).
+    """
 
     name: str = "parameters"
     unit: str = "parameters"
@@ -71,21 +73,13 @@ class Parameters:
 
     def of(self, family: Family, inputs: int, outputs: int) -> Reading:
         """Of convolutions and fully connected layers; other layers have none."""
-        weights = _weights(family, inputs, outputs)
+        weights = family.weights(inputs, outputs)
         return Reading(float(self.each * (weights + (outputs if weights and family.bias else 0))), True)
 
 
 def byte_size() -> Parameters:
     """Bytes of the weights in float32."""
     return Parameters("bytes", "bytes", each=4)
-
-
-def _weights(family: Family, inputs: int, outputs: int) -> int:
-    if family.operation == "linear":
-        return inputs * outputs
-    if family.operation == "conv":
-        return inputs // family.groups * outputs * math.prod(family.kernel)
-    return inputs * math.prod(family.kernel) if family.operation == "depthwise" else 0
 
 
 class Table:

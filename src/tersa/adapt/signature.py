@@ -8,8 +8,10 @@ depend on the widths of the network's channel groups:
     channels(w) = fixed + sum_g times_g w_g
 
 The coefficients are found by taking one unit away from each group in turn and looking again, so that flatten,
-concatenation and residual additions need no rules of their own. A group whose units bring unequal numbers of
-channels is described by its last unit.
+concatenation and residual additions need no rules of their own. Networks that such a line does not describe
+are refused: a group whose units go to different layers, so that its width does not say what is left of each
+(the two halves of a fire module behind a residual addition), and products that no family stands for. The
+network with one unit of each group is looked at to make sure.
 
 What this does not do: say what a layer costs (`table.py`, `resource.py`).
 
@@ -25,6 +27,7 @@ Example:
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -35,9 +38,10 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tersa.errors import ModelError
-from tersa.models.summary import evaluating, first_line
+from tersa.models.summary import evaluating, first_line, macs
 from tersa.prune.groups import Groups
 from tersa.prune.surgery import remove_
+from tersa.prune.trace import Slot
 
 Pair = tuple[int, int]
 ONE: Pair = (1, 1)
@@ -61,14 +65,15 @@ class Family:
     """A layer without its channels.
 
     Attributes:
-        operation: `conv`, `depthwise`, `linear`, `max-pool`, `average-pool`, `mean`, `add`, `multiply`,
-            `concatenate`, `norm` or `activation`.
+        operation: `conv`, `depthwise`, `linear`, `product` (of two activations), `max-pool`, `average-pool`,
+            `mean`, `add`, `multiply`, `concatenate`, `norm` or `activation`.
         kernel: height and width of the kernel.
         stride: of it.
         padding: at each side.
         dilation: of the kernel.
         groups: of a grouped convolution; 1 for a dense or depthwise one.
-        size: height and width of the input, 1x1 for vectors.
+        size: height and width of the input; 1x1 for a vector, Tx1 for T vectors of one image (tokens), HxT
+            for products of H matrices with T rows.
         bias: values are added at the end (a folded batch norm adds some).
         norm: a batch norm follows, which most runtimes fold.
         after: activation that follows and is folded, or empty.
@@ -115,11 +120,24 @@ class Family:
     @property
     def square(self) -> bool:
         """Output channels are the input's: one number says both."""
-        return self.operation not in ("conv", "linear")
+        return self.operation not in ("conv", "linear", "product")
+
+    def weights(self, inputs: int, outputs: int) -> int:
+        """Values of the kernel or matrix; layers without one have none."""
+        if self.operation == "linear":
+            return inputs * outputs
+        if self.operation == "conv":
+            return inputs // self.groups * outputs * math.prod(self.kernel)
+        return inputs * math.prod(self.kernel) if self.operation == "depthwise" else 0
+
+    def macs(self, inputs: int, outputs: int) -> int:
+        """Multiply-accumulates of one image."""
+        each = inputs * outputs if self.operation == "product" else self.weights(inputs, outputs)
+        return each * math.prod(self.out_size())
 
     def out_size(self) -> Pair:
         """Height and width of the output."""
-        if self.operation in ("linear", "mean"):
+        if self.operation == "mean":
             return ONE
         found = [
             (self.size[i] + 2 * self.padding[i] - self.dilation[i] * (self.kernel[i] - 1) - 1)
@@ -216,11 +234,13 @@ class _Seen:
 
     Attributes:
         rows: the operations that cost something.
+        batch: images of the pass.
         made: which row made a tensor, by the tensor's id.
         held: every tensor of the pass, so that no id is used twice.
         unknown: names of operations without a family.
     """
 
+    batch: int = 1
     rows: list[_Row] = field(default_factory=list[_Row])
     made: dict[int, int] = field(default_factory=dict[int, int])
     held: list[object] = field(default_factory=list[object])
@@ -240,8 +260,9 @@ def layers_of(
         bits: of weights and activations when it is deployed.
 
     Raises:
-        ModelError: the network does not take such an image, or does other things when a channel is gone.
+        ModelError: the network does not take such an image, or its layers do not follow from its widths.
     """
+    require_even(groups)
     bare = copy.deepcopy(model).to("meta")
     whole = _watch(bare, shape, batch)
     shifts: list[list[tuple[int, int]]] = []
@@ -267,7 +288,76 @@ def layers_of(
         for place, row in enumerate(whole.rows)
     )
     unknown = tuple(dict.fromkeys(whole.unknown))
-    return Anatomy(found, tuple(group.name for group in groups.groups), widths, unknown)
+    anatomy = Anatomy(found, tuple(group.name for group in groups.groups), widths, unknown)
+    _require_narrow(anatomy, bare, shape, groups, batch)
+    _require_macs(anatomy, bare, shape)
+    return anatomy
+
+
+def require_even(groups: Groups) -> None:
+    """Refuse groups whose units bring unequal numbers of channels to some weights.
+
+    Raises:
+        ModelError: naming a layer of each that can be kept.
+    """
+    makers, others = dict[str, str](), dict[str, str]()
+    for slot in groups.slots:
+        layer, _, _ = slot.name.rpartition(".")
+        counts = slot_counts(slot, groups)
+        for group in groups.groups:
+            each = counts[group.units]
+            if bool((each != each[0]).any()):
+                others.setdefault(group.name, group.layers[0])
+                if layer in group.layers and not slot.incoming:
+                    makers.setdefault(group.name, layer)
+    found = {**others, **makers}
+    if found:
+        some = next(iter(found.values()))
+        raise ModelError(
+            f"channels that are narrowed together with those of {some} do not all go to the same layers, so "
+            f"that widths do not say what is left of each; keep such layers (--keep "
+            f"{','.join(found.values())}), or use tersa prune, which counts the network itself"
+        )
+
+
+def slot_counts(slot: Slot, groups: Groups) -> Tensor:
+    """How often each unit occurs along one dimension of a parameter, (units,)."""
+    most = max((int(group.units.max()) for group in groups.groups), default=0)
+    return torch.bincount(slot.units, minlength=most + 1)
+
+
+def _require_narrow(
+    anatomy: Anatomy, bare: nn.Module, shape: Sequence[int], groups: Groups, batch: int
+) -> None:
+    """Hold the channels that are said of one unit per group against the network that has one."""
+    gone = [group.units[1:] for group in groups.groups]
+    if not gone:
+        return
+    less = copy.deepcopy(bare)
+    remove_(less, groups, torch.cat(gone))
+    rows = [(row.inputs, row.outputs) for row in _watch(less, shape, batch).rows]
+    said = [(ins, outs) for _, ins, outs in anatomy.channels([1] * len(groups.groups))]
+    if rows == said:
+        return
+    place = next((i for i, (a, b) in enumerate(zip(rows, said, strict=False)) if a != b), None)
+    what = "its operations" if place is None else f"the channels of {anatomy.layers[place].name}"
+    raise ModelError(
+        f"{what} do not follow from the widths: with one channel per group the network does something else; "
+        "keep such layers (--keep LAYER*), or use tersa prune, which counts the network itself"
+    )
+
+
+def _require_macs(anatomy: Anatomy, bare: nn.Module, shape: Sequence[int]) -> None:
+    """Refuse a network with multiply-accumulates that no layer accounts for: changes of them go unseen."""
+    channels, height, width = shape
+    whole = macs(bare, (channels, height, width))
+    found = sum(family.macs(ins, outs) for family, ins, outs in anatomy.channels())
+    if found != whole:
+        others = f" (without a family: {', '.join(anatomy.unknown)})" if anatomy.unknown else ""
+        raise ModelError(
+            f"the layers that can be costed make {found} of the network's {whole} multiply-accumulates"
+            f"{others}; use tersa prune, which counts the network itself"
+        )
 
 
 def _affine(count: int, each: Sequence[int], widths: Sequence[int]) -> Channels:
@@ -290,7 +380,7 @@ class _Watcher(TorchDispatchMode):
 
 def _watch(model: nn.Module, shape: Sequence[int], batch: int) -> _Seen:
     """One pass on tensors without storage."""
-    seen, stack = _Seen(), list[str]()
+    seen, stack = _Seen(batch), list[str]()
     with ExitStack() as block:
         block.enter_context(evaluating(model))
         block.enter_context(torch.no_grad())
@@ -332,7 +422,7 @@ def _note(seen: _Seen, name: str, where: str, args: Sequence[Any], out: Any) -> 
     elif name in ACTIVATIONS and layer and before is not None and not before.family.after:
         before.family = replace(before.family, after=name.rstrip("_"))
     else:
-        row = _row(name, where, args, inputs, first)
+        row = _row(name, where, args, inputs, first, seen.batch)
         if row is None:
             seen.unknown.append(name)
         else:
@@ -342,15 +432,21 @@ def _note(seen: _Seen, name: str, where: str, args: Sequence[Any], out: Any) -> 
         seen.made[id(first)] = source
 
 
-def _row(name: str, where: str, args: Sequence[Any], inputs: list[Tensor], out: Tensor) -> _Row | None:
+def _row(
+    name: str, where: str, args: Sequence[Any], inputs: list[Tensor], out: Tensor, batch: int
+) -> _Row | None:
     x = inputs[0]
     if name == "convolution":
         return _convolution(where, args)
     if name in ("addmm", "mm"):
         left, right = (args[1], args[2]) if name == "addmm" else (args[0], args[1])
-        family = Family("linear", bias=name == "addmm")
+        family = Family("linear", size=(max(1, len(left) // batch), 1), bias=name == "addmm")
         return _Row(where, family, int(left.shape[-1]), int(right.shape[-1]))
-    channels = int(out.shape[1]) if out.dim() > 1 else 1
+    if name in ("bmm", "baddbmm"):
+        left, right = (args[1], args[2]) if name == "baddbmm" else (args[0], args[1])
+        family = Family("product", size=(max(1, len(left) // batch), int(left.shape[1])), bias=False)
+        return _Row(where, family, int(left.shape[2]), int(right.shape[2]))
+    channels = 1 if out.dim() < 2 else int(out.shape[2 if out.dim() == 3 else 1])  # tokens: (N, T, C)
     size = _size(x)
     if name == "max_pool2d_with_indices":
         pads = _pair(args[4]) if len(args) > 4 else NONE
@@ -400,4 +496,6 @@ def _pair(value: Any) -> Pair:
 
 
 def _size(x: Tensor) -> Pair:
+    if x.dim() == 3:
+        return int(x.shape[1]), 1
     return (int(x.shape[2]), int(x.shape[3])) if x.dim() == 4 else ONE

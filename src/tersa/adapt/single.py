@@ -1,8 +1,10 @@
 """One layer alone, as a tiny artefact that any target can run: what latency tables are measured on.
 
 The file has one input of the layer's shape and one output; weights are small random numbers, the same each
-time. Runtimes that take modules (`torch`) get the same layer as a module, with its batch norm where the
-network has one. An *empty call* is an activation of one value: what a call costs before any work is done.
+time. A fully connected layer over T vectors takes them as one channel of T rows; a product of two activations
+is one with weights. Runtimes that take modules (`torch`) get the same layer as a module, with its batch norm
+where the network has one. An *empty call* is an activation of one value: what a call costs before any work is
+done.
 
 Example:
     >>> import tempfile
@@ -16,6 +18,7 @@ Example:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +31,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
-from tersa.adapt.signature import Family
+from tersa.adapt.signature import ONE, Family
 from tersa.errors import UsageError
 from tersa.export.artefact import INPUT, OUTPUT, Artefact, Header
 from tersa.targets.base import Pixels
@@ -81,19 +84,32 @@ def lone_layer(family: Family, inputs: int, outputs: int, path: Path) -> Lone:
     """
     if family.bits != 32:
         raise UsageError(f"single layers are measured in fp32, not with {family.bits} bits")
-    taken = -(-inputs // 2) if family.operation == "concatenate" else inputs
-    shape = (taken, *family.size)
+    shape, made = _shapes(family, inputs, outputs)
     values = np.random.default_rng(0)
     weights = _weights(family, inputs, outputs, values)
-    _write(family, weights, (family.batch, *shape), path)
-    header = Header(("0", "1"), shape, (0.0,) * taken, (1.0,) * taken)
+    _write(family, weights, (family.batch, *shape), (family.batch, *made), path)
+    header = Header(("",) * math.prod(made), shape, (0.0,) * shape[0], (1.0,) * shape[0])
     pixels = values.random((family.batch, *shape), dtype=np.float32)
     return Lone(Artefact(path, header, _module(family, weights, inputs)), pixels)
+
+
+def _shapes(family: Family, inputs: int, outputs: int) -> tuple[tuple[int, int, int], tuple[int, ...]]:
+    """Of the input and the output for one image."""
+    if family.operation == "product":
+        return (family.size[0], family.size[1], inputs), (*family.size, outputs)
+    if family.operation == "linear":
+        rows, _ = family.size
+        return ((inputs, 1, 1), (outputs,)) if rows == 1 else ((1, rows, inputs), (1, rows, outputs))
+    taken = -(-inputs // 2) if family.operation == "concatenate" else inputs
+    made = 2 * taken if family.operation == "concatenate" else outputs
+    return (taken, *family.size), (made, *family.out_size())
 
 
 def _weights(family: Family, inputs: int, outputs: int, values: np.random.Generator) -> list[Array]:
     if family.operation == "linear":
         shape: tuple[int, ...] = (outputs, inputs)
+    elif family.operation == "product":
+        shape = (family.size[0], inputs, outputs)
     elif family.operation == "conv":
         shape = (outputs, inputs // family.groups, *family.kernel)
     elif family.operation == "depthwise":
@@ -106,7 +122,12 @@ def _weights(family: Family, inputs: int, outputs: int, values: np.random.Genera
     return [weight, np.full(shape[0], 0.1, np.float32)] if family.bias else [weight]
 
 
-def _write(family: Family, weights: Sequence[Array], shape: Sequence[int], path: Path) -> None:
+def _write(
+    family: Family, weights: Sequence[Array], shape: Sequence[int], made: Sequence[int], path: Path
+) -> None:
+    over_rows = family.operation == "linear" and family.size != ONE
+    if over_rows:  # exporters write x W + b, and the matrix turned
+        weights = [np.ascontiguousarray(weights[0].T), *weights[1:]]
     kept = [numpy_helper.from_array(weight, f"w{i}") for i, weight in enumerate(weights)]
     names = [INPUT, *(each.name for each in kept)]
     active = family.after if family.operation != "activation" else ""
@@ -116,12 +137,11 @@ def _write(family: Family, weights: Sequence[Array], shape: Sequence[int], path:
         nodes += _activation(family.after, INPUT if not nodes else middle)
     if not nodes:
         nodes = [helper.make_node("Identity", [INPUT], [OUTPUT])]
-    rank = 2 if family.operation == "linear" else 4
     graph = helper.make_graph(
         nodes,
         "layer",
         [helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, list(shape))],
-        [helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, [None] * rank)],
+        [helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, list(made))],
         kept,
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR)
@@ -139,6 +159,13 @@ def _nodes(family: Family, names: list[str], out: str, inputs: int) -> list[onnx
         groups = family.groups if family.operation == "conv" else inputs
         dilations = list(family.dilation)
         return [helper.make_node("Conv", names, [out], **window, dilations=dilations, group=groups)]
+    if family.operation == "product":
+        return [helper.make_node("MatMul", names, [out])]
+    if family.operation == "linear" and family.size != ONE:
+        if not family.bias:
+            return [helper.make_node("MatMul", names, [out])]
+        product = helper.make_node("MatMul", names[:2], ["product"])
+        return [product, helper.make_node("Add", ["product", names[2]], [out])]
     if family.operation == "linear":
         flat = helper.make_node("Flatten", [INPUT], ["flat"])
         return [flat, helper.make_node("Gemm", ["flat", *names[1:]], [out], transB=1)]
@@ -188,12 +215,26 @@ class _Twice(nn.Module):
         return x + x if self.operation == "add" else x * x
 
 
+class _Product(nn.Module):
+    """A product of matrices with fixed ones."""
+
+    def __init__(self, matrices: Tensor) -> None:
+        super().__init__()
+        self.matrices = nn.Buffer(matrices)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ self.matrices
+
+
 def _module(family: Family, weights: Sequence[Array], inputs: int) -> nn.Module:
     """The same layer for runtimes that take modules."""
     parts: list[nn.Module] = []
     if family.operation == "linear":
         outputs = weights[0].shape[0]
-        parts += [nn.Flatten(), nn.Linear(inputs, outputs, bias=family.bias)]
+        parts += [nn.Flatten()] if family.size == ONE else []
+        parts.append(nn.Linear(inputs, outputs, bias=family.bias))
+    elif family.operation == "product":
+        parts.append(_Product(torch.from_numpy(weights[0])))
     elif family.operation in ("conv", "depthwise"):
         outputs = weights[0].shape[0]
         groups = inputs if family.operation == "depthwise" else family.groups

@@ -28,6 +28,7 @@ import hashlib
 import json
 import math
 import sqlite3
+import sys
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass
@@ -190,11 +191,13 @@ class TableFile:
             connection.execute("INSERT OR REPLACE INTO machines VALUES (?, ?, ?, ?)", astuple(machine))
             connection.execute("INSERT OR REPLACE INTO calls VALUES (?, ?)", (machine.key, ms))
 
-    def forget(self, machine: str) -> None:
-        """Remove a machine's points and its empty call."""
+    def drop_damaged(self, machine: str) -> None:
+        """Remove a machine's points that are no time, which `points` refuses."""
         with self._open() as connection:
-            connection.execute("DELETE FROM points WHERE machine = ?", (machine,))
-            connection.execute("DELETE FROM calls WHERE machine = ?", (machine,))
+            connection.execute(
+                "DELETE FROM points WHERE machine = ? AND (typeof(ms) != 'real' OR ms < 0 OR ms > ?)",
+                (machine, sys.float_info.max),
+            )
 
 
 DAMAGED = "{path} is not a latency table ({error}); give another --table"

@@ -13,6 +13,7 @@ from tersa.cli import options
 from tersa.cli.console import Terminal
 from tersa.cli.runs import tell
 from tersa.cli.shrink import ONCE
+from tersa.errors import UsageError
 
 if TYPE_CHECKING:
     from tersa.recipes.adapt_request import AdaptSpec
@@ -145,7 +146,7 @@ def adapt(
 ) -> None:
     """Fit a network's widths to a machine: latency table, search, fine-tune, export, check, measure."""
     from tersa.recipes.adapt import adapt as work
-    from tersa.recipes.adapt_request import specified
+    from tersa.recipes.adapt_request import check_call, specified
     from tersa.recipes.goals import Goals
     from tersa.recipes.setting import Setting, crew_of
     from tersa.recipes.train import parse_settings
@@ -191,6 +192,13 @@ def adapt(
         validation=validation,
         protocol=protocol,
     )
+    crew = crew_of(workers, threads, on)
+    check_call(spec, fresh_table=fresh_table, crew=crew)
+    if spec.differs("finetune_steps") and not spec.tunes:
+        raise UsageError(
+            f"--finetune-steps {finetune_steps}: no effect: for candidates of --search netadapt and networks "
+            "of --front, and none is fine-tuned"
+        )
     folder = out or Path("runs") / f"adapt-{Path(data).stem}"
     command = shlex.join(["tersa", *(word for word in sys.argv[1:] if word not in (*ONCE, "--fresh-table"))])
     setting = Setting(
@@ -216,7 +224,7 @@ def adapt(
             resume=resume,
             overwrite=overwrite,
             fresh_table=fresh_table,
-            crew=crew_of(workers, threads, on),
+            crew=crew,
         )
     terminal.say()
     tell(terminal, result, folder)

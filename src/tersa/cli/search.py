@@ -188,8 +188,8 @@ def _plan(terminal: Terminal, spec: JointSpec, setting: Setting, folder: Path, t
     rows = [(axis.name, axis.values) for axis in plan.axes]
     terminal.table(f"Plan for {folder}: {plan.model}", ("searched", "values"), rows, left=2)
     terminal.say(
-        f"{trials} networks of {plan.combinations:.3g} that can be made, about {in_words(plan.seconds)}; "
-        "nothing was done"
+        f"{plan.trials} networks of {plan.combinations:.3g} that can be made, about "
+        f"{in_words(plan.seconds)}; nothing was done"
     )
     terminal.result(plan)
 

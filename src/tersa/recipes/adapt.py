@@ -12,7 +12,7 @@ Example:
     >>> import tempfile
     >>> place, goals = Path(tempfile.mkdtemp()), Goals(macs=parse_bound("0.5x", "macs"))
     >>> quick = {"tune": 4, "criterion_samples": 50}
-    >>> spec = AdaptSpec(model="mlp:16x16", epochs=1, protocol=quick, goals=goals, table=str(place / "t.db"))
+    >>> spec = AdaptSpec(model="mlp:16x16", epochs=1, protocol=quick, goals=goals)
     >>> result = adapt(spec, place / "demo", setting=Setting(seconds=0.05, cache=place / "cache"))
     >>> result.goals[0].met, result.result.macs <= 0.5 * result.baseline.macs
     (True, True)
@@ -35,11 +35,12 @@ from tersa.models.zoo import default_spec
 from tersa.prune.groups import Groups
 from tersa.prune.surgery import after
 from tersa.recipes.adapt_fit import Fit
-from tersa.recipes.adapt_request import AdaptSpec, adapt_command, checked
-from tersa.recipes.adapt_search import by_budget, by_netadapt
+from tersa.recipes.adapt_request import BOUNDS, AdaptSpec, adapt_command, check_call, checked
+from tersa.recipes.adapt_search import asked, by_budget, by_netadapt, why_missed
 from tersa.recipes.adapt_store import AdaptStore
 from tersa.recipes.deploy import Dock, export_options, pick, shippable
-from tersa.recipes.folder import open_folder, releasing
+from tersa.recipes.folder import RESULT, open_folder, releasing
+from tersa.recipes.goals import keeps_accuracy, within_bounds
 from tersa.recipes.job import Job
 from tersa.recipes.outcome import Outcome, finish
 from tersa.recipes.request import protocol_of
@@ -48,7 +49,9 @@ from tersa.recipes.setting import Setting, threads_of
 from tersa.recipes.shrink import finished, prunable, trained_baseline, weigh_baseline
 from tersa.recipes.start import Begin, find_start
 from tersa.recipes.trajectory import Trajectory
-from tersa.records import Adaptation, FrontPoint, ShrinkResult, Step
+from tersa.records import Adaptation, FrontPoint, ShrinkResult, Step, write_record
+from tersa.report.page import write as write_report
+from tersa.report.verdict import headline
 from tersa.study.cluster import Crew, check_place
 from tersa.targets.registry import parse
 from tersa.train.checkpoint import weights_digest
@@ -81,13 +84,14 @@ def adapt(
         The result; goals that were missed are in `goals`, nothing is raised for them.
 
     Raises:
-        UsageError: the request cannot be carried out as it stands, or no widths meet the budget.
+        UsageError: the request cannot be carried out as it stands.
         DataError, ModelError, TargetError: data, table, network or runtime do not fit.
         Diverged: the baseline's training ended in NaN.
     """
     began, crew = time.perf_counter(), crew or Crew()
     check_place(crew.on)
     setting, spec = setting or Setting(), checked(spec)
+    check_call(spec, fresh_table=fresh_table, crew=crew)
     device = choose_device(setting.device)
     task = load_task(spec.data, data_dir=setting.data_dir, seed=spec.seed, validation=spec.validation)
     if not spec.run:
@@ -128,6 +132,8 @@ def _run(
     table, about = _table(spec, setting, anatomy, store, fresh_table)
     dock = Dock(task, shippable(spec.precision, spec.target), spec.target, spec.batch, spec.seed)
     weigh_baseline(dock, trained.module, folder)
+    if dock.start and (earlier := store.checks()):  # limits and steps stay what they were when it began
+        dock.start = replace(dock.start, latency_ms=earlier[0].measured_ms)
     job = Job(
         task=task,
         baseline=trained.module,
@@ -149,6 +155,8 @@ def _run(
     if tuned:
         row, options, network = tuned.row, tuned.options, job.network("tuned", kept)
     else:
+        if kept:
+            job.reason = "the closing fine-tune diverged, and the baseline was kept"
         kept = 0
         row, network = way.rows("steps")[0], trained.module
         options = export_options(dock, network, folder / "tuned", "000", latency=bool(spec.goals.latency))
@@ -163,13 +171,43 @@ def _run(
             "seconds": store.seconds(),
         }
     )
-    return finish(
-        Outcome(
-            *(spec, begin.model, setting, job, trained, kept, row, network, options, chosen, note, folder),
-            began,
-            adaptation,
-        )
+    ending = Outcome(
+        *(spec, begin.model, setting, job, trained, kept, row, network, options, chosen, note, folder),
+        began,
+        adaptation,
     )
+    return _explained(finish(ending), fit, ending)
+
+
+def _explained(result: ShrinkResult, fit: Fit, ending: Outcome) -> ShrinkResult:
+    """The result with adapt's own reasons for goals that were missed: its search goes by costs alone, and
+    never stops for the accuracy."""
+    start, standing = fit.job.dock.start, ending.chosen.standing
+    assert start is not None
+    reasons: dict[str, str] = {}
+    if not within_bounds(fit.spec.goals, start, standing):
+        count = f"the search ended at {ending.row.parameters:,} parameters"
+        why = fit.job.reason or f"{count}: {why_missed(fit, _left(fit, ending.kept))}"
+        reasons |= dict.fromkeys(BOUNDS, why)
+        if unsure := result.comparisons[0].reason:
+            reasons["latency"] = f"{why}; {unsure}"
+    allowed = fit.job.allowed_loss
+    if allowed is not None and allowed >= 0 and not keeps_accuracy(fit.spec.goals, start, standing):
+        lost = f"{standing.loss.points:.2f} ± {standing.loss.standard_error:.2f} points"
+        what = f"the limits on costs come first, and their network lost {lost} on validation"
+        reasons |= dict.fromkeys(("max-loss", "min-accuracy"), what)
+    goals = [
+        goal if goal.met else goal.model_copy(update={"reason": reasons.get(goal.name, goal.reason)})
+        for goal in result.goals
+    ]
+    if goals == result.goals:
+        return result
+    result = result.model_copy(update={"goals": goals})
+    verdict, detail = headline(result)
+    result = result.model_copy(update={"verdict": verdict, "detail": detail})
+    write_report(result, ending.folder / result.report)
+    write_record(ending.folder / RESULT, result)
+    return result
 
 
 def _table(
@@ -207,12 +245,13 @@ def _table(
 
 
 def _front(fit: Fit, rows: list[Step]) -> list[FrontPoint]:
-    """Every solved network, and whether another one is at least as good in everything."""
+    """Every solved network, and whether another one is at least as good in everything; estimates are all by
+    the last factor, which is not that of the time when a network was solved for."""
     points = [
         FrontPoint(
             step=row.index,
-            cost=fit.cost().at(_widths(fit, row)),
-            estimate_ms=row.estimate_ms,
+            cost=asked(fit).at(_widths(fit, row)),
+            estimate_ms=fit.estimate_ms(_widths(fit, row)),
             macs=row.macs,
             parameters=row.parameters,
             validation_accuracy=row.validation_accuracy,

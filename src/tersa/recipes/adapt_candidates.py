@@ -21,7 +21,7 @@ import copy
 import logging
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
@@ -46,6 +46,9 @@ TUNED = "finetune"
 
 SAVES = 1.0 - 1e-9
 """A candidate must save something, also where the constraint has been met already by another estimate."""
+
+HALVINGS = 8
+"""Times that a step is halved, where no single group can save what it asks."""
 
 RUNG = 0.25
 """Share of a short fine-tune after which the short list is compared."""
@@ -88,7 +91,8 @@ def rung(steps: int) -> int:
 def ways(
     fit: Fit, model: nn.Module, groups: Groups, index: int, first: float, quality: Quality | None
 ) -> list[Way]:
-    """All candidates of step `index`, the one that wins marked; none where no group can give way.
+    """All candidates of step `index`, the one that wins marked; none where no group can give way (then
+    `fit.job.ended` is `empty`) or where all of them diverged (`diverged`).
 
     Args:
         fit: the run.
@@ -102,13 +106,14 @@ def ways(
     trained = spec.score == TUNED or by_accuracy(now, first, 1.0, spec.hybrid)
     cuts = _cuts(fit, groups, now, first, index)
     if not cuts:
+        fit.job.ended = "empty"
         return []
     importances = fit.importances(model, groups, index)
     made = [_made(fit, model, groups, importances, cut, index) for cut in cuts]
     if spec.score == TUNED or (trained and not spec.shortlist):
         seeds = [_seed(fit, index, place) for place in range(len(made))]
         rivals = _all_tuned(fit, made, spec.finetune_steps, seeds)
-        return _won(rivals, _before(fit, model, TUNED, quality), now)
+        return _living(fit, _won(rivals, _before(fit, model, TUNED, quality), now))
     made = [_scored(fit, way, spec.score) for way in made]
     before = _before(fit, model, spec.score, quality)
     if not trained:
@@ -116,18 +121,47 @@ def ways(
     order = _order(made, before, now)
     rest = [made[n] for n in sorted(order[spec.shortlist :])]
     raced = _race(fit, [made[n] for n in order[: spec.shortlist]], index, now, model, quality)
-    return raced + rest if raced else []
+    return raced + rest if _living(fit, raced) else []
+
+
+def _living(fit: Fit, ways: list[Way]) -> list[Way]:
+    """The same; where all diverged, the run is told."""
+    if not ways:
+        fit.job.ended = "diverged"
+    return ways
 
 
 def _cuts(fit: Fit, groups: Groups, now: float, first: float, index: int) -> list[_Chosen]:
-    """The width of every group that can give way."""
+    """The width of every group that can give way; for less than the step's share where none can for it."""
+    spec = fit.spec
+    aim = Reduction(spec.delta, spec.decay).constraint(now, first, index - 1, 1.0)
+    # Differs from the paper: NetAdapt ends where no group alone can save a whole step.
+    return next((cuts for most in easier(now, aim) if (cuts := _cuts_within(fit, groups, most))), [])
+
+
+def easier(now: float, aim: float) -> Iterator[float]:
+    """What a step asks for, then half as much less, and so on; at last anything less than now.
+
+    >>> [round(most, 3) for most in easier(1.0, 0.6)][:3]
+    [0.6, 0.8, 0.9]
+    """
+    least = now * SAVES
+    for halved in range(HALVINGS + 1):
+        most = now - (now - aim) / 2**halved
+        if most >= least:
+            break
+        yield most
+    yield least
+
+
+def _cuts_within(fit: Fit, groups: Groups, most: float) -> list[_Chosen]:
+    """The width of every group with which the network costs at most so much."""
     spec, widths = fit.spec, fit.widths(groups)
-    constraint = Reduction(spec.delta, spec.decay).constraint(now, first, index - 1, 1.0)
     found: list[_Chosen] = []
     for place in range(len(widths)):
         began = time.perf_counter()
         choices = [w for w in widths_to_try(fit.anatomy.widths[place]) if w < widths[place]]
-        cut = search(spec.cut, choices, fit.cost().along(place, widths), min(constraint, now * SAVES))
+        cut = search(spec.cut, choices, fit.cost().along(place, widths), most)
         seconds = time.perf_counter() - began
         fit.store.spend("cut", seconds)
         if cut is not None:

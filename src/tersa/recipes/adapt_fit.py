@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from tersa.adapt.cost import Cost, Limit
 from tersa.adapt.resource import Counter, Macs, Parameters, Table, byte_size, estimate, factor_of
 from tersa.adapt.signature import Anatomy
+from tersa.adapt.weights import Trainable, weights_of
 from tersa.errors import TargetError
 from tersa.export.onnx import export_onnx
 from tersa.models.summary import macs, parameters
@@ -79,13 +80,12 @@ class Fit:
     def __post_init__(self) -> None:
         start, whole = self.job.dock.start, self.anatomy
         assert start is not None
-        few, size = Parameters(), byte_size()
-        file = start.size_bytes - estimate(whole, size).value
-        norms = start.parameters - estimate(whole, few).value
+        file = start.size_bytes - estimate(whole, byte_size()).value
+        weights = weights_of(self.job.baseline, self.job.groups)
         self.resources = {
             "macs": Counter(whole, Macs()),
             "size": Counter(whole, Parameters("bytes", "bytes", start=file, each=4)),
-            "parameters": Counter(whole, Parameters(start=norms)),
+            "parameters": Counter(weights, Trainable()),
         }
         if self.table is not None:
             self.resources["latency"] = Counter(whole, self.table)

@@ -40,7 +40,7 @@ class AdaptPlan(Record):
 
     Attributes:
         model: as it was asked for, or the data's default.
-        layers: of the latency table that are there.
+        layers: of the latency table that are there; 0 where no latency is asked, and so no table made.
         missing: that would be measured.
         groups: of channels that go together.
         iteration_s: seconds of an iteration of narrowed networks.
@@ -72,9 +72,11 @@ def plan(spec: AdaptSpec, setting: Setting) -> AdaptPlan:
     begin = find_start(spec, task)
     model, protocol = begin.network(), protocol_of(spec, task)
     groups = prunable(begin.pruned(), task, protocol)
-    anatomy = layers_of(begin.pruned(), task.shape, groups, batch=spec.batch)
-    path = Path(spec.table) if spec.table else default_path()
-    there, missing = count_missing(path, anatomy, parse(spec.target))
+    there = missing = 0
+    if spec.goals.latency is not None:
+        anatomy = layers_of(begin.pruned(), task.shape, groups, batch=spec.batch)
+        path = Path(spec.table) if spec.table else default_path()
+        there, missing = count_missing(path, anatomy, parse(spec.target))
     config = baseline_config(spec, task, begin.model)
     with threads_of(setting):
         each = iteration_seconds(model, task, config, device=choose(setting.device))
@@ -82,9 +84,10 @@ def plan(spec: AdaptSpec, setting: Setting) -> AdaptPlan:
     narrowed = each * protocol.batch / max(config.batch, 1) * NARROWED_COST
     trains = 0.0 if begin.trained else each * length.iterations
     trained = f"weights from {spec.checkpoint or spec.run}" if begin.trained else f"{length.epochs} epochs"
+    table = f"{missing} layers to measure, {there} there already", missing * LAYER_SECONDS
     parts = [
         ("baseline", f"{trained}, unless the cache has it" if trains else trained, trains),
-        ("latency table", f"{missing} layers to measure, {there} there already", missing * LAYER_SECONDS),
+        *([("latency table", *table)] if spec.goals.latency is not None else []),
         search_part(spec, len(groups.groups), narrowed),
         ("tune", f"{protocol.tune} iterations, distilling from the baseline", protocol.tune * narrowed),
         ("test and measure", f"{len(task.test)} test images, the usual runtimes", 30.0),
@@ -116,7 +119,8 @@ def search_part(spec: AdaptSpec, groups: int, each: float) -> tuple[str, str, fl
         what = (
             f"{spec.front} networks, each fine-tuned {spec.finetune_steps} iterations" if spec.front else ""
         )
-        return "solve", what or "all widths at once, then up to 6 measurements", 15.0 + tuned
+        measured = ", then up to 6 measurements" if spec.goals.latency else ""
+        return "solve", what or f"all widths at once{measured}", 15.0 + tuned
     bound = spec.goals.latency or spec.goals.macs or spec.goals.size or spec.goals.parameters
     share = bound.value if bound and bound.relative else 0.5
     count = max(1, math.ceil((1.0 - share) / spec.delta))

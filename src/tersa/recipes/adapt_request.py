@@ -19,6 +19,7 @@ from tersa.errors import UsageError, faults
 from tersa.recipes.goals import Goals, Kind
 from tersa.recipes.pruning import Protocol
 from tersa.recipes.request import ShrinkSpec
+from tersa.study.cluster import Crew
 
 BOUNDS: tuple[Kind, ...] = ("latency", "macs", "size", "parameters")
 
@@ -31,7 +32,10 @@ PROTOCOL = (
     "teacher_weight",
     "criterion_samples",
 )
-"""Settings of the pruning protocol that adapt has options for."""
+"""Settings of the pruning protocol that have an effect on adapt."""
+
+OPTIONS = ("criterion", "normalisation", "keep", "tune")
+"""Of these, those that the command line has."""
 
 FLAGS = {"normalisation": "normalize"}
 STEPWISE = ("cut", "score", "hybrid", "shortlist", "delta", "decay", "score_images", "check_every")
@@ -93,16 +97,49 @@ class AdaptSpec(ShrinkSpec):
             )
         if self.front and self.search != "budget":
             found.append("--front solves for many budgets; it needs --search budget")
-        idle = [name for name in STEPWISE if getattr(self, name) != type(self).model_fields[name].default]
+        idle = [name for name in STEPWISE if self.differs(name)]
         if idle and self.search != "netadapt":
             flags = ", ".join(f"--{name.replace('_', '-')}" for name in idle)
             found.append(f"{flags}: for the steps of --search netadapt, which {self.search} does not take")
+        found += self._idle()
         if self.front == 1:
             found.append("--front 1 is no front; give at least 2, or leave it out")
         if self.search == "netadapt" and not self.finetune_steps and self.score == "finetune":
             found.append("--score finetune needs --finetune-steps of at least 1")
         if found:
             raise faults("adapt", found)
+
+    def _idle(self) -> list[str]:
+        """Settings without effect beside the others, where no one else says so."""
+        timed, rows = self.goals.latency is not None, list[tuple[tuple[str, ...], bool, str]]()
+        rows.append(
+            (("table", "allow_foreign"), not timed, "for the latency table, and no --latency is asked")
+        )
+        if self.search == "netadapt":
+            plain, faithful = self.hybrid == 0, self.score == "finetune"
+            every = self.hybrid == 1 and not self.shortlist
+            rows += [
+                (("check_every",), not timed, "between two measurements, and no --latency is asked"),
+                (("hybrid", "shortlist", "score_images"), faithful, "not with --score finetune"),
+                (("shortlist",), plain and not faithful, "for fine-tuned candidates; --hybrid 0 has none"),
+                (("score", "score_images"), every and not faithful, "--hybrid 1 --shortlist 0 never scores"),
+            ]
+        return [
+            f"{', '.join(flags)}: no effect: {why}"
+            for names, idle, why in rows
+            if idle and (flags := [f"--{name.replace('_', '-')}" for name in names if self.differs(name)])
+        ]
+
+    def differs(self, name: str) -> bool:
+        """A setting is not what it is by default."""
+        return getattr(self, name) != type(self).model_fields[name].get_default()
+
+    @property
+    def tunes(self) -> bool:
+        """Short fine-tunes are made: of candidates, or of a front's networks."""
+        if self.search == "budget":
+            return self.front > 0
+        return self.score == "finetune" or self.hybrid > 0
 
     @property
     def retrains(self) -> dict[str, int | float | str]:
@@ -141,8 +178,24 @@ def checked(spec: AdaptSpec) -> AdaptSpec:
     return spec
 
 
+def check_call(spec: AdaptSpec, *, fresh_table: bool = False, crew: Crew | None = None) -> None:
+    """What is no part of a spec must have an effect too.
+
+    Raises:
+        UsageError: by name, what has none.
+    """
+    found: list[str] = []
+    if fresh_table and spec.goals.latency is None:
+        found.append("--fresh-table: no effect: for the latency table, and no --latency is asked")
+    if crew and not crew.alone and (spec.search != "netadapt" or not spec.tunes):
+        flag = f"--workers {crew.workers}" if crew.workers > 1 else f"--on {crew.on}"
+        found.append(f"{flag}: no effect: for candidates that --search netadapt fine-tunes, and none is")
+    if found:
+        raise faults("adapt", found)
+
+
 def adapt_command(spec: AdaptSpec) -> str:
-    """The command line that does the same."""
+    """The command line that does the same (settings of the protocol that it lacks are in the report)."""
     words = ["tersa", "adapt", "--data", spec.data]
     limits = {name: bound.text(name) for name in BOUNDS if (bound := getattr(spec.goals, name))}
     floors = {"max-loss": spec.goals.max_loss, "min-accuracy": spec.goals.min_accuracy}
@@ -154,7 +207,8 @@ def adapt_command(spec: AdaptSpec) -> str:
     ):
         usual = AdaptSpec.model_fields[name].get_default()
         given[name.replace("_", "-")] = None if getattr(spec, name) == usual else getattr(spec, name)
-    given |= {FLAGS.get(name, name.replace("_", "-")): spec.protocol.get(name) for name in PROTOCOL}
+    given |= {FLAGS.get(name, name): spec.protocol.get(name) for name in OPTIONS}
+    given["keep"] = given["keep"] or None
     for name, value in given.items():
         if value is not None:
             words += [f"--{name}", f"{value:g}" if isinstance(value, float) else str(value)]

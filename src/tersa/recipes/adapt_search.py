@@ -13,12 +13,14 @@ import time
 import torch
 from torch import Tensor, nn
 
-from tersa.adapt.budget import Damage, solve
+from tersa.adapt.budget import Damage, Priced, solve
+from tersa.adapt.cost import Cost, Limit
 from tersa.adapt.grid import widths as widths_to_try
+from tersa.errors import UsageError
 from tersa.prune.groups import Groups
 from tersa.prune.surgery import after, remove_
 from tersa.recipes.adapt_candidates import ways
-from tersa.recipes.adapt_fit import GLANCE, Fit, lowest
+from tersa.recipes.adapt_fit import AIM, GLANCE, Fit, lowest
 from tersa.recipes.retraining import retrain_
 from tersa.records import Step
 from tersa.report.numbers import plural
@@ -27,6 +29,9 @@ log = logging.getLogger(__name__)
 
 LANDINGS = 6
 """Corrections of the estimate by a measurement before the solver gives up."""
+
+LOOSER = "a looser budget"
+"""What the networks of a front before the last are solved for, in words."""
 
 NEAR = 0.93
 """A network whose interval ends this near below the limit is not tried to be made wider."""
@@ -48,14 +53,15 @@ def begin(fit: Fit) -> list[Step]:
 def by_budget(fit: Fit) -> int:
     """Solve for the widths, and for those of a front on the way; returns the step of the budget asked.
 
+    Where no widths meet the budget, that step's network is the cheapest there is, and a front ends with it.
+
     Raises:
-        UsageError: no widths meet the budget.
         TargetError: the runtime has gone.
     """
     rows = begin(fit)
     job, points = fit.job, max(1, fit.spec.front)
-    if len(rows) > points:
-        return points
+    if rows[-1].index and LOOSER not in rows[-1].what:
+        return rows[-1].index
     model = job.network("steps", 0)
     with fit.store.timed("solve"):
         importances = fit.importances(model, job.groups, 1)
@@ -64,7 +70,9 @@ def by_budget(fit: Fit) -> int:
         began = time.perf_counter()
         job.say("solve", (index - 1) / points, "")
         share = (points - index) / points
-        widths = _land(fit, damage, importances, index, share)
+        widths = _estimated(fit, damage, share) if share else None
+        if widths is None:
+            share, widths = 0.0, _land(fit, damage, importances, index)
         network, groups, gone = _narrowed(fit, importances, widths)
         what = f"solved for {share_words(fit, share)}, removed {plural(len(gone), 'channel')}"
         if fit.spec.front and fit.spec.finetune_steps:
@@ -74,13 +82,15 @@ def by_budget(fit: Fit) -> int:
         row = fit.weigh(network, groups, index, what, time.perf_counter() - began)
         job.way.add("steps", row, network, gone)
         job.say("solve", index / points, f"{row.parameters:,} parameters, {row.validation_accuracy:.2f} %")
-    return points
+        if not share:
+            return index
+    raise AssertionError("the last point of a front is the budget asked")
 
 
 def share_words(fit: Fit, share: float) -> str:
     """What a point was solved for, in words."""
     if share:
-        return "a looser budget"
+        return LOOSER
     return " and ".join(f"{name} of {most:.4g}" for name, most in fit.limits().items())
 
 
@@ -89,16 +99,25 @@ def damages(fit: Fit, importances: list[Tensor]) -> list[Damage]:
     return [Damage(scores.clamp(min=0.0).tolist(), widths_to_try(len(scores))) for scores in importances]
 
 
-def _land(
-    fit: Fit, damage: list[Damage], importances: list[Tensor], index: int, share: float
-) -> tuple[int, ...]:
-    """Widths within the limits by a measurement; points before the last are taken by their estimate."""
+def _estimated(fit: Fit, damage: list[Damage], share: float) -> tuple[int, ...] | None:
+    """Widths of a front's point before the last, taken by their estimate; None where none meet its budget,
+    and so none a tighter one."""
+    with fit.store.timed("solve"):
+        widths, possible = _solved(damage, fit.cost(share))
+    return widths if possible else None
+
+
+def _land(fit: Fit, damage: list[Damage], importances: list[Tensor], index: int) -> tuple[int, ...]:
+    """Widths within the limits by a measurement; the cheapest ones where none are."""
     widths = fit.anatomy.widths
     best: tuple[float, tuple[int, ...]] | None = None
-    for _ in range(LANDINGS):
+    for landing in range(LANDINGS):
+        before = widths
         with fit.store.timed("solve"):
-            widths = solve(damage, fit.cost(share))
-        if share or "latency" not in fit.limits():
+            widths, possible = _solved(damage, fit.cost())
+        if landing and not possible and widths == before:
+            break  # the cheapest network was measured, and is above the limit
+        if "latency" not in fit.limits():
             return widths
         row = fit.check(_narrowed(fit, importances, widths)[0], widths, index)
         met = fit.within(row)
@@ -108,8 +127,48 @@ def _land(
         if best and (not met or row.high >= NEAR * fit.limits()["latency"]):
             break
     if best is None:
-        log.warning("%d corrections of the estimate, and the network is still above the limit", LANDINGS)
+        log.warning("corrections of the estimate by measurements, and the network is still above the limit")
     return best[1] if best else widths
+
+
+def _solved(damage: list[Damage], cost: Cost) -> tuple[tuple[int, ...], bool]:
+    """Widths within a budget, or the cheapest ones; and whether they are within it."""
+    try:
+        return solve(damage, cost), True
+    except UsageError:  # none found
+        widths = cheapest(damage, cost)
+        return widths, cost.at(widths) <= 1.0
+
+
+def cheapest(damage: list[Damage], cost: Priced) -> tuple[int, ...]:
+    """The narrowest widths, and of each group in turn the cheapest while that saves something (machines have
+    steps: narrower may cost more)."""
+    now = tuple(each.choices[0] for each in damage)
+    while True:
+        before = cost.at(now)
+        for group, each in enumerate(damage):
+            along = cost.along(group, now)
+            now = (*now[:group], min(each.choices, key=along), *now[group + 1 :])
+        if cost.at(now) >= before:
+            return now
+
+
+def asked(fit: Fit) -> Cost:
+    """The cost against the limits as they were asked, by the last factor: what a result is told in."""
+    return Cost([Limit(fit.resources[name], most) for name, most in fit.limits().items()])
+
+
+def why_missed(fit: Fit, groups: Groups) -> str:
+    """Why the search went no further than these groups, in words."""
+    widths, whole = fit.widths(groups), fit.anatomy.widths
+    left = f"that has {asked(fit).at(widths):.3g} times the limit"
+    if fit.job.ended == "diverged":
+        return f"every candidate of the next step diverged; {left}"
+    if all(width == widths_to_try(full)[0] for width, full in zip(widths, whole, strict=True)):
+        return f"every layer is as narrow as it goes or must stay; {left}"
+    if fit.spec.search == "netadapt" and fit.job.ended == "empty":
+        return f"no single layer made narrower saves anything more; {left}"
+    return f"no network within the limit was found; {left}"
 
 
 def _narrowed(
@@ -125,20 +184,21 @@ def _narrowed(
 def by_netadapt(fit: Fit) -> int:
     """Narrow one group at a step until the budget is met; returns the last step.
 
+    Ends early where no group can give way or all candidates diverged; `job.ended` says so.
+
     Raises:
         TargetError: the runtime has gone.
-        Diverged: every candidate of a step diverged.
+        Diverged: a score without training is no number.
     """
     rows, job = begin(fit), fit.job
     model = job.network("steps", rows[-1].index)
     groups = after(job.groups, job.way.gone(rows[-1].index))
-    first = fit.cost().at(fit.anatomy.widths)
+    first = first_cost(fit)
     quality = _last_quality(fit, rows[-1].index)
     while not _arrived(fit, model, fit.widths(groups), rows[-1].index):
         index = rows[-1].index + 1
         found = ways(fit, model, groups, index, first, quality)
         if not found:
-            job.ended = "empty"
             break
         best = next(way for way in found if way.row.chosen)
         model, groups, quality = best.model, best.groups, (best.row.scored_by, best.row.score)
@@ -157,14 +217,27 @@ def by_netadapt(fit: Fit) -> int:
     return rows[-1].index
 
 
+def first_cost(fit: Fit) -> float:
+    """The baseline's cost as the search began with it, whatever factor and aim it has come to."""
+    table, checks, widths = fit.table, fit.store.checks(), fit.anatomy.widths
+    if table is None:
+        return fit.cost().at(widths)
+    factor, aim = table.factor, fit.aim
+    table.factor, fit.aim = checks[0].factor, AIM
+    try:
+        return fit.cost().at(widths)
+    finally:
+        table.factor, fit.aim = factor, aim
+
+
 def _arrived(fit: Fit, model: nn.Module, widths: tuple[int, ...], index: int) -> bool:
     """The limits are met, by a measurement where latency is one of them; measured now and then on the way."""
     now = fit.cost().at(widths)
     if "latency" not in fit.limits():
         return now <= 1.0
-    if now > 1.0 and (index == 0 or index % fit.spec.check_every):
-        return False
     stored = [row for row in fit.store.checks() if row.step == index]
+    if not stored and now > 1.0 and (index == 0 or index % fit.spec.check_every):
+        return False
     row = stored[-1] if stored else fit.check(model, widths, index)
     return fit.within(row) and fit.cost(latency=False).at(widths) <= 1.0
 

@@ -46,11 +46,11 @@ from tersa.prune.groups import Groups
 from tersa.recipes.deploy import Dock, race, shippable
 from tersa.recipes.folder import RESULT, open_folder, releasing
 from tersa.recipes.goals import judged
-from tersa.recipes.joint_networks import Workshop, axes_of, network_of, try_network, weighed
+from tersa.recipes.joint_networks import Workshop, network_of, searched, try_network, weighed
 from tersa.recipes.joint_report import REPORT, write_report
 from tersa.recipes.joint_request import COSTS, JointSpec, command_of
-from tersa.recipes.joint_result import SearchResult, TriedNetwork, front, pick
-from tersa.recipes.joint_trials import Asked, Trials, load_optuna, shown, url_of
+from tersa.recipes.joint_result import SearchResult, TriedNetwork, distinct, front, pick
+from tersa.recipes.joint_trials import Asked, Trials, combinations, load_optuna, shown, url_of
 from tersa.recipes.joint_workers import train_networks
 from tersa.recipes.request import protocol_of
 from tersa.recipes.setting import Setting, threads_of
@@ -98,7 +98,8 @@ def joint_search(
     Args:
         spec: what is asked.
         out: folder for everything that is made.
-        trials: networks to try in all, with those that the storage has already.
+        trials: networks to try in all, with those that the storage has already; fewer where no more can be
+            made.
         place: where they are kept.
         setting: how it is carried out.
         crew: how many networks are trained at once, and where.
@@ -127,18 +128,10 @@ def joint_search(
         spec = spec.model_copy(update={"model": spec.model or default_spec(task.shape, len(task.classes))})
     with threads_of(setting):
         begin = find_start(spec.shrinking(), task)
-        if begin.trained and any(width != 1 for width in spec.widths):
-            raise UsageError(
-                f"--widths trains narrower networks anew, but {spec.model} brings weights; give --widths 1"
-            )
         groups = prunable(begin.pruned(), task, protocol_of(spec.shrinking(), task))
-        axes = axes_of(spec, begin.pruned(), groups)
-        if not axes:
-            raise UsageError(
-                "nothing to search: one width, no pruning and no bits; give --widths, --most or --bits"
-            )
+        axes = searched(spec, begin, groups)
         folder = open_folder(Path(out), "search", spec, resume=resume, overwrite=overwrite)
-        done = _finished(folder, trials)
+        done = _finished(folder, trials, combinations(axes))
         if done is not None:
             return done
         work = _workshop(spec, setting, task, begin, groups, folder, device)
@@ -162,13 +155,14 @@ def joint_search(
         return _finish(work, store, rows, shown(url) if url else DATABASE, trials, began)
 
 
-def _finished(folder: Path, trials: int) -> SearchResult | None:
-    """The result that is there, if it tried as many networks."""
+def _finished(folder: Path, trials: int, possible: int) -> SearchResult | None:
+    """The result that is there, if it tried as many networks, or all that can be made."""
     if not (folder / RESULT).is_file():
         return None
     found = read_record(folder / RESULT, SearchResult)
     whole = all((folder / name).is_file() for name in [*found.artefacts, found.report])
-    return found if whole and len(found.trials) + found.diverged >= trials else None
+    enough = len(found.trials) + found.diverged >= trials or distinct(found.trials) >= possible
+    return found if whole and enough else None
 
 
 def _workshop(
@@ -227,10 +221,8 @@ def _finish(
     loss = paired_loss(*correct)
     old = _figures(work, None, work.dock.reference, correct[0], compared)
     new = _figures(work, chosen, artefact, correct[1], compared)
-    reason = (
-        f"of {plural(len(rows), 'network')} that were tried none was nearer; "
-        "--resume with more --trials tries more"
-    )
+    more = "no others can be made" if store.exhausted else "--resume with more --trials tries more"
+    reason = f"of {plural(distinct(rows), 'network')} that were tried none was nearer; {more}"
     asked: tuple[str, ...] = ("max-loss", "min-accuracy", *COSTS)
     reasons: dict[str, str] = dict.fromkeys(asked, reason)
     goals = judged(spec.goals, old, new, loss.points, reasons)
@@ -313,6 +305,6 @@ def _detail(chosen: TriedNetwork, rows: list[TriedNetwork], on: int) -> str:
     bits = sorted(set(chosen.bits.values()))
     parts += [f"{' to '.join(map(str, dict.fromkeys((bits[0], bits[-1]))))} bits"] if bits else []
     return (
-        f"Network {chosen.number}: {', '.join(parts)}. {plural(len(rows), 'network')} tried, "
+        f"Network {chosen.number}: {', '.join(parts)}. {plural(distinct(rows), 'network')} tried, "
         f"{on} on the front. Choices by validation; the test images were read once."
     )

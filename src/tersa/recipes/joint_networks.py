@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from tersa.data.augment import NONE, default_augmentation
 from tersa.data.task import Task
-from tersa.errors import Diverged
+from tersa.errors import Diverged, ModelError, TargetError, UsageError, brief
 from tersa.export.artefact import Artefact, Header
 from tersa.export.coded import encode, read_coded
 from tersa.export.onnx import export_onnx
@@ -135,6 +135,24 @@ def axes_of(spec: JointSpec, model: nn.Module, groups: Groups) -> list[Axis]:
     if spec.bit_range:
         low, high = spec.bit_range
         axes += [Axis(f"bits.{name}", low=low, high=high, step=1) for name in sort_out(model).weights]
+    return axes
+
+
+def searched(spec: JointSpec, begin: Begin, groups: Groups) -> list[Axis]:
+    """The same, where there is something to search.
+
+    Raises:
+        UsageError: one network alone can be made, or narrower ones of given weights.
+    """
+    if begin.trained and any(width != 1 for width in spec.widths):
+        raise UsageError(
+            f"--widths trains narrower networks anew, but {spec.model} brings weights; give --widths 1"
+        )
+    axes = axes_of(spec, begin.pruned(), groups)
+    if not axes:
+        raise UsageError(
+            "nothing to search: one width, no pruning and no bits; give --widths, --most or --bits"
+        )
     return axes
 
 
@@ -375,13 +393,25 @@ def timed(work: Workshop, artefact: Artefact) -> float:
     """Median latency in ms: the baseline's over the speed-up, from interleaved rounds.
 
     Raises:
-        TargetError: the runtime does not take the network.
+        Diverged: the runtime does not take the network.
+        TargetError: nor does it take the baseline any more: the trial is none, and is made again later.
     """
     assert work.dock.reference is not None
-    found = race(work.dock, work.dock.reference, artefact, seconds=min(SECONDS, work.setting.seconds))
-    if not found.speedup:
-        raise Diverged(f"{work.spec.target}: {found.reason}")
-    return work.start.latency_ms / found.speedup
+    seconds = min(SECONDS, work.setting.seconds)
+    try:
+        found = race(work.dock, work.dock.reference, artefact, seconds=seconds)
+        speedup, reason = found.speedup, found.reason
+    except ModelError as error:
+        speedup, reason = None, brief(error)
+    if speedup:
+        return work.start.latency_ms / speedup
+    try:
+        there = race(work.dock, work.dock.reference, work.dock.reference, seconds=seconds)
+    except ModelError:
+        there = None
+    if there is None or there.before is None:
+        raise TargetError(f"{work.spec.target} cannot be measured any more: {reason}; --resume goes on")
+    raise Diverged(f"{work.spec.target}: {reason}")
 
 
 def violation(row: TriedNetwork, goals: Goals, start: Start) -> float:

@@ -9,13 +9,11 @@ Example:
 
 from __future__ import annotations
 
-import math
-
 from tersa.data.sources import load as load_task
 from tersa.models.zoo import default_spec
-from tersa.recipes.joint_networks import SECONDS, axes_of
+from tersa.recipes.joint_networks import SECONDS, searched
 from tersa.recipes.joint_request import JointSpec
-from tersa.recipes.joint_trials import Axis
+from tersa.recipes.joint_trials import Axis, combinations
 from tersa.recipes.request import baseline_config, protocol_of
 from tersa.recipes.setting import Setting, threads_of
 from tersa.recipes.shrink import prunable
@@ -42,6 +40,7 @@ class SearchPlan(Record):
 
     Attributes:
         model: as it was asked for, or the data's default.
+        trials: networks to try; no more than there are.
         combinations: of all axes.
         seconds: estimated: widths to train and trials, each as costly as the largest network's.
     """
@@ -66,7 +65,8 @@ def plan_search(spec: JointSpec, setting: Setting, trials: int) -> SearchPlan:
     base = spec.shrinking()
     begin = find_start(base, task)
     groups = prunable(begin.pruned(), task, protocol_of(base, task))
-    axes = [_planned(axis) for axis in axes_of(spec, begin.pruned(), groups)]
+    axes = searched(spec, begin, groups)
+    trials = min(trials, combinations(axes))
     config = baseline_config(base, task, begin.model)
     with threads_of(setting):
         each = iteration_seconds(begin.network(), task, config, device=choose(setting.device))
@@ -75,9 +75,9 @@ def plan_search(spec: JointSpec, setting: Setting, trials: int) -> SearchPlan:
     clock = 4 * SECONDS if spec.timed else 0.0
     return SearchPlan(
         model=begin.model,
-        axes=axes,
+        axes=[_planned(axis) for axis in axes],
         trials=trials,
-        combinations=math.prod(float(axis.count) for axis in axes),
+        combinations=float(combinations(axes)),
         seconds=each * length + trials * (each * tuning + WEIGHING + clock),
     )
 
@@ -85,8 +85,6 @@ def plan_search(spec: JointSpec, setting: Setting, trials: int) -> SearchPlan:
 def _planned(axis: Axis) -> PlannedAxis:
     if axis.values:
         words = ", ".join(f"{value:g}" for value in axis.values)
-        return PlannedAxis(name=axis.name, values=words, count=len(axis.values))
-    count = round((axis.high - axis.low) / axis.step) + 1
-    return PlannedAxis(
-        name=axis.name, values=f"{axis.low:g} to {axis.high:g} in steps of {axis.step:g}", count=count
-    )
+    else:
+        words = f"{axis.low:g} to {axis.high:g} in steps of {axis.step:g}"
+    return PlannedAxis(name=axis.name, values=words, count=axis.count)

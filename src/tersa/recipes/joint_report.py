@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tersa.recipes.goals import Kind as CostName
-from tersa.recipes.joint_result import SearchResult, TriedNetwork
+from tersa.recipes.joint_result import SearchResult, TriedNetwork, distinct
 from tersa.recipes.recipe_report import goal_rows
 from tersa.report.adapt_charts import Spot
 from tersa.report.joint_page import REPORT, write
@@ -98,7 +98,7 @@ def view_of(result: SearchResult) -> JointView:
         facts=(
             ("data", result.data),
             ("target", f"{result.target}, batch {result.batch}"),
-            ("networks tried", plural(len(result.trials), "network")),
+            ("networks tried", plural(distinct(result.trials), "network")),
             *((("diverged", str(result.diverged)),) if result.diverged else ()),
             ("trials kept in", f"{result.storage}, as {result.study}"),
             ("processor", f"{result.environment.processor}, {plural(result.environment.cores, 'core')}"),

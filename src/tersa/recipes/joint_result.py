@@ -130,6 +130,11 @@ class SearchResult(Record):
         return self.model_copy(update={"artefacts": paths, "report": str(folder / self.report)})
 
 
+def distinct(rows: Sequence[TriedNetwork]) -> int:
+    """Networks of different settings; a setting that was sampled again has a row again."""
+    return len({(row.width, *row.ratios.items(), *row.bits.items()) for row in rows})
+
+
 def front(rows: Sequence[TriedNetwork], costs: Sequence[CostName]) -> list[TriedNetwork]:
     """The networks that no other dominates, most accurate first; of equal ones the first."""
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import warnings
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
@@ -52,6 +53,20 @@ class Axis:
     low: float = 0.0
     high: float = 0.0
     step: float = 0.0
+
+    @property
+    def count(self) -> int:
+        """Values that it may take."""
+        return len(self.values) or round((self.high - self.low) / self.step) + 1
+
+
+def combinations(axes: Sequence[Axis]) -> int:
+    """Settings that there are.
+
+    >>> combinations([Axis("width", (0.5, 1.0)), Axis("bits.fc1.weight", low=2, high=4, step=1)])
+    6
+    """
+    return math.prod(axis.count for axis in axes)
 
 
 @dataclass(frozen=True)
@@ -213,6 +228,11 @@ class Trials:
         """Trials that are over, well or not."""
         return len(self._ended())
 
+    @property
+    def exhausted(self) -> bool:
+        """All settings that there are have been tried."""
+        return len({self._key(trial.params) for trial in self._ended()}) >= combinations(self.axes)
+
     def _ended(self) -> list[Any]:
         return [t for t in self.study.get_trials(deepcopy=False) if {ROW, TROUBLE} & t.user_attrs.keys()]
 
@@ -225,7 +245,7 @@ class Trials:
         say: Callable[[int, TriedNetwork | None], None],
         at_once: int = 1,
     ) -> None:
-        """Try networks until `wanted` trials have ended.
+        """Try networks until `wanted` trials have ended, or all settings have been tried.
 
         Args:
             wanted: in all, with those that are there.
@@ -238,7 +258,7 @@ class Trials:
             self._mend()
         if not self.study.get_trials(deepcopy=False):
             self._enqueue(self._largest())
-        while (ended := self.ended) < wanted:
+        while (ended := self.ended) < wanted and not self.exhausted:
             self._some(min(at_once, wanted - ended), evaluate, say)
 
     def _some(

@@ -28,6 +28,7 @@ import numpy as np
 from tersa.errors import ModelError, TargetError
 from tersa.export.artefact import Artefact
 from tersa.export.c_direct import c_direct
+from tersa.export.graph import read_graph
 from tersa.targets.base import Pixels, Session, described, executed, require_precision
 
 INSTALL = "apt-get install gcc (or set CC to a C compiler)"
@@ -68,6 +69,8 @@ class PlainC:
         asked = require_precision(self, artefact, precision)
         compiler = find_compiler()
         program = c_direct(artefact.path)
+        graph = read_graph(artefact.path)
+        output = graph.shapes[graph.output]  # what the program writes, whatever the header says
         folder = tempfile.TemporaryDirectory(prefix="tersa.")
         library = compile_shared(program.source, Path(folder.name), self.flags, compiler)
         size = library.stat().st_size + len(program.weights)
@@ -81,13 +84,13 @@ class PlainC:
         weights = aligned(len(program.weights))
         weights[:] = np.frombuffer(program.weights, np.uint8)
         arena = aligned(loaded.tersa_arena_bytes())
-        shape, classes = artefact.header.shape, len(artefact.header.classes)
+        shape = artefact.header.shape
 
         def run(pixels: Pixels) -> Pixels:
             if pixels.shape[1:] != shape or pixels.dtype != np.float32:
                 raise ModelError(f"c takes float32 images {shape}, got {pixels.dtype} {pixels.shape[1:]}")
             images = np.ascontiguousarray(pixels)
-            logits = np.empty((len(images), classes), np.float32)
+            logits = np.empty((len(images), *output), np.float32)
             call(weights.ctypes.data, arena.ctypes.data, images.ctypes.data, logits.ctypes.data, len(images))
             return logits
 
