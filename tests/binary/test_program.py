@@ -14,11 +14,14 @@ from tersa.binary.program import (
     Operation,
     Pixels,
     Program,
+    Relu,
     SumPool,
     Threshold,
     Value,
     Weights,
+    sources,
 )
+from tersa.binary.runtime import Runner
 from tersa.errors import ModelError
 
 SIZE = (2, 4, 4)
@@ -90,3 +93,58 @@ def test_what_is_made_is_known() -> None:
     assert program.values[3] == Value("codes", (40, 2, 2), 1, 1)
     assert program.exact
     assert not residual().exact
+
+
+def long_chain(operations: int, size: tuple[int, int, int]) -> Program:
+    """Relu after Relu, and one logit."""
+    mean, std = np.zeros(size[0], np.float32), np.ones(size[0], np.float32)
+    relus = [Relu(place) for place in range(operations)]
+    return Program(("a",), size, (FloatPixels(size, mean, std), *relus, SumPool(operations)))
+
+
+def test_checking_a_program_takes_time_in_proportion_to_its_operations(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each operation is asked for what it reads a few times, not once for every other operation."""
+    asked = 0
+
+    def counted(operation: Operation) -> tuple[int, ...]:
+        nonlocal asked
+        asked += 1
+        return sources(operation)
+
+    monkeypatch.setattr("tersa.binary.program.sources", counted)
+    made = long_chain(1000, (1, 2, 2))
+    assert asked < 10 * 1002
+    assert made.readers(500) == [501]
+    assert made.readers(1001) == []
+
+
+def test_an_addition_of_a_value_to_itself_reads_it_once() -> None:
+    mean = np.zeros(1, np.float32)
+    made = Program(("a",), (1, 1, 1), (FloatPixels((1, 1, 1), mean, mean + 1), Add(0, 0)))
+    assert made.readers(0) == [1]
+
+
+@pytest.mark.parametrize(("kernel", "padding"), [((1, 9), 8), ((9, 1), 1), ((3, 3), 3)])
+def test_padding_is_below_each_side_of_the_kernel(kernel: tuple[int, int], padding: int) -> None:
+    weights = Weights.of(np.ones((1, *kernel, 1), np.int8), 1)
+    with pytest.raises(ModelError, match=r"a padding below the kernel's"):
+        Program(("a",), (1, 9, 9), (Pixels(8, (1, 9, 9)), Convolution(0, weights, 32, padding), head(1, 1)))
+
+
+def test_a_padded_value_is_bounded() -> None:
+    weights = Weights.of(np.ones((1, 3000, 3000, 1), np.int8), 1)
+    with pytest.raises(ModelError, match=r"at most 16,777,216 values with their padding, not 35,988,001"):
+        Program(("a",), (1, 1, 1), (Pixels(8, (1, 1, 1)), Convolution(0, weights, 9999, 2999), head(1, 1)))
+
+
+def test_the_buffers_of_one_image_are_bounded_before_they_are_made() -> None:
+    with pytest.raises(ModelError, match=r"needs 738,197,508 bytes of buffers for one image; at most"):
+        Runner(long_chain(10, (1, 4096, 4096)))
+
+
+def test_many_buffers_make_small_batches() -> None:
+    """60 values of 2^20 floats, 252 MB for an image: two images at once."""
+    runner = Runner(long_chain(60, (1, 1024, 1024)))
+    assert runner._most == 2  # pyright: ignore[reportPrivateUsage] - what it holds cannot be seen otherwise

@@ -90,6 +90,12 @@ def test_a_file_that_is_there_is_kept(work: Path, capsys: pytest.CaptureFixture[
         ([*MODEL, "--out", "x.onnx", "--format", "tflite"], "unknown format 'tflite'"),
         ([*MODEL, "--out", "x.onnx", "--precision", "int4"], "unknown precision 'int4'"),
         (["--model", "lenet", "--out", "x.onnx"], "--model needs --data NAME"),
+        (
+            ["--run", "gone", "--out", "x.onnx"],
+            "there is no run folder gone; as a model: unknown model 'gone'",
+        ),
+        (["--run", "runs/gone", "--data", "digits", "--out", "x.onnx"], "there is no run folder runs/gone"),
+        (["--run", "gone", "--at", "3", "--out", "x.onnx"], "give --run DIR: gone is no folder"),
         (["a.onnx", "--precision", "int8", "--out", "x.onnx"], "int8 needs --data NAME"),
     ],
 )

@@ -13,10 +13,11 @@ from PIL import Image
 from torch import nn
 
 from tersa.cli.main import execute
+from tersa.data import folder
 from tersa.errors import DataError, UsageError
 from tersa.export.artefact import Header, read_artefact
 from tersa.export.onnx import export_onnx
-from tersa.recipes.predict import centre, predict, read_image
+from tersa.recipes.predict import PHOTO_PIXELS, centre, predict, read_image
 
 ROUNDING = 1e-6
 """Probabilities in float64 from float32 logits."""
@@ -69,7 +70,7 @@ def test_png_and_npy_in_bytes_and_floats_agree(
 
 def test_probabilities_sum_to_one(files: dict[int, Path]) -> None:
     np.save("b.npy", grey())
-    [one] = predict(read_artefact(files[1]), [Path("b.npy")], top=9)
+    [one] = predict(read_artefact(files[1]), [Path("b.npy")], top=9).predictions
     assert sum(guess.probability for guess in one.top) == pytest.approx(1.0, abs=ROUNDING)
     assert [guess.probability for guess in one.top] == sorted((g.probability for g in one.top), reverse=True)
     assert one.note == ""
@@ -214,6 +215,8 @@ def test_no_image_and_no_class(files: dict[int, Path]) -> None:
     ("array", "words"),
     [
         (np.zeros((2, 3, 4, 5), np.uint8), "has shape"),
+        (np.zeros((0, 0), np.float32), "at least one pixel"),
+        (np.zeros((0, 8), np.uint8), "at least one pixel"),
         (np.zeros((4, 6), np.int64), "holds int64"),
         (np.full((4, 6), 1.5), "floats in 0..1"),
         (np.full((4, 6), np.nan), "floats in 0..1"),
@@ -231,3 +234,60 @@ def test_files_that_are_no_image() -> None:
     for name in ("x.npy", "x.png", "gone.png"):
         with pytest.raises(DataError, match=name):
             read_image(Path(name))
+
+
+def test_a_turned_photograph_is_upright_and_it_is_said(
+    files: dict[int, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees clockwise
+    Image.fromarray(grey()).transpose(Image.Transpose.ROTATE_90).save("turned.png", exif=exif)
+    assert execute(["predict", str(files[1]), "turned.png"]) == 0
+    out = capsys.readouterr().out.splitlines()
+    assert out[0] == "turned.png  [turned as its EXIF says]"
+    assert out[1].split()[0] == "many"
+
+
+def test_a_bad_file_in_a_folder_is_left_out_and_it_is_said(
+    files: dict[int, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for place in ("photos", "photos/.hidden", "photos/__MACOSX"):
+        Path(place).mkdir()
+        Path(place, "bad.png").write_bytes(b"nothing")
+    Path("photos/._a.png").write_bytes(b"\x00\x05\x16\x07")
+    Image.fromarray(grey()[:2]).save("photos/small.png")
+    Image.fromarray(grey()).save("photos/a.png")
+    assert execute(["predict", str(files[1]), "photos"]) == 0
+    out = capsys.readouterr().out
+    assert "left out: photos/bad.png: cannot be decoded: not a PNG or JPEG image" in out
+    assert execute(["predict", str(files[1]), "photos", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [one["image"] for one in found["predictions"]] == ["photos/a.png"]
+    assert [one["image"] for one in found["skipped"]] == ["photos/bad.png", "photos/small.png"]
+    assert execute(["predict", str(files[1]), "photos", "photos/bad.png"]) == 1  # named, so it must be taken
+    Path("photos/a.png").unlink()
+    capsys.readouterr()
+    assert execute(["predict", str(files[1]), "photos"]) == 1
+    assert "none of the 2 images can be taken; the first: photos/bad.png" in capsys.readouterr().err
+
+
+def test_transparency_that_is_dropped_is_said(files: dict[int, Path]) -> None:
+    seen = np.dstack([grey()] * 4)
+    whole = seen.copy()
+    whole[:, :, 3] = 255
+    Image.fromarray(seen).save("seen.png")
+    Image.fromarray(whole).save("whole.png")
+    Image.fromarray(grey()).save("key.png", transparency=40)
+    found = predict(read_artefact(files[1]), [Path(f"{name}.png") for name in ("seen", "whole", "key")])
+    assert [one.note for one in found.predictions] == [
+        "transparency dropped, colour to grey",
+        "colour to grey",
+        "transparency dropped",
+    ]
+
+
+def test_a_photograph_may_be_larger_than_an_image_to_learn_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert PHOTO_PIXELS >= 6000 * 4000
+    monkeypatch.setattr(folder, "MAX_PIXELS", 5)
+    Image.fromarray(grey()).save("a.png")
+    assert read_image(Path("a.png")).shape == (1, 4, 6)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from tersa.data import fingerprint, folder, load
 from tersa.errors import DataError
@@ -286,3 +286,46 @@ def test_an_image_that_is_changed_in_place_is_read_again(
     after = load(str(root))
     assert not torch.equal(before.test.images[0], after.test.images[0])
     assert before.provenance.sha256 != after.provenance.sha256
+
+
+def turned_jpeg(orientation: int, kind: str = "JPEG") -> bytes:
+    """An image that is bright on top when it is shown as its EXIF says, 24 pixels high and 8 wide."""
+    shown = np.zeros((24, 8), np.uint8)
+    shown[:8] = 255
+    back = folder.TURNED.get(orientation)
+    inverse = {Image.Transpose.ROTATE_90: Image.Transpose.ROTATE_270}
+    inverse |= {after: before for before, after in inverse.items()}
+    stored = Image.fromarray(shown)
+    stored = stored if back is None else stored.transpose(inverse.get(back, back))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    buffer = io.BytesIO()
+    stored.save(buffer, format=kind, exif=exif)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+@pytest.mark.parametrize("orientation", range(10))
+def test_images_are_upright(orientation: int, kind: str) -> None:
+    data = turned_jpeg(orientation, kind)
+    image = folder.decode_image(data, "x")
+    upright = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))))
+    np.testing.assert_array_equal(image[0], upright)
+    assert image.shape == (1, 24, 8)
+    assert image[0, :8].min() > 250 > 5 > image[0, 8:].max()
+
+
+def test_a_folder_of_turned_images_is_one_size(
+    tmp_path: Path, class_files: Make, write_folder: Write
+) -> None:
+    files = class_files(size=(24, 8)) | {"test/cat/0.jpg": turned_jpeg(6)}
+    task = load(str(write_folder(tmp_path / "pets", files)))
+    assert task.shape == (1, 24, 8)
+    assert task.test.images[0, 0, :8].min() > 250
+
+
+def test_damaged_exif_does_no_harm() -> None:
+    data = turned_jpeg(1)
+    place = data.index(b"Exif\0\0") + 6
+    harmed = data[:place] + b"\xff" * 8 + data[place + 8 :]
+    np.testing.assert_array_equal(folder.decode_image(harmed, "x"), folder.decode_image(data, "x"))

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import onnx
 import pytest
+from torch import nn
 
 from tersa.errors import ModelError
 from tersa.export.artefact import Header, open_session, read_artefact
+from tersa.export.onnx import export_onnx
 
 HEADER = Header(
     ('a "quoted" name', "größe"), (3, 8, 9), (0.1, 0.2, 0.3), (0.5, 1.0 / 3.0, 0.7), "int8", "1.2.3"
@@ -25,6 +28,14 @@ def test_the_header_survives_the_file_exactly() -> None:
         ({"schema": "?"}, "damaged"),
         ({"input_shape": "[1, 2]"}, "damaged"),
         ({"classes": "not json"}, "damaged"),
+        ({"classes": '"abcdef"'}, "classes is no list"),
+        ({"classes": "[1, 2]"}, "classes is no list of texts"),
+        ({"classes": "[]"}, "classes is no list of texts"),
+        ({"input_shape": "[3, 0, 0]"}, "not .C, H, W. of an image"),
+        ({"input_shape": "[1e400, 8, 9]"}, "not .C, H, W. of an image"),
+        ({"input_shape": "[3, 99999, 99999]"}, "not .C, H, W. of an image"),
+        ({"mean": "[NaN, 0, 0]"}, "mean .* no list of finite numbers"),
+        ({"std": f"[1{'0' * 400}, 1, 1]"}, "damaged"),
         ({"mean": "[0.5]"}, "3 channels need as many means"),
         ({"precision": "int3"}, "unknown precision"),
     ],
@@ -58,3 +69,23 @@ def test_no_file_and_no_onnx_file(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="not an ONNX file") as caught:
         open_session(tmp_path / "bad.onnx")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"classes": '["a"]'},
+        {"classes": '["a", "b", "c"]'},
+        {"input_shape": "[1, 4, 4]"},
+        {"input_shape": "[2, 2, 2]", "mean": "[0, 0]", "std": "[1, 1]"},
+    ],
+)
+def test_metadata_that_do_not_fit_the_network_are_refused(tmp_path: Path, change: dict[str, str]) -> None:
+    header = Header(("a", "b"), (1, 2, 2), (0.0,), (1.0,))
+    path = export_onnx(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), header, tmp_path / "net.onnx").path
+    assert read_artefact(path).header == header
+    model = onnx.load(path)
+    onnx.helper.set_model_props(model, header.properties() | change)
+    onnx.save(model, path)
+    with pytest.raises(ModelError, match=r"its network takes \(1, 2, 2\) and gives \(2,\)"):
+        read_artefact(path)

@@ -6,6 +6,7 @@ import struct
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -76,10 +77,18 @@ def test_what_is_written_comes_back(program: Program, tmp_path: Path) -> None:
 
 
 def test_names_of_classes_may_be_any_text(tmp_path: Path) -> None:
-    names = ("žluťoučký", "猫", 'a"\n', "", "😀")
+    names = ("žluťoučký", "猫", 'a"\\', "", "😀")
     program = Program(names, SMALL.shape, SMALL.operations)
     write_bundle(tmp_path / "x.tersa", program)
     assert read_bundle(tmp_path / "x.tersa").classes == names
+
+
+@pytest.mark.parametrize("text", ["\x1b[2Jcat", "\ud800", "two\nlines", "\u2028", "\x9b1m"])
+def test_text_that_could_command_a_terminal_is_neither_read_nor_written(text: str) -> None:
+    for change in ({"classes": [text] * 5}, {"precision": text}):
+        refused(changed(lambda h, change=change: h.update(change)), "a text without control characters")
+    with pytest.raises(ModelError, match=r"is no text for a \.tersa file"):
+        encode(replace(SMALL, classes=(text, *"bcde")))
 
 
 def test_buffers_are_aligned_views_of_the_file(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import ctypes
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -196,6 +197,15 @@ def test_class_names_of_every_kind(tmp_path: Path) -> None:
     library = ctypes.CDLL(str(compiled(c_source(named, "net"), tmp_path)))
     found = (ctypes.c_char_p * len(labels)).in_dll(library, "net_classes")
     assert [one.decode() for one in found] == list(labels)
+
+
+def test_a_precision_cannot_end_the_comment_that_it_stands_in() -> None:
+    made = one_layer(size=(2, 4, 4), outputs=3, kernel=3)
+    text = c_source(replace(made, precision="*/ int evil(void) {return 7;} /*/\n#error"), "net")
+    comment = text[: text.index("*/")]
+    assert "int evil(void)" in comment
+    assert "#include" not in comment
+    assert "\n#error" not in comment
 
 
 @pytest.mark.parametrize(

@@ -29,8 +29,15 @@ from tersa.errors import ModelError
 from tersa.export.frozen import Conv2d, Levels, Linear, freeze, reads_pixels, require_pixels
 from tersa.export.lines import codes_of, line
 from tersa.models.lowbit import LowBits
-from tersa.quant.layers import IntegerBatchNorm1d, QuantActivation, QuantLinear, WeightForm
+from tersa.quant.layers import (
+    IntegerBatchNorm1d,
+    QuantActivation,
+    QuantConv2d,
+    QuantLinear,
+    WeightForm,
+)
 from tersa.quant.steps import steps, thresholds
+from tersa.quant.xnor import Xnor
 
 IMAGES = pixels(40)
 Topology = Callable[[LowBits], nn.Module]
@@ -55,6 +62,30 @@ def test_logits_are_the_networks(topology: Topology, name: str) -> None:
 def test_a_perceptron_and_float_ends() -> None:
     for network in (settled(perceptron()), settled(plain(FLOAT_ENDS))):
         np.testing.assert_array_equal(frozen_logits(network), logits(network, IMAGES))
+
+
+XNOR = LowBits(xnor=True, scale="channel")
+
+
+@pytest.mark.parametrize("topology", [plain, residual])
+def test_xnor_layers_become_levels_a_product_and_the_magnitude(topology: Topology) -> None:
+    network = settled(topology(XNOR))
+    np.testing.assert_array_equal(frozen_logits(network), logits(network, IMAGES))
+    kinds = {type(layer) for layer in freeze(network).modules()}
+    assert not kinds & {Xnor, QuantLinear, QuantConv2d, QuantActivation}
+
+
+def test_an_unknown_module_that_holds_low_bit_layers_is_refused_by_name() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = QuantLinear(4, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.layer(self.layer(x))
+
+    with pytest.raises(ModelError, match=r"^Twice holds low-bit layers in an order that is not known"):
+        freeze(nn.Sequential(nn.Flatten(), Twice()))
 
 
 def test_weights_are_levels_and_hidden_layers_have_no_float() -> None:

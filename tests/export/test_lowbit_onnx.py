@@ -15,6 +15,7 @@ from tersa.export.artefact import Artefact
 from tersa.export.check import classify
 from tersa.export.int8 import Calibration, quantise_onnx
 from tersa.export.onnx import as_pixels, export_onnx
+from tersa.models.lowbit import LowBits
 from tersa.targets.registry import parse
 
 IMAGES = pixels(40)
@@ -24,6 +25,9 @@ LEVELS = {"binary": {-1.0, 1.0}, "residual 2/2": {-3.0, -1.0, 1.0, 3.0}}
 
 SAME = 2e-6
 """Normalisation fused into the last layer, or float layers summed in another order; logits of size 1 to 4."""
+
+XNOR_SAME = 1e-4
+"""Relative to the largest logit: magnitudes are sums of floats, in another order on every runtime."""
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +73,15 @@ def test_the_header_keeps_the_normalisation_of_the_task(
 
 
 @pytest.mark.slow
+def test_xnor_layers_are_exported(tmp_path: Path) -> None:
+    network = settled(plain(LowBits(xnor=True, scale="channel")))
+    artefact = export_onnx(network, HEADER, tmp_path / "xnor.onnx")
+    wanted = logits(network, IMAGES)
+    found = classify(artefact.path, IMAGES)
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=XNOR_SAME * np.abs(wanted).max())
+    assert (found.argmax(1) == wanted.argmax(1)).all()
+
+
 def test_float_ends_are_normalised(tmp_path: Path) -> None:
     network = settled(plain(FLOAT_ENDS))
     artefact = export_onnx(network, HEADER, tmp_path / "net.onnx")

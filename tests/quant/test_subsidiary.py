@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from tersa.errors import UsageError
 from tersa.models import build
 from tersa.models.summary import parameters
-from tersa.quant.subsidiary import FilterMask, masks_of, remove_masked_
+from tersa.quant.subsidiary import FilterMask, masks_of, remove_masked_, without_masked
 
 COLOUR = (3, 32, 32)
 
@@ -49,6 +49,33 @@ def test_removing_masked_channels_changes_no_logit(spec: str) -> None:
     assert torch.equal(model(images()), before)
     assert parameters(model) < 0.7 * size
     assert model.train()(images()).shape == (4, 10)
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ("sfc+w1a1:mask=subsidiary,scale=channel", "scale=channel"),
+        ("sfc+w1a1:mask=subsidiary,shape=standardise", "shape=standardise"),
+        ("sfc+w1a1:mask=subsidiary,shape=recu,scale=channel", "scale=channel and shape=recu"),
+        ("sfc+wta2:mask=subsidiary", "ternary weights"),
+    ],
+)
+def test_weights_that_depend_on_what_would_go_are_refused(spec: str, words: str) -> None:
+    model = masked_(build(spec, COLOUR, 10))
+    before = model(images())
+    with pytest.raises(UsageError, match=f"from a network with {words}: "):
+        remove_masked_(model)
+    assert masks_of(model)
+    assert torch.equal(model(images()), before)
+
+
+def test_masks_that_mask_nothing_can_always_go() -> None:
+    model = build("sfc+w1a1:mask=subsidiary,scale=channel", COLOUR, 10).eval()
+    before = model(images())
+    smaller = without_masked(model)
+    assert masks_of(model)
+    assert not masks_of(smaller)
+    assert torch.equal(smaller(images()), before)
 
 
 def test_the_gradient_is_the_straight_through_one_and_the_pull() -> None:

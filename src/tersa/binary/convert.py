@@ -51,7 +51,7 @@ from tersa.binary.program import (
     Weights,
 )
 from tersa.binary.thresholds import half_lines
-from tersa.errors import ModelError
+from tersa.errors import ModelError, UsageError
 from tersa.models.bresnet import BinaryBlock
 from tersa.models.lowbit import LowBitNetwork
 from tersa.quant.layers import (
@@ -65,6 +65,7 @@ from tersa.quant.layers import (
     SumPool2d,
 )
 from tersa.quant.steps import thresholds
+from tersa.quant.subsidiary import without_masked
 
 KNOWN = (
     "PixelInput, QuantConv2d, QuantLinear, IntegerBatchNorm1d and 2d, QuantActivation, SumPool2d, MaxPool2d, "
@@ -97,13 +98,18 @@ def convert(
         std: per channel.
 
     Raises:
-        ModelError: a layer that has no place in a program, by name; a value that is not finite.
+        ModelError: a layer that has no place in a program, by name; a value that is not finite; masks that
+            cannot be removed.
     """
     if not is_low_bit(network):
         raise ModelError(
             "a packed program needs low-bit layers and the network has none; "
             "train one that has, such as bvgg16 or cnv+w1a1"
         )
+    try:
+        network = without_masked(network)
+    except UsageError as error:
+        raise ModelError(f"a packed program holds no masks: {error}") from None
     training = network.training
     network.eval()
     try:

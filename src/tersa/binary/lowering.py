@@ -11,6 +11,7 @@ Every buffer is allocated here, with room for all taps of all output places; ker
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -55,12 +56,17 @@ from tersa.binary.program import (
 )
 from tersa.binary.reference import normalised, pixel_codes
 from tersa.binary.vectors import WIDE
+from tersa.errors import ModelError
 
 Form = Literal["words", "shorts", "floats"]
 
 WORD_COST = 4 if WIDE else 16
 """What a word of one plane pair costs, in 16-bit integers: measured, with AVX-512 popcount and without."""
 TASKS_PER_THREAD = 4
+MOST_BYTES = 1 << 29
+"""Of the buffers of one image, and of a batch of several."""
+STORED = {"words": np.uint64, "shorts": np.int16, "floats": np.float32}
+"""How each form is stored."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,14 +94,18 @@ class Buffer:
     @staticmethod
     def make(form: Form, value: Value, images: int, padding: int) -> Buffer:
         """Zeros for a value of so many images."""
-        c, h, w = value.shape
-        planes = value.bits if form == "words" else 1
-        inner = words_for(c) if form == "words" else c
-        kind = {"words": np.uint64, "shorts": np.int16, "floats": np.float32}[form]
-        array = aligned((images, planes, h + 2 * padding, w + 2 * padding, inner), kind)
+        shape = _laid(form, value, padding)
+        array = aligned((images, *shape), STORED[form])
         image, plane, row, pixel, _ = array.strides
         at = array.ctypes.data + padding * (row + pixel)
-        return Buffer(array, at, image, plane, row, pixel, planes)
+        return Buffer(array, at, image, plane, row, pixel, shape[0])
+
+
+def _laid(form: Form, value: Value, padding: int) -> tuple[int, int, int, int]:
+    """(planes, rows, columns, channels or words) of one image's value."""
+    c, h, w = value.shape
+    planes, inner = (value.bits, words_for(c)) if form == "words" else (1, c)
+    return planes, h + 2 * padding, w + 2 * padding, inner
 
 
 def form_read(program: Program, index: int) -> Form:
@@ -138,11 +148,28 @@ class Lowered:
 
     Args:
         program: what to run.
+
+    Attributes:
+        image_bytes: of all buffers of one image.
+
+    Raises:
+        ModelError: one image would need more than `MOST_BYTES`.
     """
 
     def __init__(self, program: Program) -> None:
         self.program = program
         self.forms = _forms(program)
+        self.image_bytes = sum(
+            math.prod(_laid(form, program.values[index], padding)) * np.dtype(STORED[form]).itemsize
+            for index, forms in self.forms.items()
+            if program.values[index].kind != "sums"
+            for form, padding in forms.items()
+        )
+        if self.image_bytes > MOST_BYTES:
+            raise ModelError(
+                f"the program needs {self.image_bytes:,} bytes of buffers for one image; "
+                f"at most {MOST_BYTES:,} are allowed"
+            )
         self.weights: dict[int, Laid] = {}
         for index, operation in enumerate(program.operations):
             if isinstance(operation, Convolution):

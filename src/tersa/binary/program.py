@@ -36,6 +36,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -321,7 +322,16 @@ class Program:
 
     def readers(self, index: int) -> list[int]:
         """Operations that read a value."""
-        return [place for place, one in enumerate(self.operations) if index in sources(one)]
+        return self._readers.get(index, [])
+
+    @cached_property
+    def _readers(self) -> dict[int, list[int]]:
+        """For each value that is read, the operations that read it."""
+        found: dict[int, list[int]] = {}
+        for place, one in enumerate(self.operations):
+            for source in dict.fromkeys(sources(one)):
+                found.setdefault(source, []).append(place)
+        return found
 
 
 def sources(operation: Operation) -> tuple[int, ...]:
@@ -482,11 +492,13 @@ def _convolved(
     o, kh, kw, inputs = weights
     _require(inputs == c, name, f"{c} input channels", inputs)
     _require(
-        1 <= stride <= MOST_SIDE and 0 <= padding < max(kh, kw),
+        1 <= stride <= MOST_SIDE and 0 <= padding < min(kh, kw),
         name,
-        "a stride and a padding",
+        f"a stride and a padding below the kernel's {kh} x {kw}",
         (stride, padding),
     )
+    padded = c * (h + 2 * padding) * (w + 2 * padding)
+    _require(padded <= MOST_VALUES, name, f"at most {MOST_VALUES:,} values with their padding", f"{padded:,}")
     rows, columns = h + 2 * padding - kh, w + 2 * padding - kw
     _require(rows >= 0 and columns >= 0, name, f"a kernel within {h} x {w}", (kh, kw))
     return o, rows // stride + 1, columns // stride + 1

@@ -24,14 +24,14 @@ import numpy as np
 import numpy.typing as npt
 
 from tersa.binary import kernels
-from tersa.binary.lowering import Lowered, Table
+from tersa.binary.lowering import MOST_BYTES, Lowered, Table
 from tersa.binary.program import Floats, Program
 from tersa.errors import ModelError, UsageError
 
 LARGEST_BATCH = 64
 """More images at once would leave the caches and gain nothing."""
 MOST_VALUES = 1 << 25
-"""Of the largest value of a batch; larger images go through in smaller batches."""
+"""Of the largest value of a batch; larger images, and more buffers (`MOST_BYTES`), go in smaller batches."""
 KEPT = 4
 """Batch sizes whose buffers are kept."""
 
@@ -47,6 +47,7 @@ class Runner:
 
     Raises:
         UsageError: more threads than numba has.
+        ModelError: one image would need more memory than is allowed.
     """
 
     def __init__(self, program: Program, threads: int = 1) -> None:
@@ -58,7 +59,8 @@ class Runner:
         self._tables: dict[int, Table] = {}
         self._lock = threading.Lock()
         largest = max(math.prod(value.shape) for value in program.values)
-        self._most = max(1, min(LARGEST_BATCH, MOST_VALUES // largest))
+        fits = min(MOST_VALUES // largest, MOST_BYTES // self._lowered.image_bytes)
+        self._most = max(1, min(LARGEST_BATCH, fits))
 
     def __call__(self, images: Images) -> Floats:
         """Logits (N, K).

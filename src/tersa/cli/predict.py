@@ -70,13 +70,16 @@ def predict(
             artefact = to_artefact(subject, subject.header.precision, Path(folder) / "run.onnx", None)
         else:
             artefact = read_artefact(source)
-        predictions = answer(artefact, images, top=top, resize=resize)
+        answers = answer(artefact, images, top=top, resize=resize)
+    predictions = answers.predictions
     right, named = score(predictions)
     terminal = Terminal(json=json)
     if len(predictions) == 1:
         _show_one(terminal, predictions[0])
     else:
         _show_table(terminal, predictions)
+    for one in answers.skipped:
+        terminal.say(f"left out: {one.reason}")
     if right is not None:
         terminal.say(f"{right} of the {named} images in folders named after a class are given that class")
     terminal.result(
@@ -85,6 +88,7 @@ def predict(
             predictions=predictions,
             right=right,
             named=named,
+            skipped=answers.skipped,
             artefacts=[],
             seconds=time.perf_counter() - start,
         )

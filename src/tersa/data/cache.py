@@ -37,7 +37,7 @@ from tersa.records import SCHEMA, Record, read_record, write_record
 
 logger = logging.getLogger(__name__)
 
-DECODERS = 1
+DECODERS = 2
 """Raised when a source decodes the same files to other values, so that old entries are not used."""
 
 STALE_S = 86400.0

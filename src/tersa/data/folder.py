@@ -4,9 +4,9 @@
     PATH/test/CLASS/*                    what the last line of a report is measured on
     PATH/validation/CLASS/*              optional (or `val`); else it is cut from train
 
-Classes are in alphabetical order (in numerical order where all names are numbers). All images must be of one
-size. If every image is grey the task has one channel, else three; an alpha channel is dropped. A zip is read
-where it is: nothing is unpacked to the disk.
+Classes are in alphabetical order (in numerical order where all names are numbers). Images are turned as their
+EXIF orientation says, and must then be of one size. If every image is grey the task has one channel, else
+three; an alpha channel is dropped. A zip is read where it is: nothing is unpacked to the disk.
 
 Example:
     task = tersa.data.load("pets.zip")     # pets.zip: train/cat/1.png, train/dog/1.png, test/cat/2.png, ...
@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image
 
 from tersa.data.source import SPLITS, Array, Decoded, Found, Source, checked
 from tersa.errors import DataError, brief, shown
@@ -37,6 +37,17 @@ SUFFIXES = (".png", ".jpg", ".jpeg")
 FOLDERS = {"train": "train", "test": "test", "validation": "validation", "val": "validation"}
 GREY = ("1", "L", "LA")
 COLOUR = ("P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
+
+TURNED = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What makes an image upright, by its EXIF orientation (1 is upright)."""
 
 MAX_PIXELS = 4096 * 4096
 MAX_MEMBER_BYTES = 64 << 20
@@ -67,6 +78,19 @@ class Listing:
 
     items: tuple[Item, ...]
     classes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One decoded image.
+
+    Attributes:
+        values: (C, H, W) as stored, upright; of a file of this module uint8 with one or three channels.
+        notes: what was done to it and dropped from it.
+    """
+
+    values: Array
+    notes: tuple[str, ...] = ()
 
 
 def find(path: Path) -> Found:
@@ -241,28 +265,62 @@ def _decode(items: Sequence[Item], load: Callable[[str], bytes], where: str) -> 
 
 
 def decode_image(data: bytes, name: str) -> Array:
-    """One PNG or JPEG file as (1, H, W) or (3, H, W), uint8.
+    """One PNG or JPEG file as (1, H, W) or (3, H, W), uint8, upright.
 
     Raises:
         DataError: not a whole PNG or JPEG image, too large, or of a kind (16 bits) that would lose values.
     """
+    return decode_picture(data, name, MAX_PIXELS).values
+
+
+def decode_picture(data: bytes, name: str, most: int) -> Picture:
+    """One PNG or JPEG file of at most `most` pixels, and what was done to it.
+
+    Raises:
+        DataError: as `decode_image`.
+    """
+    notes: list[str] = []
     try:
         with Image.open(io.BytesIO(data), formats=("PNG", "JPEG")) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise DataError(f"{name}: {image.width}x{image.height} pixels; allowed: {MAX_PIXELS} in all")
+            if image.width * image.height > most:
+                raise DataError(f"{name}: {image.width}x{image.height} pixels; allowed: {most} in all")
             if image.mode not in GREY + COLOUR:
                 raise DataError(
                     f"{name}: pixel format {image.mode}; allowed: {', '.join(GREY + COLOUR)} (8 bits)"
                 )
             grey = image.mode in GREY
-            values = np.asarray(image.convert("L" if grey else "RGB"))
+            upright = image.convert("L" if grey else "RGB")
+            if _sees_through(image):
+                notes.append("transparency dropped")
+            turn = TURNED.get(_orientation(image))
+            if turn is not None:
+                upright = upright.transpose(turn)
+                notes.append("turned as its EXIF says")
+            values = np.asarray(upright)
     except DataError:
         raise
     except Exception as error:  # noqa: BLE001 - a decoder fed with damaged bytes may raise anything
         strange = isinstance(error, Image.UnidentifiedImageError)
         reason = "not a PNG or JPEG image" if strange else brief(error)
         raise DataError(f"{name}: cannot be decoded: {reason}") from None
-    return values[None] if grey else np.ascontiguousarray(values.transpose(2, 0, 1))
+    return Picture(values[None] if grey else np.ascontiguousarray(values.transpose(2, 0, 1)), tuple(notes))
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1..8; 1 where there is none or it cannot be read."""
+    try:
+        found: object = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # noqa: BLE001 - damaged EXIF raises almost anything, and the pixels are whole
+        return 1
+    return found if isinstance(found, int) else 1
+
+
+def _sees_through(image: Image.Image) -> bool:
+    """Whether any pixel of a decoded image is not opaque."""
+    if "A" not in image.getbands() and "transparency" not in image.info:
+        return False
+    alpha = np.asarray(image.convert("RGBA").getchannel("A"))
+    return bool((alpha < 255).any())
 
 
 def _another_size(item: Item, image: Array, first: Item, images: Array, where: str) -> str:

@@ -13,9 +13,11 @@ Example:
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import cast
 
 import onnx
 import onnxruntime
@@ -104,7 +106,8 @@ class Header:
         """Read the keys back.
 
         Raises:
-            ModelError: a key is missing or unreadable, or the schema is newer than this tersa.
+            ModelError: a key is missing or unreadable, or the schema is newer than this tersa; classes that
+                are no list of texts, a shape that no image has, a mean or deviation that is no number.
         """
         if "schema" not in properties:
             raise ModelError(
@@ -116,17 +119,47 @@ class Header:
                 raise ModelError(
                     f"{name} has schema {schema}, this tersa reads up to {SCHEMA}; install a newer tersa"
                 )
-            c, h, w = (int(size) for size in json.loads(properties["input_shape"]))
             return Header(
-                tuple(str(label) for label in json.loads(properties["classes"])),
-                (c, h, w),
-                tuple(float(value) for value in json.loads(properties["mean"])),
-                tuple(float(value) for value in json.loads(properties["std"])),
+                _classes(properties["classes"]),
+                _shape(properties["input_shape"]),
+                _numbers(properties["mean"], "mean"),
+                _numbers(properties["std"], "std"),
                 properties["precision"],
                 properties["tersa_version"],
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, OverflowError, RecursionError, TypeError, ValueError) as error:
             raise ModelError(f"{name} has damaged tersa metadata: {error}") from None
+
+
+def _list(text: str, what: str) -> list[object]:
+    found: object = json.loads(text)
+    if not isinstance(found, list):
+        raise ValueError(f"{what} is no list")
+    return cast("list[object]", found)
+
+
+def _classes(text: str) -> tuple[str, ...]:
+    found = _list(text, "classes")
+    labels = tuple(label for label in found if isinstance(label, str))
+    if not 0 < len(labels) == len(found) <= MOST_CLASSES:
+        raise ValueError("classes is no list of texts")
+    return labels
+
+
+def _shape(text: str) -> tuple[int, int, int]:
+    found = _list(text, "input_shape")
+    sizes = [size for size in found if type(size) is int and size > 0]
+    if not len(sizes) == len(found) == 3 or math.prod(sizes) > MOST_VALUES:
+        raise ValueError(f"input_shape {text[:80]} is not (C, H, W) of an image")
+    return sizes[0], sizes[1], sizes[2]
+
+
+def _numbers(text: str, what: str) -> tuple[float, ...]:
+    found = _list(text, what)
+    values = tuple(float(value) for value in found if isinstance(value, int | float))
+    if len(values) != len(found) or not all(map(math.isfinite, values)):
+        raise ValueError(f"{what} {text[:80]} is no list of finite numbers")
+    return values
 
 
 @dataclass(frozen=True)
@@ -180,14 +213,29 @@ def read_artefact(path: Path) -> Artefact:
     """An artefact from its file alone.
 
     Raises:
-        ModelError: neither an ONNX nor a .tersa file, or one that tersa did not write.
+        ModelError: neither an ONNX nor a .tersa file, one that tersa did not write, or one whose metadata do
+            not fit its network.
     """
     if path.suffix == SUFFIX:
         program = read_bundle(path)
         plain = (0.0,) * program.shape[0], (1.0,) * program.shape[0]  # a program takes pixels as they are
         return Artefact(path, Header(program.classes, program.shape, *plain, PACKED, ""))
     session = open_session(path)
-    return Artefact(path, Header.parse(_metadata(session, path), str(path)))
+    header = Header.parse(_metadata(session, path), str(path))
+    _check_fit(session, header, path)
+    return Artefact(path, header)
+
+
+def _check_fit(session: onnxruntime.InferenceSession, header: Header, path: Path) -> None:
+    """Refuse metadata that speak of other images or classes than the graph."""
+    inputs, outputs = session.get_inputs(), session.get_outputs()
+    takes: list[object] = list(inputs[0].shape[1:]) if len(inputs) == 1 else []
+    gives: list[object] = list(outputs[0].shape[1:]) if len(outputs) == 1 else []
+    if takes != list(header.shape) or len(gives) != 1 or gives[0] != len(header.classes):
+        raise ModelError(
+            f"{path} has damaged tersa metadata: images {header.shape} and {len(header.classes)} classes, "
+            f"but its network takes {tuple(takes)} and gives {tuple(gives)}"
+        )
 
 
 def _metadata(session: onnxruntime.InferenceSession, path: Path) -> dict[str, str]:

@@ -30,6 +30,7 @@ import json
 import math
 import mmap
 import struct
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast, get_args
@@ -52,6 +53,8 @@ MOST_HEADER = 1 << 24
 MOST_OPERATIONS = 10_000
 MOST_CLASSES = 1 << 16
 LONGEST_TEXT = 4096
+UNSAFE = frozenset({"Cc", "Cs", "Zl", "Zp"})
+"""Unicode categories that no text of a file has: controls, surrogates, line and paragraph separators."""
 MOST_DIMS = 4
 TYPES = {"uint8": np.uint8, "int32": np.int32, "float32": np.float32}
 
@@ -86,7 +89,14 @@ def read_bundle(path: Path) -> Program:
 
 
 def encode(program: Program) -> bytes:
-    """The bytes of a file."""
+    """The bytes of a file.
+
+    Raises:
+        ModelError: a class name or the precision holds what `plain_text` refuses.
+    """
+    for text in (*program.classes, program.precision):
+        if not plain_text(text):
+            raise ModelError(f"{text!a} is no text for a .tersa file: it has control characters or no UTF-8")
     buffers: list[Array] = []
     operations = [_written(one, buffers) for one in program.operations]
     places: list[dict[str, Any]] = []
@@ -298,4 +308,15 @@ def _whole(raw: Any, most: int) -> int:
 def _text(raw: Any) -> str:
     if not isinstance(raw, str) or len(raw) > LONGEST_TEXT:
         raise TypeError(f"a text of at most {LONGEST_TEXT} characters is due")
+    if not plain_text(raw):
+        raise ValueError("a text without control characters, in UTF-8, is due")
     return raw
+
+
+def plain_text(text: str) -> bool:
+    """Whether a text may go to a terminal: one line, no control characters, no halves of a UTF-16 pair.
+
+    >>> plain_text("猫 1/1"), plain_text("cat\\x1b[2J"), plain_text("\\ud800")
+    (True, False, False)
+    """
+    return not any(unicodedata.category(letter) in UNSAFE for letter in text)

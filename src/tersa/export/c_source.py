@@ -411,8 +411,9 @@ class _Writer:
         """What the file says about itself, and what it needs of the compiler."""
         size = " x ".join(str(side) for side in self.program.shape)
         kept = f"{self.constant_bytes:,} bytes. Static scratch: {scratch:,} bytes"
+        precision = _remark(self.program.precision or "packed")
         return f"""\
-/* {self.name}: a low-bit network, {self.program.precision or "packed"}. Written by tersa {tersa_version()}.
+/* {self.name}: a low-bit network, {precision}. Written by tersa {tersa_version()}.
 
      void {self.name}_predict(const uint8_t *pixels, float *logits);
 
@@ -525,6 +526,16 @@ def _float(value: float) -> str:
     if "." in mantissa:
         mantissa = mantissa.rstrip("0").rstrip(".")
     return f"{mantissa}p{exponent}f"
+
+
+def _remark(text: str) -> str:
+    """Text within a comment: it neither ends one nor begins one, and stays on its line.
+
+    >>> _remark("1/1 (W/A) */ int x;")
+    '1/1 (W/A) * / int x;'
+    """
+    plain = "".join(c if c.isprintable() else "?" for c in text)
+    return plain.replace("*/", "* /").replace("/*", "/ *")
 
 
 def _quoted(label: str) -> str:

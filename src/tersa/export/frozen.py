@@ -23,6 +23,7 @@ Example:
 from __future__ import annotations
 
 import copy
+from contextlib import suppress
 
 import numpy as np
 import torch
@@ -31,7 +32,7 @@ from torch.nn import functional as F
 
 from tersa.binary.program import Floats
 from tersa.binary.thresholds import ALWAYS, NEVER, half_lines
-from tersa.errors import ModelError
+from tersa.errors import ModelError, UsageError
 from tersa.export.artefact import Header
 from tersa.export.lines import line
 from tersa.models.bresnet import BinaryBlock
@@ -48,6 +49,8 @@ from tersa.quant.layers import (
     WeightBits,
 )
 from tersa.quant.steps import EXACT, steps, thresholds
+from tersa.quant.subsidiary import without_masked
+from tersa.quant.xnor import Xnor
 
 Layer = QuantConv2d | QuantLinear
 Norm = IntegerBatchNorm1d | IntegerBatchNorm2d
@@ -66,8 +69,10 @@ class Pixels(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Levels shaped like x."""
+        if self.bits == 1:
+            return torch.where(x >= 0.5, 1.0, -1.0)
         n = steps(self.bits)
-        return 2 * torch.clamp(torch.round(x * n), 0, n) - n
+        return 2 * torch.clamp(torch.round(x * n), 0, n) - n  # at one half, even is up
 
 
 class Affine(nn.Module):
@@ -162,13 +167,16 @@ def require_pixels(module: nn.Module, header: Header) -> None:
 def freeze(module: nn.Module) -> nn.Sequential:
     """The frozen form of a low-bit network in evaluation mode, layer after layer.
 
-    A `BinaryBlock` stays one, with frozen parts. Layers that are no low-bit ones are copied.
+    A `BinaryBlock` and an `Xnor` stay one, with frozen parts. Masked channels are removed where that changes
+    no output, else their masks stay. Layers that are no low-bit ones are copied.
 
     Raises:
-        ModelError: the network has no low-bit layer.
+        ModelError: the network has no low-bit layer, or has some inside a module that is not known.
     """
     if not is_low_bit(module):
         raise ModelError("the network has only float layers: there are no low-bit weights to freeze")
+    with suppress(UsageError):
+        module = without_masked(module)
     with torch.no_grad():
         return nn.Sequential(*_frozen(_flat(module))).eval().requires_grad_(False)
 
@@ -210,8 +218,16 @@ def _frozen(layers: list[nn.Module], *, integer: bool = False) -> list[nn.Module
             case BinaryBlock():
                 done.append(_block(layer))
                 integer = False
+            case Xnor():
+                done.append(_magnified(layer))
+                integer = False
             case nn.Identity() | nn.Dropout():
                 pass
+            case _ if is_low_bit(layer):
+                raise ModelError(
+                    f"{type(layer).__name__} holds low-bit layers in an order that is not known; put them "
+                    "into an nn.Sequential, a BinaryBlock or an Xnor"
+                )
             case _:
                 done.append(copy.deepcopy(layer))
         layers = layers[used:]
@@ -339,6 +355,38 @@ class Block(nn.Module):
         if self.copies > 1:
             shortcut = torch.cat([shortcut] * self.copies, 1)
         return shortcut + self.main(x)
+
+
+class Magnified(nn.Module):
+    """A frozen `Xnor`: main(x) K, with K the inputs' mean magnitude.
+
+    Args:
+        main: levels, product and alpha.
+        layer: whose inputs K is of.
+    """
+
+    area: Tensor | None
+
+    def __init__(self, main: nn.Sequential, layer: Layer) -> None:
+        super().__init__()
+        self.main = main
+        area, self.stride, self.padding = None, (1, 1), (0, 0)
+        if isinstance(layer, QuantConv2d):
+            height, width = layer.kernel_size
+            area = torch.full((1, 1, height, width), 1.0 / (height * width))
+            self.stride, self.padding = layer.stride, layer.padding
+        self.register_buffer("area", area)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Real values, as the `Xnor` gives them."""
+        size = x.abs().mean(1, keepdim=True)
+        if self.area is not None:
+            size = F.conv2d(size, self.area, None, self.stride, self.padding)
+        return self.main(x) * size
+
+
+def _magnified(layer: Xnor) -> Magnified:
+    return Magnified(nn.Sequential(*_frozen([layer.activation, layer.layer])), layer.layer)
 
 
 def _block(block: BinaryBlock) -> Block:

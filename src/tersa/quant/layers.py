@@ -50,6 +50,8 @@ from tersa.quant.steps import EXACT, MOST_BITS, steps, to_ternary
 
 FLOAT = 32
 """Bits of a value that is not quantised."""
+TIES_UP = 2.0**-14
+"""Added to a pixel's level: more than the error of a normalisation undone, less than a byte is from a tie."""
 RECU_START, RECU_END = 0.85, 0.99
 
 WeightBits = int | Literal["ternary"]
@@ -99,8 +101,9 @@ class PixelInput(nn.Module):
         q = round((x std + mean) (2^b - 1)), within 0 .. 2^b - 1;  value 2 q - (2^b - 1)
 
     8 bits recover the stored bytes; 1 bit is a threshold at one half; 32 passes the images on as they are.
-    Bytes never lie on the border between two codes, so the codes do not depend on rounding. The gradient is
-    straight through, in units of the value.
+    Bytes never lie on the border between two codes, so the codes do not depend on rounding. A pixel of one
+    half, which is no byte, gets the code of byte 128 at every b. The gradient is straight through, in units
+    of the value.
 
     Args:
         bits: b, 1 to 8, or 32.
@@ -129,7 +132,7 @@ class PixelInput(nn.Module):
             return x
         n = steps(self.bits)
         pixels = x * self.std.view(1, -1, 1, 1) + self.mean.view(1, -1, 1, 1)
-        levels = 2 * round_half_even(pixels * n).clamp(0, n) - n
+        levels = 2 * round_half_even(pixels * n + TIES_UP).clamp(0, n) - n
         return ste(levels, 2 * n * pixels) if x.requires_grad else levels
 
     def extra_repr(self) -> str:

@@ -8,7 +8,8 @@ channel, the subsidiary network:
 
 a straight-through estimator like the sign's, and a pull towards removal. A channel that is masked adds
 nothing to the next layer's sums, so it and the filter that made it can be removed without changing any
-output: `remove_masked_` makes the smaller network.
+output: `remove_masked_` makes the smaller network. Not so where a weight's level or factor follows from the
+weights beside it (`scale=channel`, `shape=...`, ternary): there it removes nothing and says so.
 
 A training (`train.latents`) has three stages, each a third: the main network alone; the masks, one layer
 after another from the first to the last, while the main network stands still; the main network again, with
@@ -30,6 +31,7 @@ References:
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from typing import Any, cast
 
@@ -108,21 +110,58 @@ def remove_masked_(model: nn.Module) -> int:
         How many channels were removed.
 
     Raises:
-        UsageError: a mask that keeps nothing, after which no image could be told from another.
+        UsageError: a mask that keeps nothing, after which no image could be told from another; or weights
+            whose levels or factors depend on those that would go. The network is as it was.
     """
+    _check(model)
     removed = 0
     earlier: list[nn.Module] = []
     for parent, name, part in list(_leaves(model)):
         if isinstance(part, FilterMask):
             keep = (part.latent.detach() >= 0).nonzero()[:, 0]
-            if not len(keep):
-                raise UsageError("a mask keeps no channel at all; train with a smaller pull or rate")
             removed += len(part.latent) - len(keep)
             _narrow_outputs_(earlier, keep)
             _narrow_next_input_(model, part, keep)
             setattr(parent, name, nn.Identity())
         earlier.append(part)
     return removed
+
+
+def without_masked(model: nn.Module) -> nn.Module:
+    """A copy without its masked channels and masks (`remove_masked_`); the network itself where it has none.
+
+    Raises:
+        UsageError: as `remove_masked_` does.
+    """
+    if not masks_of(model):
+        return model
+    smaller = copy.deepcopy(model)
+    remove_masked_(smaller)
+    return smaller
+
+
+def _check(model: nn.Module) -> None:
+    """Refuse masks that cannot go without another change."""
+    masks = masks_of(model)
+    if not all(mask.kept for mask in masks):
+        raise UsageError("a mask keeps no channel at all; train with a smaller pull or rate")
+    if all(mask.kept == len(mask.latent) for mask in masks):
+        return
+    for part in model.modules():
+        if not isinstance(part, (QuantConv2d, QuantLinear)):
+            continue
+        form = part.form
+        settings = {
+            "scale=channel": form.scale == "channel",
+            f"shape={form.shaping}": form.shaping != "none",
+            "ternary weights": form.bits == "ternary",
+        }
+        found = [name for name, given in settings.items() if given]
+        if found:
+            raise UsageError(
+                f"masked channels cannot be removed from a network with {' and '.join(found)}: the other "
+                "weights' levels or factors depend on them; train mask=subsidiary without, or with scale=lab"
+            )
 
 
 def _leaves(module: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Module]]:

@@ -10,6 +10,8 @@ from typing import Literal
 from tersa.data.sources import load as load_data
 from tersa.data.task import Task
 from tersa.errors import UsageError, unknown
+from tersa.models.load import kind_of
+from tersa.models.zoo import parse
 from tersa.recipes.formats import FORMATS, Order
 from tersa.recipes.subjects import Subject, find_point, find_subject, needs_task
 from tersa.records import SCHEMA, Agreement, Record
@@ -131,10 +133,23 @@ def _check(request: ExportRequest) -> None:
     if request.out.exists() and not (request.overwrite and request.out.is_file()):
         raise UsageError(f"{request.out} exists; give another --out, or --overwrite")
     if request.at is not None and not Path(request.source).is_dir():
-        raise UsageError("--at picks a step of a run of shrink or prune; give --run DIR")
+        raise UsageError(
+            f"--at picks a step of a run of shrink or prune; give --run DIR: {request.source} is no folder"
+        )
+    if needs_task(request.source):
+        _check_model(request.source.strip())
     if request.data is None and needs_task(request.source):
         raise UsageError(
             "--model needs --data NAME: what it was trained on gives its input, classes and normalisation"
         )
     if request.data is None and request.precision == "int8":
         raise UsageError("--precision int8 needs --data NAME: training images give the ranges of activations")
+
+
+def _check_model(name: str) -> None:
+    """Refuse what is no folder, no file and no model either: a run's name that was typed wrong."""
+    try:
+        if kind_of(name) == "zoo":
+            parse(name)
+    except UsageError as error:
+        raise UsageError(f"there is no run folder {name}; as a model: {error}") from None

@@ -19,7 +19,6 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import nn
 
 from tersa.binary.convert import convert
@@ -29,13 +28,13 @@ from tersa.errors import ModelError, TargetError, UsageError
 from tersa.export.artefact import PACKED, PRECISIONS, Artefact
 from tersa.export.bundle import SUFFIX, read_bundle, write_bundle
 from tersa.export.c_source import c_source, identifier
-from tersa.export.check import TOLERANCE, agreement, classify, compare_logits, module_logits, require
+from tersa.export.check import TOLERANCE, Images, agreement, classify, compare_logits, module_logits
 from tersa.export.int8 import float_operations
 from tersa.export.onnx import Deployed, evaluation_copy
 from tersa.export.qonnx import build_qonnx
 from tersa.export.qonnx_check import as_bytes, classify_qonnx
 from tersa.files import write_atomic
-from tersa.recipes.subjects import Subject, accuracy_on_test, noise, to_artefact
+from tersa.recipes.subjects import Subject, accuracy_on_test, noise, require_on_bytes, to_artefact
 from tersa.records import Agreement
 from tersa.targets.c_build import compile_shared, find_compiler
 
@@ -130,7 +129,7 @@ def write_qonnx(order: Order) -> Made:
     with tempfile.TemporaryDirectory(prefix="tersa.") as folder:
         trial = Path(folder) / order.out.name
         trial.write_bytes(model.SerializeToString(deterministic=True))
-        found = classify_qonnx(trial, images)
+        found = classify_qonnx(trial, as_bytes(images))
         held = _held(order, module, program, images, found)
         write_atomic(order.out, trial.read_bytes())
     note = f"takes bytes 0..255, one image at a time; executed by the qonnx package on {held.images} images"
@@ -152,7 +151,7 @@ def write_c(order: Order) -> Made:
         ) from None
     with tempfile.TemporaryDirectory(prefix="tersa.") as folder:
         library = compile_shared(source, Path(folder), C_FLAGS, compiler)
-        found = run_c(library, name, images, len(program.classes))
+        found = run_c(library, name, as_bytes(images), len(program.classes))
     held = _held(order, module, program, images, found)
     write_atomic(order.out, source)
     accuracy = None
@@ -164,20 +163,16 @@ def write_c(order: Order) -> Made:
 
 def write_tersa(order: Order) -> Made:
     """The packed program, run on every test image."""
-    artefact = to_artefact(order.subject, PACKED, order.out, order.task)
-    program = read_bundle(artefact.path)
-    if artefact.path != order.out:
-        write_bundle(order.out, program)
-    images = order.task.test.images if order.task else noise(artefact.header, 256)
-    found = classify(order.out, images)
+    with tempfile.TemporaryDirectory(prefix="tersa.") as folder:
+        artefact = to_artefact(order.subject, PACKED, Path(folder) / order.out.name, order.task)
+        program = read_bundle(artefact.path)
+        images = order.task.test.images if order.task else noise(artefact.header, 256)
+        found = classify(artefact.path, images)
     wanted = found if artefact.module is None else module_logits(artefact.module, images)
     tolerance = 0.0 if program.exact else TOLERANCE * max(1.0, float(np.abs(wanted).max(initial=0.0)))
     held = compare_logits(wanted, found, tolerance=tolerance)
-    try:
-        require(held, order.out.name)
-    except ModelError:
-        order.out.unlink()
-        raise
+    require_on_bytes(held, order.out.name, images)
+    write_bundle(order.out, program)
     accuracy = None
     if order.task is not None and order.subject.trained:
         accuracy = 100.0 * float((found.argmax(1) == order.task.test.labels.numpy()).mean())
@@ -221,25 +216,24 @@ def _program(order: Order, module: nn.Module) -> Program:
     return convert(module, header.classes, header.shape, header.mean, header.std)
 
 
-def _images(order: Order, most: int) -> npt.NDArray[np.uint8]:
-    """Test images as bytes, or noise."""
-    given = order.task.test.images[:most] if order.task else noise(order.subject.header, 64)
-    return as_bytes(given)
+def _images(order: Order, most: int) -> Images:
+    """Test images as they are stored, or noise."""
+    return order.task.test.images[:most] if order.task else noise(order.subject.header, 64)
 
 
 def _held(
     order: Order,
     module: nn.Module,
     program: Program,
-    images: npt.NDArray[np.uint8],
+    images: Images,
     found: npt.NDArray[np.float32],
 ) -> Agreement:
-    """Against the network's own logits: bit for bit, or as near as sums of floats are."""
-    wanted = module_logits(Deployed(module, order.subject.header), torch.from_numpy(images))
+    """Against the network's logits of the stored images: bit for bit, or as near as sums of floats are."""
+    wanted = module_logits(Deployed(module, order.subject.header), images)
     tolerance = 0.0 if program.exact else TOLERANCE * max(1.0, float(np.abs(wanted).max(initial=0.0)))
     held = compare_logits(wanted, found, tolerance=tolerance)
     try:
-        require(held, order.out.name)
+        require_on_bytes(held, order.out.name, images)
     except ModelError as error:
         raise ModelError(f"{error}; nothing was written") from None
     return held

@@ -2,9 +2,11 @@
 
 Images are read as PNG, JPEG or `.npy` (rows x columns, with channels last or first; bytes, or floats in
 0..1); a folder stands for all images in it. Colours are converted where the network wants the other kind. A
-larger image, a photograph, gives its centre in the network's proportions, shrunk to its size (document 004,
-figure 7). Whatever was done is said. A smaller image is an error, because it holds less than the network
-looks for: `resize` scales any image as a whole, and squeezes it where its proportions are others.
+larger image, a photograph, is turned upright and gives its centre in the network's proportions, shrunk to its
+size (document 004, figure 7). Whatever was done is said. A smaller image is an error, because it holds less
+than the network looks for: `resize` scales any image as a whole, and squeezes it where its proportions are
+others. An image that cannot be taken is an error where it was named; where it was found in a folder it is
+left out, with its reason.
 
 Example:
     >>> centre(rows=480, columns=640, shape=(32, 32))
@@ -13,6 +15,8 @@ Example:
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -20,10 +24,10 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
-from pydantic import ConfigDict
+from pydantic import ConfigDict, Field
 
-from tersa.data.folder import SUFFIXES, decode_image
-from tersa.errors import DataError, UsageError, brief, shown
+from tersa.data.folder import SUFFIXES, Picture, decode_picture
+from tersa.errors import DataError, ModelError, UsageError, brief, shown
 from tersa.export.artefact import Artefact, Header
 from tersa.export.check import classify
 from tersa.export.onnx import as_pixels
@@ -39,6 +43,10 @@ GREY = np.array([0.299, 0.587, 0.114])
 
 BATCH = 256
 """Images that are read and classified at once."""
+
+
+PHOTO_PIXELS = 100_000_000
+"""Most pixels of one image: cameras make 24 to 60 million, and floats of 100 million are 1.2 GB."""
 
 
 class Guess(Record):
@@ -63,6 +71,13 @@ class Prediction(Record):
     folder: str = ""
 
 
+class Skipped(Record):
+    """An image of a folder that was left out, and why."""
+
+    image: str
+    reason: str
+
+
 class PredictResult(Record):
     """Everything that one `tersa predict` found."""
 
@@ -76,6 +91,8 @@ class PredictResult(Record):
     """Of the images in folders that name a class, those given that class; None where no folder does."""
     named: int = 0
     """Images in folders that name a class."""
+    skipped: list[Skipped] = Field(default_factory=list[Skipped])
+    """Images of folders that could not be taken."""
     artefacts: list[str]
     report: str = ""
     seconds: float
@@ -89,9 +106,17 @@ class Prepared:
     note: str
 
 
+@dataclass(frozen=True)
+class Answers:
+    """The images that were classified, and those of folders that were left out."""
+
+    predictions: list[Prediction]
+    skipped: list[Skipped]
+
+
 def predict(
     artefact: Artefact, images: list[Path], *, top: int | None = None, resize: bool = False
-) -> list[Prediction]:
+) -> Answers:
     """Classify image files.
 
     Args:
@@ -102,7 +127,9 @@ def predict(
 
     Raises:
         UsageError: no image, or `top` below 1.
-        DataError: an image that cannot be read, or is smaller than the network's and `resize` was not asked.
+        DataError: a named image that cannot be read, or is smaller than the network's and `resize` was not
+            asked; or folders in which all images are such.
+        ModelError: the network gives another number of logits than it has classes.
     """
     if not images:
         raise UsageError("no image given; name a PNG, JPEG or .npy file, or a folder of them")
@@ -112,10 +139,22 @@ def predict(
     top = top or (SINGLE_TOP if len(files) == 1 else SEVERAL_TOP)
     classes = artefact.header.classes
     found: list[Prediction] = []
+    skipped: list[Skipped] = []
+    named = {place for place in images if not place.is_dir()}
     for start in range(0, len(files), BATCH):
-        part = files[start : start + BATCH]
-        prepared = [prepare(read_image(path), artefact.header, str(path), resize=resize) for path in part]
-        shares = softmax(classify(artefact.path, np.stack([one.pixels for one in prepared])))
+        ready: list[tuple[Path, Prepared]] = []
+        for path in files[start : start + BATCH]:
+            try:
+                ready.append((path, prepare(read_picture(path), artefact.header, str(path), resize=resize)))
+            except DataError as error:
+                if path in named:
+                    raise
+                skipped.append(Skipped(image=shown(path), reason=shown(str(error))))
+        if not ready:
+            continue
+        logits = classify(artefact.path, np.stack([one.pixels for _, one in ready]))
+        if logits.shape[1] != len(classes):
+            raise ModelError(f"{artefact.path} gives {logits.shape[1]} logits for {len(classes)} classes")
         found += [
             Prediction(
                 image=shown(path),
@@ -123,13 +162,17 @@ def predict(
                 note=one.note,
                 folder=path.parent.name if path.parent.name in classes else "",
             )
-            for path, one, row in zip(part, prepared, shares, strict=True)
+            for (path, one), row in zip(ready, softmax(logits), strict=True)
         ]
-    return found
+    if not found:
+        raise DataError(f"none of the {len(files)} images can be taken; the first: {skipped[0].reason}")
+    return Answers(found, skipped)
 
 
 def image_files(places: list[Path]) -> list[Path]:
     """The files that are named, and in place of each folder the images in it and below, by name.
+
+    Hidden files and `__MACOSX` in a folder are passed over, as in a data set.
 
     Raises:
         DataError: a folder without images.
@@ -140,12 +183,18 @@ def image_files(places: list[Path]) -> list[Path]:
             files.append(place)
             continue
         inside = sorted(
-            p for p in place.rglob("*") if p.suffix.lower() in (*SUFFIXES, ".npy") and p.is_file()
+            p
+            for p in place.rglob("*")
+            if p.suffix.lower() in (*SUFFIXES, ".npy") and not _hidden(p.relative_to(place)) and p.is_file()
         )
         if not inside:
             raise DataError(f"{place} holds no image ({', '.join((*SUFFIXES, '.npy'))})")
         files += inside
     return files
+
+
+def _hidden(path: Path) -> bool:
+    return any(part.startswith((".", "__MACOSX")) for part in path.parts)
 
 
 def score(predictions: list[Prediction]) -> tuple[int | None, int]:
@@ -165,21 +214,34 @@ def softmax(logits: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
 
 
 def read_image(path: Path) -> Array:
-    """An image file as (C, H, W), as stored.
+    """An image file as (C, H, W), as stored, upright.
 
     Raises:
         DataError: no such file, not an image, or an array that is none.
+    """
+    return read_picture(path).values
+
+
+def read_picture(path: Path) -> Picture:
+    """An image file, and what was done to it.
+
+    Raises:
+        DataError: as `read_image`.
     """
     try:
         content = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from None
     if path.suffix.lower() != ".npy":
-        return decode_image(content, str(path))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's remarks on odd and large files; what matters raises
+            return decode_picture(content, str(path), PHOTO_PIXELS)
     try:
         array: Array = np.load(path, allow_pickle=False)
     except Exception as error:  # noqa: BLE001 - numpy fed with damaged bytes raises almost anything
         raise DataError(f"{path} is not a readable .npy file: {brief(error)}") from None
+    if not array.size:
+        raise DataError(f"{path} has shape {array.shape}; an image has at least one pixel")
     if array.ndim == 2:
         array = array[None]
     elif array.ndim == 3 and array.shape[2] in (1, 3) and array.shape[0] not in (1, 3):
@@ -189,21 +251,22 @@ def read_image(path: Path) -> Array:
             f"{path} has shape {array.shape}; an image is rows x columns, or with 1 or 3 channels"
         )
     if array.dtype == np.uint8:
-        return array
+        return Picture(array)
     if array.dtype.kind != "f" or not np.isfinite(array).all() or array.min() < 0.0 or array.max() > 1.0:
         raise DataError(f"{path} holds {array.dtype} values; an image has bytes, or floats in 0..1")
-    return array
+    return Picture(array)
 
 
-def prepare(image: Array, header: Header, name: str, *, resize: bool) -> Prepared:
+def prepare(picture: Picture, header: Header, name: str, *, resize: bool) -> Prepared:
     """An image in the network's colours and size.
 
     Raises:
-        DataError: an image smaller than the network's, and `resize` was not asked.
+        DataError: an image smaller than the network's, and `resize` was not asked; or other channels.
     """
     channels, rows, columns = header.shape
-    notes: list[str] = []
-    pixels = as_pixels(image)
+    part, placed = _part(picture.values, (rows, columns), name, resize=resize)
+    notes = [*picture.notes]
+    pixels = as_pixels(part)
     if pixels.shape[0] != channels:
         if channels == 1:
             pixels = np.tensordot(GREY, pixels.astype(np.float64), axes=1)[None].astype(np.float32)
@@ -213,27 +276,34 @@ def prepare(image: Array, header: Header, name: str, *, resize: bool) -> Prepare
             notes.append("grey to colour")
         else:
             raise DataError(f"{name} has {pixels.shape[0]} channels, the network takes {channels}")
-    height, width = pixels.shape[1:]
-    if (height, width) != (rows, columns):
-        if resize:
-            notes.append(f"scaled from {width}x{height} to {columns}x{rows}")
-        elif height < rows or width < columns:
-            raise DataError(
-                f"{name} is {width}x{height} pixels, smaller than the network's {columns}x{rows}; "
-                "--resize scales it"
-            )
-        else:
-            top, left, tall, wide = centre(height, width, (rows, columns))
-            pixels = pixels[:, top : top + tall, left : left + wide]
-            if (tall, wide) != (height, width):
-                notes.append(f"centre {wide}x{tall} of {width}x{height}")
-            if (tall, wide) != (rows, columns):
-                notes.append(f"shrunk from {wide}x{tall} to {columns}x{rows}")
+    if pixels.shape[1:] != (rows, columns):
         layers = [
             Image.fromarray(layer).resize((columns, rows), Image.Resampling.BILINEAR) for layer in pixels
         ]
         pixels = np.clip(np.stack([np.asarray(layer) for layer in layers]), 0.0, 1.0)
-    return Prepared(np.ascontiguousarray(pixels, np.float32), ", ".join(notes))
+    return Prepared(np.ascontiguousarray(pixels, np.float32), ", ".join((*notes, *placed)))
+
+
+def _part(image: Array, shape: tuple[int, int], name: str, *, resize: bool) -> tuple[Array, Sequence[str]]:
+    """What of an image is scaled to `shape` (all of it with `resize`, else its centre), and that in words."""
+    rows, columns = shape
+    height, width = image.shape[1:]
+    if (height, width) == shape:
+        return image, ()
+    if resize:
+        return image, (f"scaled from {width}x{height} to {columns}x{rows}",)
+    if height < rows or width < columns:
+        raise DataError(
+            f"{name} is {width}x{height} pixels, smaller than the network's {columns}x{rows}; "
+            "--resize scales it"
+        )
+    notes: list[str] = []
+    top, left, tall, wide = centre(height, width, shape)
+    if (tall, wide) != (height, width):
+        notes.append(f"centre {wide}x{tall} of {width}x{height}")
+    if (tall, wide) != shape:
+        notes.append(f"shrunk from {wide}x{tall} to {columns}x{rows}")
+    return image[:, top : top + tall, left : left + wide], notes
 
 
 def centre(rows: int, columns: int, shape: tuple[int, int]) -> tuple[int, int, int, int]:

@@ -28,16 +28,19 @@ from tersa.data.task import Task
 from tersa.errors import DataError, ModelError, TargetError, UsageError
 from tersa.export.artefact import PACKED, PRECISIONS, Artefact, Header, is_ours, read_artefact, read_foreign
 from tersa.export.bundle import SUFFIX, write_bundle
-from tersa.export.check import TOLERANCE, agreement, classify, module_logits, require
+from tersa.export.check import TOLERANCE, Images, agreement, classify, module_logits, require
 from tersa.export.coded import read_coded
 from tersa.export.int8 import Calibration, quantise_onnx
 from tersa.export.onnx import Deployed, as_pixels, evaluation_copy, export_onnx
+from tersa.export.qonnx_check import as_bytes
+from tersa.files import write_atomic
 from tersa.models.checkpoint import read as read_checkpoint
 from tersa.models.load import load
 from tersa.models.zoo import default_spec
 from tersa.prune.surgery import resize_
 from tersa.recipes.folder import RESULT, SPEC, read_spec
 from tersa.recipes.trajectory import Trajectory, point
+from tersa.records import Agreement
 from tersa.train.latents import settle_pixels_
 
 WEIGHTS = "model.safetensors"
@@ -46,6 +49,8 @@ FILES = (".onnx", SUFFIX, CODED)
 """Files that bring their input shape and classes with them."""
 
 CALIBRATION_IMAGES = 512
+BYTE_ERROR = 1e-6
+"""A float32 pixel this near to a multiple of 1/255 is that byte."""
 CHECK_IMAGES = 256
 """Images of noise that an export is checked on where no data are given."""
 
@@ -301,21 +306,22 @@ def accuracy_on_test(artefact: Artefact, task: Task) -> float:
 
 
 def _exported(subject: Subject, path: Path, task: Task | None) -> Artefact:
+    """The FP32 file, which replaces the one at `path` once it is checked."""
     assert subject.module is not None
-    artefact = export_onnx(subject.module, subject.header, path)
-    assert artefact.module is not None
     images = task.validation.images if task else noise(subject.header, CHECK_IMAGES)
-    found = agreement(path, module_logits(artefact.module, images), images)
-    try:
-        require(found, path.name)
-    except ModelError:
-        path.unlink()
-        raise
-    return artefact
+    with tempfile.TemporaryDirectory(prefix="tersa.") as folder:
+        trial = export_onnx(subject.module, subject.header, Path(folder) / path.name)
+        assert trial.module is not None
+        require(agreement(trial.path, module_logits(trial.module, images), images), path.name)
+        write_atomic(path, trial.path.read_bytes())
+    return Artefact(path, trial.header, trial.module)
 
 
 def _packed(subject: Subject, path: Path, task: Task | None) -> Artefact:
-    """The packed program; its logits are the network's bit for bit where all its sums are integers."""
+    """The packed program; its logits are the network's bit for bit where all its sums are integers.
+
+    It replaces the file at `path` once it is checked.
+    """
     if subject.module is None:
         raise TargetError(
             f"{subject.name} is a file without its network; packed needs a run folder or a model"
@@ -323,17 +329,33 @@ def _packed(subject: Subject, path: Path, task: Task | None) -> Artefact:
     header = replace(subject.header, precision=PACKED)
     module = evaluation_copy(subject.module)
     program = convert(module, header.classes, header.shape, header.mean, header.std)
-    write_bundle(path, program)
-    artefact = Artefact(path, header, Deployed(module, header))
     images = task.validation.images if task else noise(header, CHECK_IMAGES)
     wanted = module_logits(Deployed(module, header), images)
     tolerance = 0.0 if program.exact else TOLERANCE * max(1.0, float(np.abs(wanted).max(initial=0.0)))
+    with tempfile.TemporaryDirectory(prefix="tersa.") as folder:
+        trial = Path(folder) / path.name
+        write_bundle(trial, program)
+        require_on_bytes(agreement(trial, wanted, images, tolerance=tolerance), path.name, images)
+    write_bundle(path, program)
+    return Artefact(path, header, Deployed(module, header))
+
+
+def require_on_bytes(found: Agreement, name: str, images: Images) -> None:
+    """Refuse a file that takes bytes and does not give the network's answers to the stored images.
+
+    Raises:
+        ModelError: as `require` says; where the images are no bytes, that they are none.
+    """
     try:
-        require(agreement(path, wanted, images, tolerance=tolerance), path.name)
-    except ModelError:
-        path.unlink()
-        raise
-    return artefact
+        require(found, name)
+    except ModelError as error:
+        pixels = as_pixels(images)
+        if np.allclose(pixels, as_pixels(as_bytes(images)), rtol=0.0, atol=BYTE_ERROR):
+            raise
+        raise ModelError(
+            f"{error}; the file takes bytes 0..255, and these data are not whole bytes: their pixels from "
+            f"{pixels.min():.3g} to {pixels.max():.3g} are no multiples of 1/255 in 0..1; export to onnx"
+        ) from None
 
 
 def _some(images: torch.Tensor) -> torch.Tensor:
