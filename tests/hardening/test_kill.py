@@ -33,7 +33,7 @@ PRUNE = [
     "--criterion-samples",
     "100",
 ]
-ADAPT = ["adapt", *NET, *LITTLE, "--macs", "0.5x", "--finetune-steps", "3"]
+ADAPT = ["adapt", *NET, *LITTLE, "--macs", "0.5x"]
 BENCH = ["bench", "mlp:8", "mlp:16", "--data", "digits", "--targets", "torch", "--batch", "1,2"]
 BENCH += ["--seconds", "0.02"]
 KILLS, FEW = 4, 2
