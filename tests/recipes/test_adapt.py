@@ -300,6 +300,7 @@ def test_a_budget_that_no_width_meets_keeps_the_table(
     assert len(fake.prepared) == prepared + 1, "the empty call alone: every layer is known"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("points", [0, 3])
 def test_a_budget_out_of_reach_keeps_the_cheapest_network(
     points: int, tmp_path: Path, setting: Callable[..., Setting]
@@ -326,6 +327,7 @@ def test_the_cheapest_widths_where_narrower_costs_more() -> None:
     assert cheapest(damage, Additive([[5.0, 2.0, 9.0], [1.0, 4.0, 7.0]], limit=1.0)) == (2, 1)
 
 
+@pytest.mark.slow
 def test_a_step_that_no_group_can_make_alone_is_halved(
     tmp_path: Path, setting: Callable[..., Setting]
 ) -> None:
@@ -342,6 +344,7 @@ def test_a_step_that_no_group_can_make_alone_is_halved(
     assert next(goal.met for goal in result.goals if goal.name == "macs")
 
 
+@pytest.mark.slow
 def test_when_all_candidates_diverge_it_is_said(
     tmp_path: Path, setting: Callable[..., Setting], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -355,6 +358,7 @@ def test_when_all_candidates_diverge_it_is_said(
     assert reason.endswith("every candidate of the next step diverged; that has 2 times the limit")
 
 
+@pytest.mark.slow
 def test_a_resumed_run_measures_its_steps_as_it_did(
     tmp_path: Path, setting: Callable[..., Setting], fake: FakeTarget, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -384,6 +388,7 @@ def test_a_resumed_run_measures_its_steps_as_it_did(
     assert len(set(firsts)) == 1
 
 
+@pytest.mark.slow
 def test_the_points_of_a_front_are_told_by_one_factor_and_the_limit_asked(
     tmp_path: Path, setting: Callable[..., Setting], fake: FakeTarget
 ) -> None:

@@ -179,6 +179,7 @@ def test_float_weights_and_latency(tmp_path: Path) -> None:
     assert result.result.size_bytes == (tmp_path / "run" / "model.onnx").stat().st_size
 
 
+@pytest.mark.slow
 def test_a_target_that_disappears_leaves_trials_that_are_made_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -200,6 +201,7 @@ def test_a_target_that_disappears_leaves_trials_that_are_made_again(
     assert (len(result.trials), result.diverged) == (3, 0)
 
 
+@pytest.mark.slow
 def test_a_network_that_the_runtime_refuses_is_left_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -217,6 +219,7 @@ def test_a_network_that_the_runtime_refuses_is_left_out(
     assert (len(result.trials), result.diverged) == (1, 1)
 
 
+@pytest.mark.slow
 def test_a_search_ends_when_all_networks_were_tried(tmp_path: Path) -> None:
     spec = JointSpec(
         model="mlp:8", epochs=1, tune=2, bits="none", widths=(1.0, 0.5), most=0.0, costs=("macs",)

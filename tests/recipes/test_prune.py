@@ -656,6 +656,7 @@ def test_a_run_begins_with_the_network_of_an_earlier_one(
     assert parameters(subject.module) == result.result.parameters
 
 
+@pytest.mark.slow
 def test_a_run_whose_network_ceases_to_run_ships_its_last_good_step(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
