@@ -179,11 +179,13 @@ def test_float_weights_and_latency(tmp_path: Path) -> None:
     assert result.result.size_bytes == (tmp_path / "run" / "model.onnx").stat().st_size
 
 
+BY_LATENCY = JointSpec(model="mlp:8", epochs=1, tune=2, bits="none", widths=(1.0,), costs=("latency",))
+
+
 @pytest.mark.slow
 def test_a_target_that_disappears_leaves_trials_that_are_made_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spec = JointSpec(model="mlp:8", epochs=1, tune=2, bits="none", widths=(1.0,), costs=("latency",))
     real, asked = joint_networks.race, list[Any]()
 
     def gone(dock: Any, *files: Any, **options: Any) -> Any:
@@ -194,10 +196,10 @@ def test_a_target_that_disappears_leaves_trials_that_are_made_again(
 
     monkeypatch.setattr(joint_networks, "race", gone)
     with pytest.raises(TargetError, match="any more: no route to host; --resume goes on"):
-        joint_search(spec, tmp_path / "run", trials=3, setting=quick(tmp_path))
+        joint_search(BY_LATENCY, tmp_path / "run", trials=3, setting=quick(tmp_path))
     assert len(asked) == 3, "the second network, then the baseline"
     monkeypatch.setattr(joint_networks, "race", real)
-    result = joint_search(spec, tmp_path / "run", trials=3, setting=quick(tmp_path), resume=True)
+    result = joint_search(BY_LATENCY, tmp_path / "run", trials=3, setting=quick(tmp_path), resume=True)
     assert (len(result.trials), result.diverged) == (3, 0)
 
 
@@ -205,7 +207,6 @@ def test_a_target_that_disappears_leaves_trials_that_are_made_again(
 def test_a_network_that_the_runtime_refuses_is_left_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spec = JointSpec(model="mlp:8", epochs=1, tune=2, bits="none", widths=(1.0,), costs=("latency",))
     real, asked = joint_networks.race, list[Any]()
 
     def refused(*given: Any, **options: Any) -> Any:
@@ -215,7 +216,7 @@ def test_a_network_that_the_runtime_refuses_is_left_out(
         return real(*given, **options)
 
     monkeypatch.setattr(joint_networks, "race", refused)
-    result = joint_search(spec, tmp_path / "run", trials=2, setting=quick(tmp_path))
+    result = joint_search(BY_LATENCY, tmp_path / "run", trials=2, setting=quick(tmp_path))
     assert (len(result.trials), result.diverged) == (1, 1)
 
 

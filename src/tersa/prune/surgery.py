@@ -29,7 +29,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from tersa.errors import ModelError
+from tersa.errors import ModelError, brief
 from tersa.prune.groups import Groups
 from tersa.prune.trace import BATCH_NORMS, DEPTHWISE, GROUPED, MADE_AS
 from tersa.prune.twins import levels_
@@ -270,7 +270,7 @@ def _difference(model: nn.Module, groups: Groups, units: Tensor, images: Tensor,
             found = pruned(images)
         except Exception as error:  # a user's forward code may raise anything
             raise _Fault(
-                f"the pruned network does not run{left}: {_line(error)}; its forward code fixes a number of "
+                f"the pruned network does not run{left}: {brief(error)}; its forward code fixes a number of "
                 "channels: use torch.flatten(x, 1) and sizes taken from the input"
             ) from error
     if found.shape != expected.shape:
@@ -300,7 +300,7 @@ def _train(pruned: nn.Module, masked: nn.Module, images: Tensor, left: str) -> N
             except Exception:  # noqa: BLE001 - as above
                 return
             raise _Fault(
-                f"the pruned network does not run in training{left}: {_line(error)}; its forward code does "
+                f"the pruned network does not run in training{left}: {brief(error)}; its forward code does "
                 "in training what it does not do in evaluation, where channels are traced: make both the same"
             ) from error
 
@@ -310,13 +310,9 @@ def _copy(model: nn.Module) -> nn.Module:
         return copy.deepcopy(model)
     except RuntimeError as error:  # a weight that a hook computes is no leaf
         raise ModelError(
-            f"the network cannot be copied: {_line(error)}; where it uses nn.utils.weight_norm or "
+            f"the network cannot be copied: {brief(error)}; where it uses nn.utils.weight_norm or "
             "spectral_norm, take those of torch.nn.utils.parametrizations"
         ) from error
-
-
-def _line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def resize_(model: nn.Module, state: Mapping[str, Tensor]) -> None:

@@ -35,12 +35,11 @@ from tersa.models.zoo import default_spec
 from tersa.prune.groups import Groups
 from tersa.prune.surgery import after
 from tersa.recipes.adapt_fit import Fit
-from tersa.recipes.adapt_request import BOUNDS, AdaptSpec, adapt_command, check_call, checked
+from tersa.recipes.adapt_request import AdaptSpec, adapt_command, check_call, checked
 from tersa.recipes.adapt_search import asked, by_budget, by_netadapt, why_missed
 from tersa.recipes.adapt_store import AdaptStore
 from tersa.recipes.deploy import Dock, export_options, pick, shippable
-from tersa.recipes.folder import RESULT, open_folder, releasing
-from tersa.recipes.goals import keeps_accuracy, within_bounds
+from tersa.recipes.folder import open_folder, releasing
 from tersa.recipes.job import Job
 from tersa.recipes.outcome import Outcome, finish
 from tersa.recipes.request import protocol_of
@@ -49,9 +48,7 @@ from tersa.recipes.setting import Setting, threads_of
 from tersa.recipes.shrink import finished, prunable, trained_baseline, weigh_baseline
 from tersa.recipes.start import Begin, find_start
 from tersa.recipes.trajectory import Trajectory
-from tersa.records import Adaptation, FrontPoint, ShrinkResult, Step, write_record
-from tersa.report.page import write as write_report
-from tersa.report.verdict import headline
+from tersa.records import Adaptation, FrontPoint, ShrinkResult, Step
 from tersa.study.cluster import Crew, check_place
 from tersa.targets.registry import parse
 from tersa.train.checkpoint import weights_digest
@@ -171,43 +168,21 @@ def _run(
             "seconds": store.seconds(),
         }
     )
-    ending = Outcome(
-        *(spec, begin.model, setting, job, trained, kept, row, network, options, chosen, note, folder),
-        began,
-        adaptation,
+    why = (
+        job.reason
+        or f"the search ended at {row.parameters:,} parameters: {why_missed(fit, _left(fit, kept))}"
     )
-    return _explained(finish(ending), fit, ending)
-
-
-def _explained(result: ShrinkResult, fit: Fit, ending: Outcome) -> ShrinkResult:
-    """The result with adapt's own reasons for goals that were missed: its search goes by costs alone, and
-    never stops for the accuracy."""
-    start, standing = fit.job.dock.start, ending.chosen.standing
-    assert start is not None
-    reasons: dict[str, str] = {}
-    if not within_bounds(fit.spec.goals, start, standing):
-        count = f"the search ended at {ending.row.parameters:,} parameters"
-        why = fit.job.reason or f"{count}: {why_missed(fit, _left(fit, ending.kept))}"
-        reasons |= dict.fromkeys(BOUNDS, why)
-        if unsure := result.comparisons[0].reason:
-            reasons["latency"] = f"{why}; {unsure}"
-    allowed = fit.job.allowed_loss
-    if allowed is not None and allowed >= 0 and not keeps_accuracy(fit.spec.goals, start, standing):
-        lost = f"{standing.loss.points:.2f} ± {standing.loss.standard_error:.2f} points"
-        what = f"the limits on costs come first, and their network lost {lost} on validation"
-        reasons |= dict.fromkeys(("max-loss", "min-accuracy"), what)
-    goals = [
-        goal if goal.met else goal.model_copy(update={"reason": reasons.get(goal.name, goal.reason)})
-        for goal in result.goals
-    ]
-    if goals == result.goals:
-        return result
-    result = result.model_copy(update={"goals": goals})
-    verdict, detail = headline(result)
-    result = result.model_copy(update={"verdict": verdict, "detail": detail})
-    write_report(result, ending.folder / result.report)
-    write_record(ending.folder / RESULT, result)
-    return result
+    lost = f"{chosen.standing.loss.points:.2f} ± {chosen.standing.loss.standard_error:.2f} points"
+    # the search goes by costs alone, and never stops for the accuracy
+    return finish(
+        Outcome(
+            *(spec, begin.model, setting, job, trained, kept, row, network, options, chosen, note, folder),
+            began,
+            adaptation,
+            stop=why,
+            floor=f"the limits on costs come first, and their network lost {lost} on validation",
+        )
+    )
 
 
 def _table(

@@ -61,7 +61,11 @@ compile first (torch-compile, c) would take longer than the rest of a small job.
 
 @dataclass(frozen=True)
 class Outcome:
-    """All that the last part of a run needs; `model` is the spec of the network that lost channels."""
+    """All that the last part of a run needs; `model` is the spec of the network that lost channels.
+
+    `stop` and `floor` say why a bound on costs or a floor of accuracy was missed, where the search knows
+    better than its ending tells.
+    """
 
     spec: ShrinkSpec
     model: str
@@ -77,6 +81,8 @@ class Outcome:
     folder: Path
     began: float
     adaptation: Adaptation | None = None
+    stop: str = ""
+    floor: str = ""
 
 
 @dataclass(frozen=True)
@@ -318,7 +324,9 @@ def _reasons(o: Outcome, lost: float, main: Comparison) -> dict[str, str]:
         floor = f"the baseline itself has {start.accuracy:.2f} % on validation"
     elif not keeps_accuracy(o.spec.goals, start, standing):
         what = f"the baseline's {o.chosen.artefact.header.precision} file"
-        floor = f"no network, {what} included, keeps it on validation with one standard error to spare"
+        floor = (
+            o.floor or f"no network, {what} included, keeps it on validation with one standard error to spare"
+        )
     else:
         floor = (
             f"validation showed {standing.loss.points:.2f} ± {standing.loss.standard_error:.2f} points lost, "
@@ -328,6 +336,8 @@ def _reasons(o: Outcome, lost: float, main: Comparison) -> dict[str, str]:
     last = max((row.index for row in o.job.way.rows("steps")), default=0)
     if within_bounds(o.spec.goals, start, standing):
         stop = "the measurement that steered was within the bound, the final one was not"
+    elif o.stop:
+        stop = o.stop
     elif o.job.ended == "broken" and (o.row.index == last or not o.spec.goals.guarded):
         stop = f"the network did not run below {count}"
     elif o.spec.goals.guarded:
