@@ -28,6 +28,9 @@ Examples:
 
 Needs Optuna: pip install 'tersa[search]'. Exit code 3: done, but a goal was missed (the best is kept)."""
 
+MANY = 10**9
+"""Networks beyond which a count is told by its power of ten."""
+
 ONCE = ("--resume", "--overwrite", "--json", "--debug")
 
 
@@ -187,8 +190,9 @@ def _plan(terminal: Terminal, spec: JointSpec, setting: Setting, folder: Path, t
     plan = plan_search(spec, setting, trials)
     rows = [(axis.name, axis.values) for axis in plan.axes]
     terminal.table(f"Plan for {folder}: {plan.model}", ("searched", "values"), rows, left=2)
+    there = f"{plan.combinations:,}" if plan.combinations < MANY else f"{plan.combinations:.1e}"
     terminal.say(
-        f"{plan.trials} networks of {plan.combinations:.3g} that can be made, about "
+        f"{plan.trials} networks of {there} that can be made, about "
         f"{in_words(plan.seconds)}; nothing was done"
     )
     terminal.result(plan)

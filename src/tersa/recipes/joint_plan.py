@@ -4,7 +4,7 @@ Example:
     >>> spec = JointSpec(model="mlp:8", costs=("macs",), widths=(1.0, 0.5), most=0.5, bits="2..4")
     >>> plan = plan_search(spec, Setting(threads=1), 10)
     >>> [axis.name for axis in plan.axes], plan.combinations
-    (['width', 'prune', 'bits.fc1.weight', 'bits.fc2.weight'], 198.0)
+    (['width', 'prune', 'bits.fc1.weight', 'bits.fc2.weight'], 198)
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class SearchPlan(Record):
     model: str
     axes: list[PlannedAxis]
     trials: int
-    combinations: float
+    combinations: int
     seconds: float
 
 
@@ -77,7 +77,7 @@ def plan_search(spec: JointSpec, setting: Setting, trials: int) -> SearchPlan:
         model=begin.model,
         axes=[_planned(axis) for axis in axes],
         trials=trials,
-        combinations=float(combinations(axes)),
+        combinations=combinations(axes),
         seconds=each * length + trials * (each * tuning + WEIGHING + clock),
     )
 
