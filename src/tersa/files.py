@@ -1,7 +1,8 @@
 """The only way a file reaches the disk: whole or not at all.
 
-A temporary file in the same folder, fsync, rename: a kill at any moment leaves the old file or the new one,
-never half of one.
+A temporary folder beside the file, fsync, rename: a kill at any moment leaves the old file or the new one,
+never half of one. The folder is there for libraries that write by a temporary file of their own (safetensors
+does): what a kill leaves of theirs lies in it and is found by its name.
 
 Example:
     >>> folder = Path(tempfile.mkdtemp())
@@ -12,8 +13,10 @@ Example:
 
 from __future__ import annotations
 
+import glob
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -22,16 +25,16 @@ from pathlib import Path
 
 @contextmanager
 def replacing(path: Path) -> Generator[Path]:
-    """A temporary path beside `path` that replaces it when the block ends without an error.
+    """A temporary path on the disk of `path` that replaces it when the block ends without an error.
 
-    The file is flushed to the disk before the rename, and the folder after it. On an error the temporary
-    file is removed and `path` is as it was; an `OSError` names `path`.
+    The file is flushed to the disk before the rename, and the folder after it. On an error what is temporary
+    is removed and `path` is as it was; an `OSError` names `path`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    os.close(handle)
-    temporary = Path(name)
+    place = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=PART))
+    temporary = place / path.name
     try:
+        temporary.touch()
         yield temporary
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
@@ -45,7 +48,7 @@ def replacing(path: Path) -> Generator[Path]:
         finally:
             os.close(folder)
     except OSError as error:
-        if error.errno is not None and error.filename in (None, name):
+        if error.errno is not None and error.filename in (None, str(temporary)):
             error.filename, error.filename2 = str(path), None
         raise
     except Exception as error:  # of whatever library writes the block's file; only a disk's error is renamed
@@ -54,7 +57,25 @@ def replacing(path: Path) -> Generator[Path]:
             raise
         raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from None
     finally:
-        temporary.unlink(missing_ok=True)
+        shutil.rmtree(place, ignore_errors=True)
+
+
+PART = ".part"
+"""How the names of what is temporary end."""
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove what killed writes of `path` left beside it; it is never read."""
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*{PART}"):
+        remove(leftover)
+
+
+def remove(path: Path) -> None:
+    """Remove a file, or a folder with all in it, that may be gone already."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 OS_ERROR = re.compile(r"\(os error (\d+)\)")

@@ -42,6 +42,7 @@ def study_digest(folder: Path) -> str:
     return hashlib.sha256("\n".join(rows).encode()).hexdigest()
 
 
+@pytest.mark.slow
 @trials(2)
 def test_a_study_twice(tmp_path: Path) -> None:
     one, two = twice(STUDY, tmp_path)

@@ -137,6 +137,7 @@ def test_netadapt_step_by_step(tmp_path: Path, setting: Callable[..., Setting]) 
     assert all(a - b >= 0.09 * first or b <= 0.5 * first for a, b in itertools.pairwise(macs))
 
 
+@pytest.mark.slow
 def test_a_step_ranked_by_accuracy_fine_tunes_a_short_list(
     tmp_path: Path, setting: Callable[..., Setting], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -263,6 +264,7 @@ def fake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeTarget:
 LATENCY = Goals(latency=parse_bound("0.5x", "latency"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("search", ["budget", "netadapt"])
 def test_the_budget_counts_as_met_when_a_measurement_says_so(
     search: str, tmp_path: Path, setting: Callable[..., Setting], fake: FakeTarget

@@ -134,6 +134,7 @@ def test_a_killed_search_ends_as_the_whole_one(whole: tuple[Path, SearchResult],
     assert again == result
 
 
+@pytest.mark.slow
 def test_a_kill_inside_a_trial_tries_its_settings_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -155,6 +156,7 @@ def test_a_kill_inside_a_trial_tries_its_settings_again(
     assert len(result.trials) == 3
 
 
+@pytest.mark.slow
 def test_a_shared_storage_is_joined(whole: tuple[Path, SearchResult], tmp_path: Path) -> None:
     out, result = whole
     url = f"sqlite:///{out / DATABASE}"
@@ -168,6 +170,7 @@ def test_a_shared_storage_is_joined(whole: tuple[Path, SearchResult], tmp_path: 
         joint_search(other, tmp_path / "third", trials=1, place=place, setting=quick(tmp_path))
 
 
+@pytest.mark.slow
 def test_float_weights_and_latency(tmp_path: Path) -> None:
     spec = JointSpec(
         model="mlp:8", epochs=1, tune=2, bits="none", widths=(1.0,), scope="layer", costs=("latency",)

@@ -55,6 +55,7 @@ def share(value: float) -> Bound:
     return Bound(value=value, relative=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("asked", [0.5, 0.8])
 def test_the_last_step_removes_no_more_than_asked(asked: float, tmp_path: Path) -> None:
     setting = Setting(seconds=0.02, cache=tmp_path / "cache", threads=1)

@@ -209,6 +209,7 @@ def test_interrupted_run_goes_on_to_the_same_weights(
     assert [s.parameters for s in resumed.steps] == [s.parameters for s in result.steps]
 
 
+@pytest.mark.slow
 def test_impossible_goal_keeps_the_best_and_says_why(cache: Path, tmp_path: Path) -> None:
     goals = Goals(max_loss=0.0, size=Bound(value=700, relative=False))
     result = shrink(spec(goals=goals), tmp_path / "run", setting=setting(cache=cache))

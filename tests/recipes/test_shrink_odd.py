@@ -40,6 +40,7 @@ def setting(tmp_path: Path) -> Setting:
     return Setting(threads=1, seconds=0.03, cache=tmp_path / "cache")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["auto", pytest.param("int8", marks=pytest.mark.slow)])
 def test_features_of_two_classes(precision: str, tmp_path: Path, setting: Setting) -> None:
     """Not pixels: normal deviates of both signs, (N, F)."""
@@ -75,6 +76,7 @@ def test_own_weights_are_the_baseline(tmp_path: Path, setting: Setting) -> None:
     assert any("weights were given" in note for note in result.notes)
 
 
+@pytest.mark.slow
 def test_resume_with_other_weights_is_refused(tmp_path: Path, setting: Setting) -> None:
     def write(seed: int) -> None:
         state = build("mlp:16", (1, 8, 8), 10, seed=seed).state_dict()

@@ -217,7 +217,9 @@ def test_leftovers_of_a_killed_write_are_removed_and_never_read(
 ) -> None:
     path = tmp_path / "c.safetensors"
     leftover, other = tmp_path / ".c.safetensors.abc.part", tmp_path / ".d.safetensors.abc.part"
-    for file in (leftover, other):
+    leftover.mkdir()
+    (leftover / ".tmp3Fv8fv").write_bytes(b"half of a file that safetensors was writing")
+    for file in (tmp_path / ".c.safetensors.old.part", other):
         file.write_bytes(b"half a file")
     assert train(linear(), task, config(epochs=1), checkpoint=path, resume=True).status == "done"
     assert sorted(p.name for p in tmp_path.iterdir()) == [other.name, path.name]

@@ -31,7 +31,7 @@ import pooch
 
 from tersa.data.source import Array, Decoded
 from tersa.errors import DataError, shown
-from tersa.files import replacing
+from tersa.files import PART, remove, replacing
 from tersa.numerics import digest
 from tersa.records import SCHEMA, Record, read_record, write_record
 
@@ -191,9 +191,9 @@ def _checksum(images: Array, labels: Array) -> int:
 
 def _sweep(folder: Path) -> None:
     """Remove temporary files that a killed process left behind."""
-    for leftover in folder.glob(".*.part"):
+    for leftover in folder.glob(f".*{PART}"):
         if time.time() - leftover.stat().st_mtime > STALE_S:
-            leftover.unlink(missing_ok=True)
+            remove(leftover)
 
 
 def _stamp(files: Sequence[Path]) -> str:

@@ -32,7 +32,7 @@ from typing import Any, ParamSpec, TypeVar
 import tomlkit
 
 from tersa.errors import UsageError, utf8
-from tersa.files import write_atomic
+from tersa.files import PART, remove, write_atomic
 from tersa.records import SCHEMA, Record
 
 SPEC, RESULT = "spec.toml", "result.json"
@@ -133,12 +133,12 @@ def releasing(work: Callable[P, T]) -> Callable[P, T]:
 def remove_halves(out: Path) -> None:
     """Remove files that were being written when a run was killed; they are never read."""
     for pattern in HALVES:
-        for path in out.rglob(pattern):
-            path.unlink(missing_ok=True)
+        for path in list(out.rglob(pattern)):
+            remove(path)
 
 
-HALVES = (".*.part", ".tmp??????")
-"""Temporary names of `files.replacing` and of safetensors."""
+HALVES = (f".*{PART}", ".tmp??????")
+"""Temporary names of `files.replacing`, and of safetensors beside the files of older versions."""
 
 
 def discard(out: Path) -> None:
@@ -156,9 +156,9 @@ def sweep(out: Path, spec: str = SPEC) -> None:
         shutil.rmtree(trash, ignore_errors=True)
     if out.is_dir():
         left = list(out.iterdir())
-        if left and all(path.name.startswith(f".{spec}.") and path.suffix == ".part" for path in left):
+        if left and all(path.name.startswith(f".{spec}.") and path.suffix == PART for path in left):
             for path in left:
-                path.unlink(missing_ok=True)
+                remove(path)
 
 
 def read_spec(folder: Path) -> dict[str, Any]:

@@ -26,12 +26,12 @@ from torch import nn
 from tersa.data.sources import load
 from tersa.data.task import Task
 from tersa.errors import Diverged
+from tersa.files import remove_leftovers
 from tersa.models import zoo
 from tersa.recipes.pruning_curves import Curve, run_curve
 from tersa.recipes.pruning_store import Walked
 from tersa.study.cluster import Crew, carry_out
 from tersa.study.pool import Pool, Told, seldom
-from tersa.train.checkpoint import remove_leftovers
 from tersa.train.config import Precision
 from tersa.train.device import torch_threads
 from tersa.train.memory import keep_freed

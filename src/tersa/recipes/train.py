@@ -32,6 +32,7 @@ from torch import nn
 from tersa.data.sources import load as load_task
 from tersa.data.task import Task
 from tersa.errors import UsageError, faults
+from tersa.files import remove_leftovers
 from tersa.models.load import load as load_model
 from tersa.models.summary import macs, parameters
 from tersa.models.zoo import bits_of, default_spec
@@ -43,7 +44,6 @@ from tersa.recipes.setting import Setting, threads_of
 from tersa.records import SCHEMA, Environment, Epoch, Record, read_record, write_record
 from tersa.targets.environment import environment
 from tersa.train.baseline import default_config, save_weights
-from tersa.train.checkpoint import remove_leftovers
 from tersa.train.config import TrainConfig, override
 from tersa.train.device import choose
 from tersa.train.estimate import Estimate, estimate

@@ -31,12 +31,11 @@ from tersa.data.augment import default_augmentation
 from tersa.data.cache import cache_dir
 from tersa.data.task import Task, fingerprint
 from tersa.errors import DataError, Diverged
-from tersa.files import replacing
+from tersa.files import remove_leftovers, replacing
 from tersa.models.load import LoadedModel, load
 from tersa.models.zoo import bits_of
 from tersa.numerics import digest
 from tersa.records import SCHEMA, Epoch, Record, read_record, write_record
-from tersa.train.checkpoint import remove_leftovers
 from tersa.train.config import TrainConfig, override
 from tersa.train.evaluation import evaluate
 from tersa.train.loop import Progress, TrainResult, train

@@ -203,12 +203,6 @@ def difference(found: Identity, asked: Identity) -> str:
     return ""
 
 
-def remove_leftovers(path: Path) -> None:
-    """Remove temporary files that a killed write of `path` left beside it; they are never read."""
-    for leftover in path.parent.glob(f".{path.name}.*.part"):
-        leftover.unlink(missing_ok=True)
-
-
 def pack(tree: object, tensors: dict[str, Tensor]) -> Json:
     """Turn nested dicts, lists, tuples, numbers, text and tensors into JSON; tensors go to `tensors`.
 

@@ -31,6 +31,7 @@ from torch.optim import Optimizer
 from tersa.data.augment import Shifts, draw
 from tersa.data.task import Task, fingerprint
 from tersa.errors import UsageError
+from tersa.files import remove_leftovers
 from tersa.records import Epoch
 from tersa.train import device as devices
 from tersa.train.batches import Resident, inputs, order, parts, settle
@@ -40,7 +41,6 @@ from tersa.train.checkpoint import (
     Pace,
     Snapshot,
     read_snapshot,
-    remove_leftovers,
     signature,
     tensors_digest,
     weights_digest,
