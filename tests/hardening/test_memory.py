@@ -28,6 +28,7 @@ def test_every_ceiling_is_above_what_was_measured() -> None:
         assert all(int(size) < int(sizes[2]) for size in sizes[:2] if size.isdigit()), verb
 
 
+@pytest.mark.slow
 def test_quick_commands_stay_under_their_ceilings(stage: Stage, tmp_path: Path) -> None:
     """`train`, `export`, `predict`, `bench`, `study run` on digits, one after the other."""
     limits = ceilings()

@@ -184,6 +184,7 @@ class Stop(Exception):
     """What a killed run looks like from inside."""
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_to_the_same_bytes(tmp_path: Path, setting: Callable[..., Setting]) -> None:
     asked = spec(search="netadapt", hybrid=0.4)
     whole = adapt(asked, tmp_path / "whole", setting=setting())

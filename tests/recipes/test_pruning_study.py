@@ -287,6 +287,7 @@ def test_baselines_take_no_more_threads_than_there_are_cores(
     assert seen == [2, 2]
 
 
+@pytest.mark.slow
 def test_a_curve_outlives_the_worker_that_dies(tmp_path: Path) -> None:
     """The worker is killed at its first word; another walks the curve to its end."""
     task = load("digits")

@@ -220,6 +220,7 @@ def test_impossible_goal_keeps_the_best_and_says_why(cache: Path, tmp_path: Path
     assert result.verdict.startswith("Goal missed")
 
 
+@pytest.mark.slow
 def test_cost_goals_stop_as_soon_as_they_are_met(cache: Path, tmp_path: Path) -> None:
     goals = Goals(macs=Bound(value=0.6, relative=True))
     result = shrink(spec(goals=goals), tmp_path / "run", setting=setting(cache=cache))

@@ -100,6 +100,7 @@ def test_a_result_without_its_files_is_not_believed(tmp_path: Path, setting: Set
     assert again.result.parameters == first.result.parameters
 
 
+@pytest.mark.slow
 def test_a_typo_costs_no_finished_run(tmp_path: Path, setting: Setting) -> None:
     shrink(quick(model="mlp:16"), tmp_path / "run", setting=setting)
     for wrong in (

@@ -90,6 +90,7 @@ def test_a_comparison_of_a_slow_and_a_quick_side(session: Make, clock: Callable[
     assert (found.before.model, found.after.model) == ("baseline", "result")
 
 
+@pytest.mark.slow
 def test_equal_sides_under_load_do_not_differ(session: Make, clock: Callable[[], int]) -> None:
     for seed in range(12):
         rng = np.random.default_rng(seed)

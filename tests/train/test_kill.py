@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
 from safetensors.torch import load_file
 
 from tersa.train.history import read_history
@@ -29,6 +30,7 @@ def attempt(folder: Path, kill_at: int | None = None, wait_s: float = 0.0) -> in
     return process.wait(timeout=60)
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_it_ends_as_if_it_never_had_been(tmp_path: Path) -> None:
     calm, rough = tmp_path / "calm", tmp_path / "rough"
     assert attempt(calm) == 0
