@@ -92,14 +92,22 @@ def affine(rng: np.random.Generator, source: int, channels: int, alpha: bool = T
     return Affine(source, scale, shift, factor if alpha else None)
 
 
-def residual(seed: int = 0, code_bits: int = 2) -> Program:
-    """All that is no plain layer: real shortcuts, means, repetition, sums over maps, float layers."""
+def residual(seed: int = 0, code_bits: int = 2, weight_bits: int | None = None) -> Program:
+    """All that is no plain layer: real shortcuts, means, repetition, sums over maps, float layers.
+
+    With `weight_bits`, the float layers have integer weights of so many bits, 0 for ternary.
+    """
     rng = np.random.default_rng(seed)
     levels = np.sort(rng.normal(size=2**code_bits - 1)).astype(np.float32)
     size = (3, 7, 9)
+
+    def taps(*shape: int) -> npt.NDArray[np.float32] | Weights:
+        floats = rng.normal(size=shape).astype(np.float32)
+        return floats if weight_bits is None else weights(rng, shape, weight_bits)
+
     operations: tuple[Operation, ...] = (
         FloatPixels(size, np.float32(MEAN), np.float32(STD)),
-        FloatConvolution(0, rng.normal(size=(5, 3, 3, 3)).astype(np.float32), 1, 1),
+        FloatConvolution(0, taps(5, 3, 3, 3), 1, 1),
         affine(rng, 1, 5),
         Levels(2, levels),
         Convolution(3, weights(rng, (10, 3, 3, 5), 1), 2, 1),
@@ -115,10 +123,10 @@ def residual(seed: int = 0, code_bits: int = 2) -> Program:
         Convolution(12, weights(rng, (10, 1, 1, 10), 2)),
         affine(rng, 14, 10),
         SumPool(15),
-        FloatConvolution(13, rng.normal(size=(10, 1, 1, 10)).astype(np.float32)),
+        FloatConvolution(13, taps(10, 1, 1, 10)),
         Add(16, 17),
         affine(rng, 18, 10),
-        FloatConvolution(19, rng.normal(size=(len(CLASSES), 1, 1, 10)).astype(np.float32)),
+        FloatConvolution(19, taps(len(CLASSES), 1, 1, 10)),
     )
     return Program(CLASSES, size, operations)
 

@@ -7,9 +7,10 @@ from tests.binary.programs import CLASSES, MEAN, STD, images, network, normalise
 from torch import nn
 
 from tersa.binary.convert import convert, describe
-from tersa.binary.program import Levels, Program, Threshold, Weights
+from tersa.binary.program import FloatConvolution, Levels, Program, Threshold, Weights
 from tersa.binary.runtime import Runner
 from tersa.errors import ModelError
+from tersa.export.bundle import encode
 from tersa.models import zoo
 from tersa.prune.surgery import resize_
 from tersa.quant.layers import IntegerBatchNorm2d, PixelInput, QuantActivation, QuantConv2d, QuantLinear
@@ -69,6 +70,14 @@ def test_float_layers_agree_up_to_rounding(spec: str, shape: tuple[int, int, int
     assert not program.exact
     assert np.abs(found - wanted).max() <= TOLERANCE * np.abs(wanted).max()
     assert np.array_equal(found.argmax(1), wanted.argmax(1))
+
+
+def test_weights_of_few_bits_stay_so_where_activations_are_floats() -> None:
+    program = converted(network("cnv+w1a32", RGB), RGB)
+    layers = [one for one in program.operations if isinstance(one, FloatConvolution)]
+    assert len(layers) == 8  # the first layer reads bytes, in integers
+    assert [type(one.weights) for one in layers] == [Weights] * 8
+    assert 25 * len(encode(program)) < 4 * sum(np.prod(one.weights.shape) for one in layers)
 
 
 def test_a_pruned_network_has_odd_widths_and_the_same_logits() -> None:

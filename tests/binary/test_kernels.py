@@ -114,6 +114,11 @@ def test_real_shortcuts_and_float_layers(code_bits: int) -> None:
         agree(residual(seed, code_bits), 3)
 
 
+@pytest.mark.parametrize("weight_bits", [0, 1, 3])
+def test_integer_weights_that_meet_floats(weight_bits: int) -> None:
+    agree(residual(2, weight_bits=weight_bits), 3)
+
+
 def test_two_threads_give_the_bits_of_one() -> None:
     program = one_layer(size=(3, 17, 13), outputs=70, kernel=3, padding=1, pixel_bits=8, pool=(2, 2))
     pixels = images(program.shape, 5)

@@ -27,6 +27,7 @@ PROGRAMS = [
     SMALL,
     one_layer(size=(3, 9, 9), outputs=33, kernel=3, pixel_bits=8, weight_bits=0, pool=(2, 2)),
     residual(),
+    residual(weight_bits=1),
 ]
 
 
@@ -222,8 +223,19 @@ def test_hostile_json(raw: bytes) -> None:
 
 def test_wrong_magic_newer_schema_and_long_header() -> None:
     refused(b"PK" + DATA[2:], "is not a .tersa file")
-    refused(DATA[:8] + struct.pack("<I", 2) + DATA[12:], "has schema 2, this tersa reads up to 1")
+    refused(DATA[:8] + struct.pack("<I", 3) + DATA[12:], "has schema 3, this tersa reads up to 2")
+    refused(DATA[:8] + struct.pack("<I", 0) + DATA[12:], "is damaged: schema 0")
     refused(DATA[:12] + struct.pack("<I", 0xFFFFFFFF) + DATA[16:], "is damaged")
+
+
+def test_a_file_has_the_oldest_schema_that_holds_it() -> None:
+    """So that an older tersa reads what it can; another number than that is damage."""
+    packed = encode(PROGRAMS[3])
+    assert [struct.unpack("<I", data[8:12]) for data in (DATA, packed)] == [(1,), (2,)]
+    refused(
+        packed[:8] + struct.pack("<I", 1) + packed[12:], "is damaged: schema 1, and what it holds is of 2"
+    )
+    refused(DATA[:8] + struct.pack("<I", 2) + DATA[12:], "is damaged: schema 2, and what it holds is of 1")
 
 
 def test_files_that_are_none(tmp_path: Path) -> None:

@@ -80,6 +80,13 @@ def test_everything_that_is_no_plain_layer(bits: int, tmp_path: Path) -> None:
     agree(residual(code_bits=bits), tmp_path)
 
 
+@pytest.mark.parametrize("weight_bits", [0, 1, 3])
+def test_integer_weights_that_meet_floats_stay_integers(weight_bits: int, tmp_path: Path) -> None:
+    program = residual(weight_bits=weight_bits)
+    assert "static const float weights" not in c_source(program, "net")
+    agree(program, tmp_path)
+
+
 def test_without_builtins_and_unoptimised(tmp_path: Path) -> None:
     agree(LAYERS["words and a bit"], tmp_path, "-O0", "-DPORTABLE")
 
@@ -87,7 +94,7 @@ def test_without_builtins_and_unoptimised(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["words and a bit", "stride, 5x5", "ternary", "all the rest"])
 def test_no_undefined_behaviour_and_no_byte_outside(name: str, tmp_path: Path) -> None:
     """Run with the address and undefined-behaviour sanitizers, as a program: what they find ends it."""
-    program = LAYERS.get(name) or residual()
+    program = LAYERS.get(name) or residual(weight_bits=2)
     sanitizers = ("-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
     made = compiled(c_source(program, "net"), tmp_path, *sanitizers, program="net_MAIN")
     pixels = images(program.shape, 3)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from tersa.errors import UsageError
 from tersa.models import build
 from tersa.models.summary import parameters
+from tersa.quant.layers import QuantLinear
 from tersa.quant.subsidiary import FilterMask, masks_of, remove_masked_, without_masked
 
 COLOUR = (3, 32, 32)
@@ -51,17 +52,26 @@ def test_removing_masked_channels_changes_no_logit(spec: str) -> None:
     assert model.train()(images()).shape == (4, 10)
 
 
+def formed(**form: str) -> nn.Module:
+    """A masked network whose weights are made otherwise, as a user's own code may make them."""
+    model = build("sfc+w1a1:mask=subsidiary", COLOUR, 10)
+    for part in model.modules():
+        if isinstance(part, QuantLinear):
+            part.form = part.form._replace(**form)
+    return model
+
+
 @pytest.mark.parametrize(
-    ("spec", "words"),
+    ("form", "words"),
     [
-        ("sfc+w1a1:mask=subsidiary,scale=channel", "scale=channel"),
-        ("sfc+w1a1:mask=subsidiary,shape=standardise", "shape=standardise"),
-        ("sfc+w1a1:mask=subsidiary,shape=recu,scale=channel", "scale=channel and shape=recu"),
-        ("sfc+wta2:mask=subsidiary", "ternary weights"),
+        ({"scale": "channel"}, "scale=channel"),
+        ({"shaping": "standardise"}, "shape=standardise"),
+        ({"shaping": "recu", "scale": "channel"}, "scale=channel and shape=recu"),
+        ({"bits": "ternary"}, "ternary weights"),
     ],
 )
-def test_weights_that_depend_on_what_would_go_are_refused(spec: str, words: str) -> None:
-    model = masked_(build(spec, COLOUR, 10))
+def test_weights_that_depend_on_what_would_go_are_refused(form: dict[str, str], words: str) -> None:
+    model = masked_(formed(**form))
     before = model(images())
     with pytest.raises(UsageError, match=f"from a network with {words}: "):
         remove_masked_(model)
@@ -70,7 +80,7 @@ def test_weights_that_depend_on_what_would_go_are_refused(spec: str, words: str)
 
 
 def test_masks_that_mask_nothing_can_always_go() -> None:
-    model = build("sfc+w1a1:mask=subsidiary,scale=channel", COLOUR, 10).eval()
+    model = formed(scale="channel").eval()
     before = model(images())
     smaller = without_masked(model)
     assert masks_of(model)
@@ -112,6 +122,9 @@ def test_a_mask_that_keeps_nothing_is_refused() -> None:
     [
         ("bresnet20+w1a1:mask=subsidiary", "for networks without shortcuts"),
         ("cnv+w1a1:mask=subsidiary,scale=xnor", "do not go together"),
+        ("sfc+w1a1:mask=subsidiary,scale=channel", "mask=subsidiary and scale=channel do not go together"),
+        ("sfc+w1a1:mask=subsidiary,shape=recu,scale=channel", "and scale=channel and shape=recu do not"),
+        ("sfc+wta2:mask=subsidiary", "mask=subsidiary and ternary weights do not go together"),
         ("cnv+w1a1:mask=main", "unknown mask 'main'"),
     ],
 )

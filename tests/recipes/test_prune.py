@@ -231,9 +231,9 @@ def test_scores_are_taken_at_every_step_or_once(make: Make, monkeypatch: pytest.
     calls: list[int] = []
     real = channels._fresh
 
-    def spy(job: Job, model: nn.Module, groups: object, index: int) -> Tensor:
+    def spy(job: Job, model: nn.Module, groups: object, index: int, unmet: list[str]) -> Tensor:
         calls.append(index)
-        return real(job, model, groups, index)  # type: ignore[arg-type]
+        return real(job, model, groups, index, unmet)  # type: ignore[arg-type]
 
     monkeypatch.setattr(channels, "_fresh", spy)
     every, once = make("every", step="2"), make("once", step="2", recompute="once")
@@ -242,7 +242,7 @@ def test_scores_are_taken_at_every_step_or_once(make: Make, monkeypatch: pytest.
     calls.clear()
     rows = descend_(once)
     assert calls == [1]
-    first = real(once, once.baseline, once.groups, 1)
+    first = real(once, once.baseline, once.groups, 1, [])
     for row in rows:  # the order of the first scores, whatever has gone since
         assert once.way.gone(row.index).tolist() == choose(first, once.groups, count=2 * row.index).tolist()
 

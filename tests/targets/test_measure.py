@@ -177,6 +177,26 @@ def test_sides_that_cannot_be_started_anew_are_started_once(session: Make, clock
     assert (found.starts, len(found.times_ms)) == ((), 120)
 
 
+def test_a_call_that_takes_seconds_is_not_made_dozens_of_times(
+    session: Make, clock: Callable[[], int]
+) -> None:
+    """It is interrupted every time, fills the warm-up by itself, and starts of processes change it little."""
+    log: list[str] = []
+
+    class Anew(Here):
+        def close(self) -> None:
+            log.append("ends")
+
+        def restart(self) -> None:
+            log.append("again")
+
+    counts = iter(range(1000))
+    side = Anew(session(lambda _: 5000.0, "A", log), IMAGES, clock, lambda: next(counts))
+    [found] = time_sides([side], Effort(seconds=1.0, starts=4), lambda: 0.0)
+    assert log == ["A"] * 5  # one untimed call, one that ends the warm-up, three rounds
+    assert (found.times_ms.tolist(), found.starts) == ([5000.0] * 3, ())
+
+
 def test_sessions_elsewhere_are_timed_there(session: Make) -> None:
     asked: list[Effort] = []
 

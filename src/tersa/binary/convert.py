@@ -241,11 +241,11 @@ class _Builder:
         outputs, kh, kw, _ = taps.shape
         sides = ((side + 2 * padding - kernel) // stride + 1 for side, kernel in ((h, kh), (w, kw)))
         shape = (outputs, *sides)
-        if self.value.kind == "floats" or module.form.bits == FLOAT:
-            self.add(FloatConvolution(self.current, taps, stride, padding), Value("floats", shape))
+        packed = _packed(taps, module.form.bits)
+        if packed is None or self.value.kind == "floats":
+            kept = taps if packed is None else packed
+            self.add(FloatConvolution(self.current, kept, stride, padding), Value("floats", shape))
         else:
-            bits = 0 if module.form.bits == "ternary" else module.form.bits
-            packed = Weights.of(taps.astype(np.int32), bits)
             bound = taps[0].size * packed.largest * self.value.bound
             self.add(Convolution(self.current, packed, stride, padding), Value("sums", shape, bound=bound))
         return self._finish(rest, alpha)
@@ -340,6 +340,13 @@ class _Builder:
             self._affine(*self._neutral(), None)
             return
         raise ModelError(f"layer '{name}' reads {self.value.kind} where a packed program has floats")
+
+
+def _packed(taps: Floats, bits: int | str) -> Weights | None:
+    """Integer weights in planes of bits, or None where the weights are floats."""
+    if bits == FLOAT:
+        return None
+    return Weights.of(taps.astype(np.int32), 0 if isinstance(bits, str) else bits)
 
 
 def _scale_shift(norm: NORM) -> tuple[Floats, Floats]:

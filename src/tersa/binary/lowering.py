@@ -384,7 +384,7 @@ class Table:
             self._add([index], KIND=k.UNPACK_FLOATS, **reads, **writes)
 
     def _float_taps(self, operation: FloatConvolution, reads: dict[str, int]) -> dict[str, int]:
-        weights = np.ascontiguousarray(np.moveaxis(operation.weights, 0, -1))  # (kh, kw, C, O)
+        weights = np.ascontiguousarray(np.moveaxis(operation.taps, 0, -1))  # (kh, kw, C, O)
         kh, kw = weights.shape[:2]
         back = operation.padding * (reads["X_ROW"] + reads["X_PIXEL"])
         return {

@@ -217,15 +217,22 @@ class FloatConvolution:
 
     Attributes:
         source: floats, or codes or integers where the weights are floats.
-        weights: (O, kh, kw, C).
+        weights: (O, kh, kw, C), or integers of few bits that meet floats (weights only are quantised).
         stride: of the kernel.
         padding: places on every side.
     """
 
     source: int
-    weights: Floats
+    weights: Floats | Weights
     stride: int = 1
     padding: int = 0
+
+    @property
+    def taps(self) -> Floats:
+        """The weights as floats, (O, kh, kw, C)."""
+        if isinstance(self.weights, Weights):
+            return self.weights.integers().astype(np.float32)
+        return self.weights
 
 
 @dataclass(frozen=True)
@@ -403,9 +410,11 @@ def _checked(operation: Operation, reads: list[Value], program: Program, name: s
             return Value("sums", shape, bound=taps * operation.weights.largest * reads[0].bound)
         case FloatConvolution():
             _require(reads[0].kind != "sums", name, "floats, codes or integers", reads[0].kind)
-            _floats(name, None, operation.weights)
-            _require(operation.weights.ndim == 4, name, "weights (O, kh, kw, C)", operation.weights.shape)
-            o, kh, kw, c = operation.weights.shape
+            if not isinstance(operation.weights, Weights):
+                _floats(name, None, operation.weights)
+            shape = operation.weights.shape
+            _require(len(shape) == 4, name, "weights (O, kh, kw, C)", shape)
+            o, kh, kw, c = shape
             return Value(
                 "floats",
                 _convolved(reads[0].shape, (o, kh, kw, c), operation.stride, operation.padding, name),

@@ -123,11 +123,12 @@ def _windows(x: Array, shape: tuple[int, ...], operation: Convolution | FloatCon
 
 
 def _float_convolution(x: Floats, operation: FloatConvolution) -> Floats:
-    windows = _windows(x, operation.weights.shape, operation)
+    taps = operation.taps
+    windows = _windows(x, taps.shape, operation)
     n, _, h, w = windows.shape[:4]
-    total = np.zeros((n, h, w, len(operation.weights)), np.float32)
-    for ky, kx, c in np.ndindex(*operation.weights.shape[1:]):
-        total += windows[:, c, :, :, ky, kx, None] * operation.weights[:, ky, kx, c]
+    total = np.zeros((n, h, w, len(taps)), np.float32)
+    for ky, kx, c in np.ndindex(*taps.shape[1:]):
+        total += windows[:, c, :, :, ky, kx, None] * taps[:, ky, kx, c]
     return np.moveaxis(total, -1, 1)
 
 

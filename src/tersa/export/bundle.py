@@ -38,13 +38,14 @@ from typing import Any, cast, get_args
 import numpy as np
 import numpy.typing as npt
 
-from tersa.binary.program import Operation, Program, Weights
+from tersa.binary.program import FloatConvolution, Operation, Program, Weights
 from tersa.errors import ModelError
 from tersa.files import write_atomic
 
 SUFFIX = ".tersa"
 MAGIC = b"\x89TERSA\r\n"
-SCHEMA = 1
+SCHEMA = 2
+"""The newest. 2: low-bit weights that meet floats are planes of bits; all else is written as 1."""
 HEAD = struct.Struct("<8sII32s")
 ALIGNMENT = 64
 
@@ -124,11 +125,19 @@ def encode(program: Program) -> bytes:
         ensure_ascii=False,
         separators=(",", ":"),
     ).encode()
-    out = bytearray(HEAD.pack(MAGIC, SCHEMA, len(header), hashlib.sha256(header).digest()) + header)
+    out = bytearray(HEAD.pack(MAGIC, _schema(program), len(header), hashlib.sha256(header).digest()) + header)
     for array in buffers:
         out += bytes(_up(len(out)) - len(out))
         out += array.tobytes()
     return bytes(out)
+
+
+def _schema(program: Program) -> int:
+    """The oldest schema that has all that the program needs."""
+    packed = (
+        isinstance(one, FloatConvolution) and isinstance(one.weights, Weights) for one in program.operations
+    )
+    return 2 if any(packed) else 1
 
 
 def _written(operation: Operation, buffers: list[Array]) -> dict[str, Any]:
@@ -177,18 +186,21 @@ def decode(data: memoryview | bytes, name: str) -> Program:
             f"{name} has schema {schema}, this tersa reads up to {SCHEMA}; install a newer tersa"
         )
     end = HEAD.size + length
-    if schema != SCHEMA or length > MOST_HEADER or end > len(data):
+    if schema < 1 or length > MOST_HEADER or end > len(data):
         raise ModelError(f"{name} is damaged: schema {schema}, {length:,} bytes of header in {len(data):,}")
     raw = bytes(data[HEAD.size : end])
     if hashlib.sha256(raw).digest() != wanted:
         raise ModelError(f"{name} is damaged: its header has another checksum than it says")
     try:
         header = _Header(_json(raw), name)
-        return header.program(header.buffers(data, end))
+        program = header.program(header.buffers(data, end))
     except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise ModelError(f"{name} has a header that makes no program: {_line(error)}") from None
     except ModelError as error:
         raise ModelError(f"{name}: {error}") from None
+    if schema != _schema(program):
+        raise ModelError(f"{name} is damaged: schema {schema}, and what it holds is of {_schema(program)}")
+    return program
 
 
 def _json(raw: bytes) -> dict[str, Any]:
@@ -255,7 +267,7 @@ class _Header:
         return kind(**values)
 
     def _value(self, kind: str, raw: Any, buffers: list[Array]) -> Any:
-        if kind == "Weights":
+        if kind == "Weights" or (kind == "Floats | Weights" and isinstance(raw, dict)):
             _keys(raw, {"shape", "bits", "planes"}, "weights")
             o, kh, kw, c = (_whole(size, MOST_BYTES) for size in _list(raw["shape"], 4))
             return Weights(
@@ -263,7 +275,7 @@ class _Header:
             )
         if kind.endswith("| None") and raw is None:
             return None
-        return READERS[kind.removesuffix(" | None")](self, raw, buffers)
+        return READERS[kind.removesuffix(" | None").removesuffix(" | Weights")](self, raw, buffers)
 
     def array(self, raw: Any, kind: str, buffers: list[Array]) -> Array:
         """A buffer that no other operation has."""

@@ -338,9 +338,14 @@ class _Writer:
         shape = (o, *operation.weights.shape[1:])
         assert len(shape) == 4
         window = self.window(place, read.shape, shape, operation.stride, operation.padding)
-        weights = self.constant("float", f"weights_{place}", operation.weights)
+        weights = operation.weights
+        if isinstance(weights, Weights):
+            stored = self.constant("uint8_t", f"weights_{place}", weights.planes)
+            part, more = "float_packed_sums", (stored, weights.planes.shape[1], weights.bits)
+        else:
+            part, more = "float_sums", (self.constant("float", f"weights_{place}", weights),)
         y = self.keep(place, "float", o * rows * columns)
-        self.looped("float_sums", (f"&{window}", x, weights), (rows, columns), f"{y} + p * {o}")
+        self.looped(part, (f"&{window}", x, *more), (rows, columns), f"{y} + p * {o}")
         self.steps.append("  }")
 
     def max_pool(self, place: int, operation: MaxPool) -> None:

@@ -134,6 +134,28 @@ static void float_sums(const window *s, const float *x, const float *weights, in
     sums[o] = sum;
   }
 }
+//: float_packed_sums weight window
+/* As float_sums, by integer weights: a product with -1 or 1 is exact. */
+static void float_packed_sums(const window *s, const float *x, const uint8_t *weights, int32_t bytes, int wbits,
+                              int32_t y, int32_t z, float *sums) {
+  for (int32_t o = 0; o < s->o; o++) {
+    float sum = 0.0f;
+    for (int32_t a = 0; a < s->kh; a++) {
+      const int32_t row = y * s->stride + a - s->pad;
+      if (row < 0 || row >= s->h) continue;
+      for (int32_t b = 0; b < s->kw; b++) {
+        const int32_t column = z * s->stride + b - s->pad;
+        if (column < 0 || column >= s->w) continue;
+        const int32_t tap = ((o * s->kh + a) * s->kw + b) * s->c;
+        for (int32_t c = 0; c < s->c; c++) {
+          const float product = x[(row * s->w + column) * s->c + c] * (float)weight(weights, bytes, wbits, tap + c);
+          sum += product;
+        }
+      }
+    }
+    sums[o] = sum;
+  }
+}
 //: put
 /* Write a code of one channel of one place: a bit into each plane. */
 static void put(uint64_t *y, int32_t plane, int32_t at, int32_t channel, int bits, int code) {

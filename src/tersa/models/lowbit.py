@@ -357,6 +357,17 @@ def _check(bits: LowBits, spec: str) -> None:
         raise UsageError(f"model '{spec}': scale=xnor is for w1a1; choose scale=channel or w1a1")
     if bits.xnor and bits.masked:
         raise UsageError(f"model '{spec}': scale=xnor and mask=subsidiary do not go together; leave out one")
+    if bits.masked:
+        bound = {
+            f"scale={bits.scale}": bits.scale == "channel",
+            f"shape={bits.shaping}": bits.shaping != "none",
+        }
+        bound["ternary weights"] = "ternary" in weights
+        if found := [name for name, given in bound.items() if given]:
+            raise UsageError(
+                f"model '{spec}': mask=subsidiary and {' and '.join(found)} do not go together: a masked "
+                "filter could not be removed without changing the others; leave out one (scale=lab goes)"
+            )
     if bits.draw == "stochastic" and 1 not in weights:
         raise UsageError(f"model '{spec}': draw=stochastic is for weights of 1 bit; leave it out")
     if weights == {FLOAT} and (bits.scale, bits.shaping) != ("none", "none"):

@@ -88,16 +88,16 @@ def useful(shares: Sequence[Tensor], least: float) -> Tensor:
     return found
 
 
-def cost_aware(scores: Tensor, macs: Tensor, total: float, weight: float) -> Tensor:
-    """`s - weight * macs / total`: of two equally important units the more expensive one goes first.
+def cost_aware(scores: Tensor, costs: Tensor, total: float, weight: float) -> Tensor:
+    """`s - weight * costs / total`: of two equally important units the more expensive one goes first.
 
     Args:
         scores: normalised between layers, (U,).
-        macs: of each unit, (U,).
+        costs: MACs (or parameters) of each unit, (U,).
         total: of the whole network, so that the penalty does not depend on its size.
         weight: lambda; 0 leaves the scores as they are.
 
     References:
         Molchanov et al. (ICLR 2017), section 2.2, FLOPs regularization (there with lambda times MFLOPs).
     """
-    return scores - weight * (macs / total).to(scores.dtype)
+    return scores - weight * (costs / total).to(scores.dtype)

@@ -218,20 +218,28 @@ class Channels:
         everything = torch.ones(len(self.groups.units), dtype=torch.bool)
         if goals.size or goals.latency or not (goals.macs or goals.parameters) or start is None:
             return everything
-        unmet: list[Tensor] = []
-        if goals.macs and macs(self.model, shape) > goals.macs.limit(start.macs):
-            unmet.append(unit_macs(self.model, self.groups, shape))
-        if goals.parameters and parameters(self.model) > goals.parameters.limit(start.parameters):
-            unmet.append(unit_parameters(self.model, self.groups))
+        costs = {"macs": unit_macs(self.model, self.groups, shape)}
+        costs["parameters"] = unit_parameters(self.model, self.groups)
+        unmet = [costs[name] for name in self._unmet()]
         return useful(unmet, LEAST_HELP) if unmet else everything
+
+    def _unmet(self) -> list[str]:
+        """Which of `macs` and `parameters` are asked for and still too many."""
+        goals, start = self.job.goals, self.job.dock.start
+        found: list[str] = []
+        if start and goals.macs and macs(self.model, self.job.task.shape) > goals.macs.limit(start.macs):
+            found.append("macs")
+        if start and goals.parameters and parameters(self.model) > goals.parameters.limit(start.parameters):
+            found.append("parameters")
+        return found
 
     def _scores(self, index: int) -> Tensor:
         """Normalised, cost-aware scores of the units that are left, (U,)."""
         if self.job.protocol.recompute == "every":
-            return _fresh(self.job, self.model, self.groups, index)
+            return _fresh(self.job, self.model, self.groups, index, self._unmet())
         if self.first is None:
             whole = self.job.network("steps", 1 if self.job.light else 0)
-            self.first = _fresh(self.job, whole, self.job.groups, 1)
+            self.first = _fresh(self.job, whole, self.job.groups, 1, self._unmet())
         return self.first[torch.isin(self.job.groups.units, self.groups.units)]
 
 
@@ -272,7 +280,12 @@ def words(count: int, back: int, retrain: int) -> str:
     return f"{said}, retrained {plural(retrain, 'iteration')}" if retrain else said
 
 
-def _fresh(job: Job, model: nn.Module, groups: Groups, index: int) -> Tensor:
+def _fresh(job: Job, model: nn.Module, groups: Groups, index: int, unmet: list[str]) -> Tensor:
+    """Scores less what each unit costs of what is still too much: MACs, or parameters alone.
+
+    Where MACs are few enough and parameters are not, a price on MACs would go on taking channels of early
+    layers, which hold few parameters.
+    """
     generator = torch.Generator().manual_seed(job.seed + index)
     chosen = torch.randperm(len(job.task.train), generator=generator)[: job.protocol.criterion_samples]
     images = job.task.train.take(chosen)
@@ -280,5 +293,8 @@ def _fresh(job: Job, model: nn.Module, groups: Groups, index: int) -> Tensor:
     criterion = CRITERIA[job.protocol.criterion]
     scores = collect(model, groups, job.task, images, criterion, generator=generator)
     scores = normalise(scores, groups, NORMALISATIONS[job.protocol.normalisation])
-    shape = job.task.shape
-    return cost_aware(scores, unit_macs(model, groups, shape), macs(model, shape), job.protocol.mac_weight)
+    if unmet == ["parameters"]:
+        costs, total = unit_parameters(model, groups), parameters(model)
+    else:
+        costs, total = unit_macs(model, groups, job.task.shape), macs(model, job.task.shape)
+    return cost_aware(scores, costs, total, job.protocol.mac_weight)

@@ -58,8 +58,9 @@ class Effort:
         seconds: of timed calls per session, at most (three rounds are always made).
         rounds: at most so many.
         round_ms: calls are repeated until a round takes this long.
-        warmup_seconds: per session and start, at most (three rounds are always made).
-        starts: processes of each side, one after the other; 1 for sides that cannot be started anew.
+        warmup_seconds: per session and start, at most (three rounds, or a call that takes longer, are made).
+        starts: processes of each side, one after the other; 1 for sides that cannot be started anew or whose
+            calls are so long that three rounds of each start would take three times the seconds.
     """
 
     seconds: float = 1.0

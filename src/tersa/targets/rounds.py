@@ -46,8 +46,11 @@ ALIKE = 1.5
 OVERTIME, LEAST_ROUNDS = 3.0, 12
 """On a busy machine rounds end after so many times the seconds asked for, but not before so many rounds."""
 
-TRIES = 4
-"""A round that is interrupted is made again, up to so many times in all."""
+LEAST_PER_START = 3
+"""Rounds of a start. Calls so long that these rounds of all starts take `OVERTIME` have one start."""
+
+TRIES, LONGEST_MS = 4, 100.0
+"""A round that is interrupted is made again, up to so many times; a longer one is interrupted every time."""
 
 WARM_SHARE = 0.05
 """Warm-up ends when three rounds in a row differ by less than this share of their median."""
@@ -138,8 +141,8 @@ class Here:
                     self.session.run(self.images)  # brings its own weights back into the cache
                 before = self.interrupted()
                 ms = _time(self.session, self.images, calls, self.clock)
-                if self.interrupted() == before:
-                    return ms
+                if self.interrupted() == before or calls * ms > LONGEST_MS:
+                    return min(found, ms)
                 found = min(found, ms)
                 calls = max(1, calls // 2)
         return found
@@ -189,8 +192,9 @@ def time_sides(
     calls = calls_of([per_call for _, per_call in warm], effort.round_ms)
     longest = max(count * per_call for count, (_, per_call) in zip(calls, warm, strict=True))
     again = [side for side in sides if isinstance(side, Restartable)]
-    starts = effort.starts if len(again) == len(sides) else 1
-    rounds = max(3, min(effort.rounds, int(effort.seconds * 1000.0 / longest)) // starts)
+    few = LEAST_PER_START * effort.starts * longest > OVERTIME * effort.seconds * 1000.0
+    starts = effort.starts if len(again) == len(sides) and not few else 1
+    rounds = max(LEAST_PER_START, min(effort.rounds, int(effort.seconds * 1000.0 / longest)) // starts)
     patience = OVERTIME * effort.seconds * len(sides) / starts
     parts = [_rounds(sides, calls, rounds, patience, wall)]
     for _ in range(1, starts):
@@ -256,7 +260,7 @@ def _time(session: Session, images: Pixels, calls: int, clock: Clock) -> float:
 
 
 def _warm_up(session: Session, images: Pixels, effort: Effort, clock: Clock) -> tuple[int, float]:
-    """Call until three rounds agree or the time is over; returns (calls made, milliseconds of one call)."""
+    """Call until three rounds agree or the time is over, which one call may fill; (calls, ms of one)."""
     made, count = 1, 1
     recent: list[float] = []
     start = clock()
@@ -270,7 +274,7 @@ def _warm_up(session: Session, images: Pixels, effort: Effort, clock: Clock) -> 
             middle = sorted(recent)[len(recent) // 2]
             steady = len(recent) == 3 and max(recent) - min(recent) < WARM_SHARE * middle
             over = (clock() - start) / 1e9 > effort.warmup_seconds
-            if len(recent) == 3 and (steady or over):
+            if steady or (over and (len(recent) == 3 or per_call > effort.warmup_seconds * 1e3)):
                 return made, middle
 
 

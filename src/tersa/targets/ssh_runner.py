@@ -170,15 +170,17 @@ def per_call(run, x, count):
 
 
 def warm_up(run, x, seconds):
-    """Call until three rounds agree within 5 % or the time is over."""
+    """Call until three rounds agree within 5 % or the time is over, which one call may fill."""
     end, recent, calls = time.perf_counter() + seconds, [], 0
     while True:
         count = max(1, int(1.0 / recent[-1])) if recent and recent[-1] > 0 else 1
         recent.append(per_call(run, x, count))
         calls += count
         last = sorted(recent[-3:])
-        if len(recent) >= 3 and (last[2] - last[0] < 0.05 * last[1] or time.perf_counter() > end):
-            return calls, last[1]
+        steady = len(recent) >= 3 and last[2] - last[0] < 0.05 * last[1]
+        over = time.perf_counter() > end and (len(recent) >= 3 or recent[-1] > seconds * 1e3)
+        if steady or over:
+            return calls, last[len(last) // 2]
 
 
 def time_rounds(message, content, sessions, tell):
