@@ -83,7 +83,7 @@ def test_a_network_within_the_budget_stays_whole() -> None:
 
 def test_a_budget_that_no_widths_meet_is_said() -> None:
     damage, cost = problem(0)
-    with pytest.raises(UsageError, match=r"the narrowest network still has [\d.]+ times the limit"):
+    with pytest.raises(UsageError, match=r"the cheapest network still has [\d.]+ times the limit"):
         solve(damage, Chain(cost.factors, 0.5))
 
 
@@ -91,6 +91,19 @@ def test_costs_that_do_not_rise() -> None:
     """A machine on which 4 channels are cheaper than 3: the wider one is taken."""
     damage = [Damage([1.0, 2.0, 3.0, 4.0, 5.0], range(1, 6))]
     assert solve(damage, Additive([[1.0, 2.0, 9.0, 3.0, 8.0]], limit=4.0)) == (4,)
+
+
+def test_widths_that_are_cheaper_together_only() -> None:
+    """Either group alone makes it dearer: no single step leads from the whole network to the budget."""
+
+    class Steps(Chain):
+        def at(self, widths: Sequence[int]) -> float:
+            return {(2, 2): 2.0, (1, 1): 0.9}.get(tuple(widths), 3.0) / self.limit
+
+    damage = [Damage([1.0, 2.0], [1, 2])] * 2
+    assert solve(damage, Steps([1.0], 1.0)) == (1, 1)
+    with pytest.raises(UsageError, match=r"the cheapest network still has 1\.80 times the limit"):
+        solve(damage, Steps([1.0], 0.5))
 
 
 def test_expensive_unimportant_groups_give_first() -> None:

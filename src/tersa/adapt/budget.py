@@ -196,8 +196,11 @@ def _move(damage: Sequence[Damage], cost: Priced, now: Widths, budget: float, bi
 def _squeeze(damage: Sequence[Damage], cost: Priced, now: Widths) -> Widths:
     """One width narrower at a time, the one with least damage per cost saved, until the budget is met.
 
+    Where no single width saves anything any more, as may be with costs that do not rise with the widths, the
+    cheapest widths that are found are the answer if they meet the budget.
+
     Raises:
-        UsageError: nothing can be narrowed any more.
+        UsageError: neither meets it.
     """
     while (here := cost.at(now)) > 1.0:
         steps: list[tuple[float, int, int]] = []
@@ -208,13 +211,28 @@ def _squeeze(damage: Sequence[Damage], cost: Priced, now: Widths) -> Widths:
                 if saved > 0:
                     steps.append(((each.at(width) - each.at(now[group])) / saved, group, width))
         if not steps:
-            raise UsageError(
-                f"no widths meet the budget: the narrowest network still has {here:.2f} times the limit; ask "
-                "for more, or let more layers be narrowed"
-            )
+            cheapest = min((now, _cheapest(damage, cost)), key=cost.at)
+            if (least := cost.at(cheapest)) > 1.0:
+                raise UsageError(
+                    f"no widths meet the budget: the cheapest network still has {least:.2f} times the limit; "
+                    "ask for more, or let more layers be narrowed"
+                )
+            return cheapest
         _, group, width = min(steps)
         now = (*now[:group], width, *now[group + 1 :])
     return now
+
+
+def _cheapest(damage: Sequence[Damage], cost: Priced) -> Widths:
+    """From all narrowest, one group after the other to its cheapest width, until none gets cheaper."""
+    now = tuple(each.choices[0] for each in damage)
+    while True:
+        before = cost.at(now)
+        for group, each in enumerate(damage):
+            width = min(each.choices, key=cost.along(group, now))
+            now = (*now[:group], width, *now[group + 1 :])
+        if cost.at(now) >= before:
+            return now
 
 
 def _polish(damage: Sequence[Damage], cost: Priced, now: Widths) -> Widths:

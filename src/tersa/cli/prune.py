@@ -60,7 +60,8 @@ def prune(
         typer.Option(
             "--mac-penalty",
             min=0.0,
-            help="Lambda: scores minus lambda times the channel's share of the MACs.",
+            help="Lambda: scores minus lambda times the channel's share of MACs (of parameters, where "
+            "only they are too many).",
         ),
     ] = 0.5,
     scope: Annotated[
