@@ -55,8 +55,8 @@ Say = Callable[[str, float, str], None]
 
 DEFAULT_DATA = "digits"
 
-OVERHEAD = 1.6
-"""Wall time over timed time: warm-up, and one untimed call per round."""
+OVERHEAD = 2.5
+"""Wall time over timed time: warm-up, and the untimed calls of every round."""
 START_SECONDS = 1.5
 """Of a process, about."""
 STARTS, STARTS_FROM_S = 6, 0.5
