@@ -26,7 +26,7 @@ $(READY): pyproject.toml constraints.txt
 	@touch $(READY)
 
 install-runtimes: $(READY)
-	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,runtimes,qonnx,tvm,cluster]"
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,runtimes,qonnx,tvm,cluster,tracking]"
 
 demo: $(READY)
 	$(BIN)/tersa shrink --data digits --max-loss 2.0 --out runs/demo --overwrite
