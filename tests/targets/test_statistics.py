@@ -94,10 +94,21 @@ def test_starts_in_closed_form() -> None:
     before, after = np.repeat([1.0, 1.1, 1.2, 1.3], 30), np.ones(120)
     found = compare_rounds(before, after, STARTS)
     logs = np.log([1.0, 1.1, 1.2, 1.3])
-    half = 3.182446 * logs.std(ddof=1) / 2
-    assert found.speedup == pytest.approx(np.exp(logs.mean()))
-    assert (found.low, found.high) == pytest.approx(np.exp([logs.mean() - half, logs.mean() + half]))
+    level, half = logs.mean(), 4.302653 * np.sqrt(((logs[:2] - logs[2:]) ** 2).sum() / 2 / 2 / 4)
+    assert found.speedup == pytest.approx(np.exp(level))
+    assert (found.low, found.high) == pytest.approx(np.exp([level - half, level + half]))
+    three = compare_rounds(before[:90], after[:90], (30, 30, 30))
+    half = 4.302653 * logs[:3].std(ddof=1) / np.sqrt(3)
+    assert (three.low, three.high) == pytest.approx(np.exp([logs[:3].mean() - half, logs[:3].mean() + half]))
     assert compare_rounds(before[:60], after[:60], (30, 30)) == compare_rounds(before[:60], after[:60])
+
+
+@pytest.mark.parametrize("count", [4, 5, 6])
+def test_what_alternates_from_start_to_start_is_no_noise(count: int) -> None:
+    """The sides swap their memory: a fifth slower there, at every other start the one or the other."""
+    own = 1.1 * np.array([1.2, 1 / 1.2] * 3)[:count]
+    found = compare_rounds(np.repeat(own, 20), np.ones(20 * count), (20,) * count)
+    assert (found.speedup, found.low, found.high) == pytest.approx((1.1, 1.1, 1.1))
 
 
 @pytest.mark.parametrize("starts", [(30, 30, 30), (120, 0), (121,)])

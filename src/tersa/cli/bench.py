@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from tersa.recipes.bench_result import BenchResult, CrossTable, LayerTable
     from tersa.targets.sweep import Row
 
-EPILOG = """Example: tersa bench runs/demo/baseline.onnx runs/demo/model.onnx --targets onnxruntime,torch
+EPILOG = """Example: tersa bench runs/demo/baseline.onnx runs/demo/model.onnx --batch 1,8
 
 tersa bench lenet vit:2x64 --data mnist --targets onnxruntime,openvino,torch --batch 1..64 --precision
 fp32,int8 --out runs/matrix

@@ -57,7 +57,7 @@ DEFAULT_DATA = "digits"
 
 OVERHEAD = 2.5
 """Wall time over timed time: warm-up, and the untimed calls of every round."""
-START_SECONDS = 1.5
+START_SECONDS = 1.0
 """Of a process, about."""
 STARTS, STARTS_FROM_S = 6, 0.5
 """Processes of each network, one after the other, where this many seconds or more are timed; else one."""

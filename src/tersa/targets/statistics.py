@@ -5,8 +5,11 @@ down slows both, and the ratio within a round is steadier than either time. The 
 round finds colder caches; orders alternate, so that the geometric mean of two neighbours' ratios is free of
 it.
 
-Rounds of one process repeat what that process has: where its memory lies. Where each side was started several
-times, the unit that repeats is the start, not the round, and the interval is Student's over the starts.
+Rounds of one process repeat what that process has: where its memory lies. Where each side was started
+several times, the unit that repeats is the start, not the round, and the interval is Student's over the
+starts. At every start the sides find each other's memory, and begin in the other order
+(`rounds.time_sides`): what that brings has one sign in even starts and the other in odd ones, and is
+estimated apart.
 
 Example:
     >>> import numpy as np
@@ -27,7 +30,7 @@ import numpy.typing as npt
 
 from tersa.numerics import bootstrap_interval
 from tersa.records import Quantiles
-from tersa.study.statistics import interval
+from tersa.study.statistics import interval, student_quantile
 
 Times = npt.NDArray[np.float64]
 
@@ -43,8 +46,9 @@ narrower, and equal processes differ by more (the column `by_start` of `benchmar
 Every interval of a ratio is widened by this much, but where processes were started anew.
 """
 
-LEAST_STARTS = 3
-"""Fewer starts say nothing of how much starts differ: their rounds are taken as those of one."""
+LEAST_STARTS, LEAST_ALTERNATING = 3, 4
+"""Fewer starts say nothing of how much starts differ: their rounds are taken as those of one; and nothing of
+what alternates, which is then a part of how they differ."""
 
 
 @dataclass(frozen=True)
@@ -124,9 +128,22 @@ def _parts(rounds: Times, starts: Sequence[int]) -> list[Times]:
 
 
 def _student(values: Sequence[float]) -> tuple[float, float, float]:
-    """Geometric mean of positive values, one per start, with Student's interval of their logarithms."""
-    found = interval([math.log(value) for value in values])
-    return math.exp(found.mean), math.exp(found.low), math.exp(found.high)
+    """Mean of positive values, one per start, with Student's interval, over their logarithms.
+
+    From `LEAST_ALTERNATING` starts on, log v_s = a + d x_s + e_s with x_s = 1, -1, 1, ...: exp(a) by least
+    squares, n - 2 degrees of freedom, var a = var e (1 / n + mean(x)^2 / sum (x - mean(x))^2).
+    """
+    logs, count = np.log(np.asarray(values, np.float64)), len(values)
+    if count < LEAST_ALTERNATING:
+        found = interval(logs.tolist())
+        return math.exp(found.mean), math.exp(found.low), math.exp(found.high)
+    signs = np.where(np.arange(count) % 2 == 0, 1.0, -1.0)
+    off = signs - signs.mean()
+    slope = float(off @ logs / (off @ off))
+    level = float(logs.mean() - slope * signs.mean())
+    variance = float(np.sum((logs - level - slope * signs) ** 2)) / (count - 2)
+    half = student_quantile(count - 2) * math.sqrt(variance * (1.0 / count + signs.mean() ** 2 / (off @ off)))
+    return math.exp(level), math.exp(level - half), math.exp(level + half)
 
 
 def compare_rounds(before_ms: Times, after_ms: Times, starts: Sequence[int] = ()) -> Ratio:
@@ -134,7 +151,8 @@ def compare_rounds(before_ms: Times, after_ms: Times, starts: Sequence[int] = ()
 
     r_i = before_i / after_i,  m_s = median over the rounds of start s of sqrt(r_2i r_2i+1)
 
-    With three starts or more, speedup = exp(mean_s log m_s), and the interval is Student's over the log m_s.
+    With three starts or more, speedup = exp(mean_s log m_s), and the interval is Student's over the log m_s;
+    with four or more, without what alternates from start to start.
     With fewer, speedup is the one median, and the interval is the block bootstrap's, wider by `PLACEMENT`.
     Fewer than eight rounds are taken one by one.
 
