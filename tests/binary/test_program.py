@@ -8,6 +8,7 @@ from tersa.binary.program import (
     Add,
     Affine,
     Convolution,
+    FloatConvolution,
     FloatPixels,
     Levels,
     MaxPool,
@@ -142,6 +143,19 @@ def test_a_padded_value_is_bounded() -> None:
 def test_the_buffers_of_one_image_are_bounded_before_they_are_made() -> None:
     with pytest.raises(ModelError, match=r"needs 738,197,508 bytes of buffers for one image; at most"):
         Runner(long_chain(10, (1, 4096, 4096)))
+
+
+def test_float_weights_of_few_bits_are_bounded_before_they_are_unpacked() -> None:
+    """8 MB on disk would be 268,435,460 bytes of floats."""
+    size = (1 << 22) + 1
+    planes = np.zeros((1, -(-16 * size // 8)), np.uint8)
+    operations: tuple[Operation, ...] = (
+        FloatPixels((size, 1, 1), np.zeros(size, np.float32), np.ones(size, np.float32)),
+        FloatConvolution(0, Weights((16, 1, 1, size), 1, planes)),
+    )
+    program = Program(tuple("abcdefghijklmnop"), (size, 1, 1), operations)
+    with pytest.raises(ModelError, match=r"would take 268,435,520 bytes unpacked; at most 268,435,456"):
+        Runner(program)
 
 
 def test_many_buffers_make_small_batches() -> None:

@@ -231,9 +231,9 @@ def test_scores_are_taken_at_every_step_or_once(make: Make, monkeypatch: pytest.
     calls: list[int] = []
     real = channels._fresh
 
-    def spy(job: Job, model: nn.Module, groups: object, index: int, unmet: list[str]) -> Tensor:
+    def spy(job: Job, model: nn.Module, groups: object, index: int, priced: str) -> Tensor:
         calls.append(index)
-        return real(job, model, groups, index, unmet)  # type: ignore[arg-type]
+        return real(job, model, groups, index, priced)  # type: ignore[arg-type]
 
     monkeypatch.setattr(channels, "_fresh", spy)
     every, once = make("every", step="2"), make("once", step="2", recompute="once")
@@ -242,7 +242,7 @@ def test_scores_are_taken_at_every_step_or_once(make: Make, monkeypatch: pytest.
     calls.clear()
     rows = descend_(once)
     assert calls == [1]
-    first = real(once, once.baseline, once.groups, 1, [])
+    first = real(once, once.baseline, once.groups, 1, "macs")
     for row in rows:  # the order of the first scores, whatever has gone since
         assert once.way.gone(row.index).tolist() == choose(first, once.groups, count=2 * row.index).tolist()
 
@@ -253,6 +253,21 @@ def test_bounds_end_it_at_the_first_step_within(make: Make) -> None:
     assert job.ended == "bounds"
     assert [row.within for row in rows] == [False] * (len(rows) - 1) + [True]
     assert rows[-1].parameters <= 0.5 * rows[0].parameters < rows[-2].parameters
+
+
+def test_the_price_is_on_what_is_still_too_much(make: Make) -> None:
+    """MACs, or parameters where they alone are too many; MACs also stand for size and latency."""
+    half, met = Bound(value=0.5, relative=True), Bound(value=1e9, relative=False)
+    asked = {
+        "none": (Goals(), "macs"),
+        "both": (Goals(macs=half, parameters=half), "macs"),
+        "macs are met": (Goals(macs=met, parameters=half), "parameters"),
+        "parameters alone": (Goals(parameters=half), "parameters"),
+        "latency too": (Goals(parameters=half, latency=half), "macs"),
+    }
+    for name, (goals, wanted) in asked.items():
+        job = make(name, goals=goals, step="1")
+        assert channels.Channels.at(job, 0)._priced(job.baseline) == wanted
 
 
 # Learning after a step

@@ -160,6 +160,10 @@ def test_an_interrupted_round_is_made_again_with_half_the_calls(
     found = Here(side, IMAGES, clock, lambda: next(counts)).round(8)
     assert found == pytest.approx(1.0)
     assert len(log) == 1 + 8 + 1 + 4
+    counts = iter([0, 1, 1, 1])
+    side = session(lambda call: 1.0 if call < 9 else 5.0, "A", log)
+    found = Here(side, IMAGES, clock, lambda: next(counts)).round(8)
+    assert found == pytest.approx(5.0)  # the quicker try was interrupted, and such tries are not chosen
 
 
 def test_a_busy_machine_ends_the_rounds(session: Make, clock: Callable[[], int]) -> None:
@@ -189,6 +193,12 @@ def test_every_start_has_its_share_of_the_rounds(session: Make, clock: Callable[
     between = [word for word in log if word.endswith(("ends", "again"))]
     forth, back = ["A ends", "B ends", "A again", "B again"], ["B ends", "A ends", "B again", "A again"]
     assert between == [*back, *forth, *back]  # each gets the memory of another one, none is always the first
+    log.clear()
+    time_sides([side("A"), side("B")], Effort(seconds=0.6, starts=3), lambda: 0.0, turned=True)
+    assert [word for word in log if word.endswith(("ends", "again"))] == [
+        *forth,
+        *back,
+    ]  # goes on alternating
 
 
 def test_sides_that_cannot_be_started_anew_are_started_once(session: Make, clock: Callable[[], int]) -> None:

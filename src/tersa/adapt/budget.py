@@ -159,7 +159,7 @@ def solve(damage: Sequence[Damage], cost: Priced, *, stages: int = STAGES, bins:
         bins: of each knapsack.
 
     Raises:
-        UsageError: the narrowest choices together are above the budget.
+        UsageError: no widths that are found meet the budget.
     """
     now = tuple(each.choices[-1] for each in damage)
     first = cost.at(now)
@@ -231,7 +231,7 @@ def _cheapest(damage: Sequence[Damage], cost: Priced) -> Widths:
         for group, each in enumerate(damage):
             width = min(each.choices, key=cost.along(group, now))
             now = (*now[:group], width, *now[group + 1 :])
-        if cost.at(now) >= before:
+        if not cost.at(now) < before:  # nor where a cost is NaN
             return now
 
 

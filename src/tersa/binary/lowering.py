@@ -27,6 +27,7 @@ from tersa.binary.layout import (
     Laid,
     aligned,
     bounds,
+    floats_layout,
     groups_for,
     lanes_of,
     offsets,
@@ -63,6 +64,8 @@ Form = Literal["words", "shorts", "floats"]
 WORD_COST = 4 if WIDE else 16
 """What a word of one plane pair costs, in 16-bit integers: measured, with AVX-512 popcount and without."""
 TASKS_PER_THREAD = 4
+MOST_UNPACKED = 1 << 30
+"""Bytes of all weights as kernels read them."""
 MOST_BYTES = 1 << 29
 """Of the buffers of one image, and of a batch of several."""
 STORED = {"words": np.uint64, "shorts": np.int16, "floats": np.float32}
@@ -153,7 +156,7 @@ class Lowered:
         image_bytes: of all buffers of one image.
 
     Raises:
-        ModelError: one image would need more than `MOST_BYTES`.
+        ModelError: one image would need more than `MOST_BYTES`, or all weights more than `MOST_UNPACKED`.
     """
 
     def __init__(self, program: Program) -> None:
@@ -171,10 +174,18 @@ class Lowered:
                 f"at most {MOST_BYTES:,} are allowed"
             )
         self.weights: dict[int, Laid] = {}
+        self.taps: dict[int, Floats] = {}
+        unpacked = 0
         for index, operation in enumerate(program.operations):
             if isinstance(operation, Convolution):
                 words = form_read(program, index) == "words"
                 self.weights[index] = (words_layout if words else shorts_layout)(operation.weights)
+            elif isinstance(operation, FloatConvolution):
+                self.taps[index] = floats_layout(operation.weights)
+            laid = self.weights[index].array if index in self.weights else self.taps.get(index)
+            unpacked += 0 if laid is None else laid.nbytes
+            if unpacked > MOST_UNPACKED:
+                raise ModelError(f"the program's weights take more than {MOST_UNPACKED:,} bytes unpacked")
 
     @cached_property
     def steps(self) -> list[tuple[int, Fused | None]]:
@@ -355,7 +366,7 @@ class Table:
                 more = {"SIZE": max(shape[1:]), "STEP_Y": 1, "STEP_X": 1}
             case FloatConvolution():
                 kind = k.CONVOLVE_FLOATS
-                more = self._float_taps(operation, reads)
+                more = self._float_taps(operation, self.lowered.taps[index], reads)
             case _:
                 raise AssertionError(f"{operation} is part of a step before it")
         self._add([index], KIND=kind, **(reads | self._writes(index, made) | more))
@@ -383,8 +394,9 @@ class Table:
             reads, writes = self._reads(index, "words", shape), self._writes(index, "floats")
             self._add([index], KIND=k.UNPACK_FLOATS, **reads, **writes)
 
-    def _float_taps(self, operation: FloatConvolution, reads: dict[str, int]) -> dict[str, int]:
-        weights = np.ascontiguousarray(np.moveaxis(operation.taps, 0, -1))  # (kh, kw, C, O)
+    def _float_taps(
+        self, operation: FloatConvolution, weights: Floats, reads: dict[str, int]
+    ) -> dict[str, int]:
         kh, kw = weights.shape[:2]
         back = operation.padding * (reads["X_ROW"] + reads["X_PIXEL"])
         return {

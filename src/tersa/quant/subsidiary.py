@@ -9,7 +9,7 @@ channel, the subsidiary network:
 a straight-through estimator like the sign's, and a pull towards removal. A channel that is masked adds
 nothing to the next layer's sums, so it and the filter that made it can be removed without changing any
 output: `remove_masked_` makes the smaller network. Not so where a weight's level or factor follows from the
-weights beside it (`scale=channel`, `shape=...`, ternary): there it removes nothing and says so.
+weights beside it (`scale=channel`, `shape=...`, ternary): such specs are refused, and it removes nothing.
 
 A training (`train.latents`) has three stages, each a third: the main network alone; the masks, one layer
 after another from the first to the last, while the main network stands still; the main network again, with

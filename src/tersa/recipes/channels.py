@@ -220,26 +220,36 @@ class Channels:
             return everything
         costs = {"macs": unit_macs(self.model, self.groups, shape)}
         costs["parameters"] = unit_parameters(self.model, self.groups)
-        unmet = [costs[name] for name in self._unmet()]
+        unmet = [costs[name] for name in self._unmet(self.model)]
         return useful(unmet, LEAST_HELP) if unmet else everything
 
-    def _unmet(self) -> list[str]:
-        """Which of `macs` and `parameters` are asked for and still too many."""
+    def _unmet(self, model: nn.Module) -> list[str]:
+        """Which of `macs` and `parameters` are asked for and still too many in a network."""
         goals, start = self.job.goals, self.job.dock.start
         found: list[str] = []
-        if start and goals.macs and macs(self.model, self.job.task.shape) > goals.macs.limit(start.macs):
+        if start and goals.macs and macs(model, self.job.task.shape) > goals.macs.limit(start.macs):
             found.append("macs")
-        if start and goals.parameters and parameters(self.model) > goals.parameters.limit(start.parameters):
+        if start and goals.parameters and parameters(model) > goals.parameters.limit(start.parameters):
             found.append("parameters")
         return found
+
+    def _priced(self, model: nn.Module) -> str:
+        """What a unit's price counts: MACs, or parameters where they alone are too many.
+
+        Where MACs are few enough and parameters are not, a price on MACs would go on taking channels of early
+        layers, which hold few parameters. Size and latency have no count of their own; MACs stand for them.
+        """
+        goals = self.job.goals
+        alone = self._unmet(model) == ["parameters"] and not (goals.size or goals.latency)
+        return "parameters" if alone else "macs"
 
     def _scores(self, index: int) -> Tensor:
         """Normalised, cost-aware scores of the units that are left, (U,)."""
         if self.job.protocol.recompute == "every":
-            return _fresh(self.job, self.model, self.groups, index, self._unmet())
+            return _fresh(self.job, self.model, self.groups, index, self._priced(self.model))
         if self.first is None:
             whole = self.job.network("steps", 1 if self.job.light else 0)
-            self.first = _fresh(self.job, whole, self.job.groups, 1, self._unmet())
+            self.first = _fresh(self.job, whole, self.job.groups, 1, self._priced(whole))
         return self.first[torch.isin(self.job.groups.units, self.groups.units)]
 
 
@@ -280,12 +290,8 @@ def words(count: int, back: int, retrain: int) -> str:
     return f"{said}, retrained {plural(retrain, 'iteration')}" if retrain else said
 
 
-def _fresh(job: Job, model: nn.Module, groups: Groups, index: int, unmet: list[str]) -> Tensor:
-    """Scores less what each unit costs of what is still too much: MACs, or parameters alone.
-
-    Where MACs are few enough and parameters are not, a price on MACs would go on taking channels of early
-    layers, which hold few parameters.
-    """
+def _fresh(job: Job, model: nn.Module, groups: Groups, index: int, priced: str) -> Tensor:
+    """Scores less what each unit costs of the network's MACs, or parameters."""
     generator = torch.Generator().manual_seed(job.seed + index)
     chosen = torch.randperm(len(job.task.train), generator=generator)[: job.protocol.criterion_samples]
     images = job.task.train.take(chosen)
@@ -293,7 +299,7 @@ def _fresh(job: Job, model: nn.Module, groups: Groups, index: int, unmet: list[s
     criterion = CRITERIA[job.protocol.criterion]
     scores = collect(model, groups, job.task, images, criterion, generator=generator)
     scores = normalise(scores, groups, NORMALISATIONS[job.protocol.normalisation])
-    if unmet == ["parameters"]:
+    if priced == "parameters":
         costs, total = unit_parameters(model, groups), parameters(model)
     else:
         costs, total = unit_macs(model, groups, job.task.shape), macs(model, job.task.shape)

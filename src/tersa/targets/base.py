@@ -60,7 +60,7 @@ class Effort:
         round_ms: calls are repeated until a round takes this long.
         warmup_seconds: per session and start, at most (three rounds, or a call that takes longer, are made).
         starts: processes of each side, one after the other; 1 for sides that cannot be started anew or whose
-            calls are so long that three rounds of each start would take three times the seconds.
+            calls are so long that three rounds of each start would take five times the seconds.
     """
 
     seconds: float = 1.0

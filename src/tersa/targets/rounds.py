@@ -52,8 +52,9 @@ ALIKE = 1.5
 OVERTIME, LEAST_ROUNDS = 5.0, 12
 """On a busy machine rounds end after so many times the seconds asked for, but not before so many rounds."""
 
-RECOVERY, RECOVERY_MS = 8, 10.0
-"""Untimed calls at the start of a round, or as many as fit into so many milliseconds; at least one."""
+RECOVERY, RECOVERY_ROUNDS = 8, 2.5
+"""Untimed calls at the start of a round, or as many as fit into so many times its length; at least one, but
+before a call of more than `LONGEST_MS`."""
 
 LEAST_PER_START = 3
 """Rounds of a start. Calls so long that these rounds of all starts take `OVERTIME` have one start."""
@@ -90,7 +91,7 @@ class Side(Protocol):
         ...
 
     def round(self, calls: int) -> float:
-        """Mean milliseconds of one of so many calls, after one untimed call."""
+        """Mean milliseconds of one of so many calls, after untimed ones."""
         ...
 
 
@@ -142,7 +143,7 @@ class Here:
     def warm_up(self, effort: Effort) -> tuple[int, float]:
         """Call until three rounds agree or the time is over: (calls made, milliseconds of one call)."""
         made, per_call = _warm_up(self.session, self.images, effort, self.clock)
-        self.untimed = untimed_calls(per_call)
+        self.untimed = untimed_calls(per_call, effort.round_ms)
         return made, per_call
 
     def round(self, calls: int) -> float:
@@ -154,7 +155,9 @@ class Here:
                     self.session.run(self.images)
                 before = self.interrupted()
                 ms = _time(self.session, self.images, calls, self.clock)
-                if self.interrupted() == before or calls * ms > LONGEST_MS:
+                if self.interrupted() == before:
+                    return ms
+                if calls * ms > LONGEST_MS:
                     return min(found, ms)
                 found = min(found, ms)
                 calls = max(1, calls // 2)
@@ -192,7 +195,11 @@ def time_rounds(
 
 
 def time_sides(
-    sides: Sequence[Side], effort: Effort, wall: Callable[[], float] = time.monotonic
+    sides: Sequence[Side],
+    effort: Effort,
+    wall: Callable[[], float] = time.monotonic,
+    *,
+    turned: bool = False,
 ) -> list[Timing]:
     """Warm every side up, then time interleaved rounds in alternating order; so for every start.
 
@@ -200,6 +207,7 @@ def time_sides(
         sides: what takes turns; more starts than one need `Restartable` ones.
         effort: how long.
         wall: seconds, for the end of rounds on a busy machine; a test passes its own.
+        turned: the sides were started last in the other order, by an earlier call.
     """
     warm = [side.warm_up(effort) for side in sides]
     calls = calls_of([per_call for _, per_call in warm], effort.round_ms)
@@ -211,7 +219,7 @@ def time_sides(
     patience = OVERTIME * effort.seconds * len(sides) / starts
     parts = [_rounds(sides, calls, rounds, patience, wall)]
     for start in range(1, starts):
-        order = again if start % 2 == 0 else again[::-1]
+        order = again[::-1] if (start % 2 == 1) != turned else again
         for side in order:
             side.close()
         for side in order:
@@ -240,22 +248,21 @@ def _rounds(
     return times
 
 
-def untimed_calls(per_call_ms: float) -> int:
+def untimed_calls(per_call_ms: float, round_ms: float) -> int:
     """Calls that bring a network's weights back into the caches; none where that is a small part of one call.
 
-    >>> untimed_calls(0.5), untimed_calls(3.0), untimed_calls(30.0), untimed_calls(300.0)
-    (8, 3, 1, 0)
+    >>> [untimed_calls(ms, 4.0) for ms in (0.5, 3.0, 30.0, 300.0)], untimed_calls(0.5, 0.5)
+    ([8, 3, 1, 0], 2)
     """
     if per_call_ms > LONGEST_MS:
         return 0
-    return max(1, min(RECOVERY, int(RECOVERY_MS / per_call_ms)))
+    return max(1, min(RECOVERY, int(RECOVERY_ROUNDS * round_ms / per_call_ms)))
 
 
 def calls_of(per_call_ms: Sequence[float], round_ms: float) -> list[int]:
     """Calls in a round of each side: as many as fill it, and equally many for sides of about the same speed.
 
-    The first calls of a round run on colder caches than the others: a side with fewer calls would look
-    slower.
+    What is left of colder caches weighs more in fewer calls: a side with fewer would look slower.
 
     Args:
         per_call_ms: of each side.

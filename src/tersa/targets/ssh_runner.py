@@ -171,7 +171,8 @@ def per_call(run, x, count):
 
 def warm_up(run, x, seconds):
     """Call until three rounds agree within 5 % or the time is over, which one call may fill."""
-    end, recent, calls = time.perf_counter() + seconds, [], 0
+    run(x)  # what is made once is no part of a call's time
+    end, recent, calls = time.perf_counter() + seconds, [], 1
     while True:
         count = max(1, int(1.0 / recent[-1])) if recent and recent[-1] > 0 else 1
         recent.append(per_call(run, x, count))
@@ -183,9 +184,9 @@ def warm_up(run, x, seconds):
             return calls, last[len(last) // 2]
 
 
-def untimed(ms):
+def untimed(ms, round_ms):
     """Calls that bring a network's weights back into the caches after another one ran."""
-    return 0 if ms > 100.0 else max(1, min(8, int(10.0 / max(ms, 1e-6))))
+    return 0 if ms > 100.0 else max(1, min(8, int(2.5 * round_ms / max(ms, 1e-6))))
 
 
 def time_rounds(message, content, sessions, tell):
@@ -206,7 +207,7 @@ def time_rounds(message, content, sessions, tell):
         order = range(len(runs)) if turn % 2 == 0 else range(len(runs) - 1, -1, -1)
         found = []
         for index in order:
-            for _ in range(untimed(warm[index][1])):
+            for _ in range(untimed(warm[index][1], message["round_ms"])):
                 runs[index](inputs[index])
             found.append((index, per_call(runs[index], inputs[index], calls[index])))
         for index, ms in found:

@@ -1,9 +1,8 @@
 """What timed rounds say: quantiles, intervals, drift, and the verdict between two sides. No clock in here.
 
 Rounds are paired: round i of both sides ran within milliseconds of one another, so what slows the machine
-down slows both, and the ratio within a round is steadier than either time. The side that runs first in a
-round finds colder caches; orders alternate, so that the geometric mean of two neighbours' ratios is free of
-it.
+down slows both, and the ratio within a round is steadier than either time. Orders alternate, so that the
+geometric mean of two neighbours' ratios is free of what running first or second in a round brings.
 
 Rounds of one process repeat what that process has: where its memory lies. Where each side was started
 several times, the unit that repeats is the start, not the round, and the interval is Student's over the
@@ -154,7 +153,7 @@ def compare_rounds(before_ms: Times, after_ms: Times, starts: Sequence[int] = ()
     With three starts or more, speedup = exp(mean_s log m_s), and the interval is Student's over the log m_s;
     with four or more, without what alternates from start to start.
     With fewer, speedup is the one median, and the interval is the block bootstrap's, wider by `PLACEMENT`.
-    Fewer than eight rounds are taken one by one.
+    Fewer than eight rounds are taken one by one, their mean with Student's interval.
 
     Args:
         before_ms: (rounds,) time of one call of the baseline.
@@ -180,7 +179,10 @@ def compare_rounds(before_ms: Times, after_ms: Times, starts: Sequence[int] = ()
 
 
 def _over_rounds(ratios: Times) -> tuple[float, float, float]:
-    """(median, low, high) of the rounds of one start."""
+    """(median, low, high) of the rounds of one start; few rounds have Student's interval, as starts do."""
+    if len(ratios) < 2 * BLOCK:
+        middle, low, high = _student(ratios.tolist())
+        return middle, low * (1.0 - PLACEMENT), high * (1.0 + PLACEMENT)
     paired = both_orders(ratios)
     speedup = float(np.median(paired))
     low, high = bootstrap_interval(blocks(paired, BLOCK // 2), _median)

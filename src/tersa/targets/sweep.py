@@ -144,6 +144,7 @@ class Contest:
         self.lanes: list[Lane] = []
         self.gaps: list[Gap] = []
         self._all: list[Lane] = []
+        self._turned = False
         for candidate in candidates:
             try:
                 lane = Lane(candidate, self._runner(target, candidate, cores))
@@ -297,7 +298,10 @@ class Contest:
         if here:
             return time_rounds([one.session for one in here], [one.images for one in here], effort)
         slow = any(isinstance(lane.runner, Worker) and lane.runner.start_s > START_S for lane in lanes)
-        return time_sides([Guarded(lane) for lane in lanes], replace(effort, starts=1) if slow else effort)
+        effort = replace(effort, starts=1) if slow else effort
+        found = time_sides([Guarded(lane) for lane in lanes], effort, turned=self._turned)
+        self._turned ^= len(found[0].starts) % 2 == 0 and bool(found[0].starts)
+        return found
 
     def _row(self, lane: Lane, side: Timed, effort: Effort, watts: float | None, gaps: list[Gap]) -> Row:
         """What is stored of a network; one whose process ends while energy is read leaves with its times."""
