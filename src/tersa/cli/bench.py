@@ -69,7 +69,7 @@ def bench(
             "--starts",
             min=1,
             help="Processes of each network that share these seconds: an interval covers how they differ. "
-            "[6; 1 below half a second]",
+            "[10; 1 below half a second]",
         ),
     ] = None,
     until: Annotated[

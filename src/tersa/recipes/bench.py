@@ -59,7 +59,7 @@ OVERHEAD = 2.5
 """Wall time over timed time: warm-up, and the untimed calls of every round."""
 START_SECONDS = 1.0
 """Of a process, about."""
-STARTS, STARTS_FROM_S = 6, 0.5
+STARTS, STARTS_FROM_S = 10, 0.5
 """Processes of each network, one after the other, where this many seconds or more are timed; else one."""
 MEMORY_SHARE = 0.8
 """Of the memory that is free, what one process may hold where no limit is given."""

@@ -45,7 +45,7 @@ the other side in one runtime is carried through all layers after it. A wrong la
 size of the logits.
 """
 
-START_S = 5.0
+START_S = 3.0
 """A network that takes longer to be ready (a compiler at work) is started once, and those beside it too."""
 
 

@@ -52,7 +52,7 @@ from tersa.targets.rounds import Here
 WATCH_S = 0.01
 """Between two looks at the memory of a process that runs a batch for the first time."""
 
-STAY = 10
+STAY = 6
 """Rounds on one core before the next: even, so that both orders of the sides are timed on each, and many,
 because the first rounds on a core find its caches cold.
 """
