@@ -73,9 +73,9 @@ def main() -> None:
                     _interval(here)[0] <= _interval(there)[1] and _interval(there)[0] <= _interval(here)[1]
                 )
     with given.csv.open("w", newline="") as file:
-        writer = csv.writer(file)
+        writer = csv.writer(file, lineterminator="\n")
         writer.writerow(("pair", "turn", "where", "speedup", "low", "high"))
-        writer.writerows(rows)
+        writer.writerows([*row[:3], *(f"{value:.4g}" for value in row[3:])] for row in rows)
     worst = max(abs(a[3] / b[3] - 1.0) for a, b in zip(rows[::2], rows[1::2], strict=True))
     print(
         f"intervals overlap in {overlaps} of {len(rows) // 2} turns; "
