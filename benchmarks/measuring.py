@@ -10,7 +10,7 @@ Three questions, with LeNet on 28x28 images, one thread, each network in a proce
     repeated   the ratio of two targets measured twice: how often do the two differ by under 5 %? (at least 18
                of 20)
 
-The line before the last says how much the starts of two copies differ, the last one the load of the machine.
+Then how much the starts of two copies differ, how much slower the one is that begins first, and the load.
 Writes `results/measuring.csv`, a row for each trial with the ratio of every start, as it goes: a run that was
 ended goes on with `--resume`.
 """
@@ -182,6 +182,8 @@ def tell(rows: list[dict[str, str]], targets: Sequence[str]) -> None:
         f"starts of two copies differ by {100 * equal.std():.1f} % (standard deviation), the first by "
         f"{100 * equal.mean():+.1f} % in the mean"
     )
+    swapped = [(-1) ** place * np.log(float(ratio)) for each in starts for place, ratio in enumerate(each)]
+    print(f"what begins first is slower by {100 * np.mean(swapped):.1f} %")
     loads = [float(each["load"]) for each in rows]
     print(f"load {min(loads):.1f} to {max(loads):.1f} on {os.cpu_count()} cores")
 

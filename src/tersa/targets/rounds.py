@@ -5,8 +5,8 @@ else the machine does falls on both sides alike; a round makes as many calls as 
 because one call of a small network is as short as the noise. Garbage collection waits outside the rounds.
 
 A round begins with untimed calls: where another network has run, the last-level cache comes back step by
-step (LeNet's 13 MB in a cache of 32 MB: 2.3, 1.7, 1.3, 1.2, 1.1, 1.05, 1.0 times its steady time). Timed,
-they would make whatever runs second in a pair look 8 % slower, and bias the ratio where that is not even.
+step (LeNet's 13 MB in a cache of 32 MB: 2.4, 1.6, 1.2, 1.1, 1.1, 1.0 times its steady time;
+`benchmarks/cache_recovery.py`). Timed, they would make whatever runs second in a pair look a tenth slower.
 
 A round that the system interrupted to run something else (the kernel counts that) is made again with half the
 calls, so that it fits between two interruptions of a busy machine: otherwise a side whose round is a little
@@ -21,7 +21,7 @@ Two processes that run one file differ by a few percent for as long as they live
 of the rounds, so that an interval covers what a process brings with it. All of them end before the first
 begins again: the system hands out first what it got back last, so that each finds the memory that another one
 had; one that is restarted alone gets its own again, and is as fast or slow as before. The order in which they
-end and begin alternates: what begins first is about 2 % slower than its equal (measured, LeNet).
+end and begin alternates: what begins first is a little slower than its equal (`benchmarks/measuring.py`).
 
 What rounds say is in `statistics.py`, what is stored of them in `measure.py`. What this does not do: measure
 a cold start or memory (`worker.py`), energy (`energy.py`), or throughput of several streams.
@@ -213,8 +213,8 @@ def time_sides(
     calls = calls_of([per_call for _, per_call in warm], effort.round_ms)
     longest = max(count * per_call for count, (_, per_call) in zip(calls, warm, strict=True))
     again = [side for side in sides if isinstance(side, Restartable)]
-    few = LEAST_PER_START * effort.starts * longest > OVERTIME * effort.seconds * 1000.0
-    starts = effort.starts if len(again) == len(sides) and not few else 1
+    too_long = LEAST_PER_START * effort.starts * longest > OVERTIME * effort.seconds * 1000.0
+    starts = effort.starts if len(again) == len(sides) and not too_long else 1
     rounds = max(LEAST_PER_START, min(effort.rounds, int(effort.seconds * 1000.0 / longest)) // starts)
     patience = OVERTIME * effort.seconds * len(sides) / starts
     parts = [_rounds(sides, calls, rounds, patience, wall)]
