@@ -24,7 +24,7 @@ from tersa.models.summary import macs, parameters
 from tersa.models.zoo import build
 from tersa.prune.criteria import CRITERIA, WEIGHT_CRITERIA
 from tersa.prune.evidence import collect
-from tersa.prune.groups import find_groups
+from tersa.prune.groups import Groups, find_groups
 from tersa.prune.holding import maskable
 from tersa.prune.normalise import NORMALISATIONS
 from tersa.prune.protocol import choose, within
@@ -231,9 +231,9 @@ def test_scores_are_taken_at_every_step_or_once(make: Make, monkeypatch: pytest.
     calls: list[int] = []
     real = channels._fresh
 
-    def spy(job: Job, model: nn.Module, groups: object, index: int, priced: str) -> Tensor:
+    def spy(job: Job, model: nn.Module, groups: Groups, index: int, priced: str) -> Tensor:
         calls.append(index)
-        return real(job, model, groups, index, priced)  # type: ignore[arg-type]
+        return real(job, model, groups, index, priced)
 
     monkeypatch.setattr(channels, "_fresh", spy)
     every, once = make("every", step="2"), make("once", step="2", recompute="once")

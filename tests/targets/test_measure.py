@@ -12,6 +12,7 @@ import pytest
 
 from tersa.errors import ModelError
 from tersa.export.artefact import Artefact
+from tersa.targets import ssh_runner
 from tersa.targets.base import Effort, Pixels, RemoteTimes, Session
 from tersa.targets.measure import (
     Timed,
@@ -22,7 +23,7 @@ from tersa.targets.measure import (
     not_offered,
 )
 from tersa.targets.registry import parse
-from tersa.targets.rounds import LEAST_ROUNDS, TRIES, Here, never, time_rounds, time_sides
+from tersa.targets.rounds import LEAST_ROUNDS, TRIES, Here, never, time_rounds, time_sides, untimed_calls
 
 Make = Callable[..., Session]
 IMAGES = np.zeros((2, 1, 8, 8), np.float32)
@@ -149,6 +150,12 @@ def test_caches_that_another_network_filled_are_no_difference(
     found = time_rounds([side("A"), side("B")], [IMAGES, IMAGES], Effort(seconds=0.1), clock)
     for one in found:
         assert one.times_ms == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("per_call_ms", [0.01, 0.3, 0.5, 3.0, 9.9, 30.0, 100.0, 101.0])
+@pytest.mark.parametrize("round_ms", [0.5, 4.0])
+def test_rounds_begin_over_ssh_as_they_do_here(per_call_ms: float, round_ms: float) -> None:
+    assert ssh_runner.untimed(per_call_ms, round_ms) == untimed_calls(per_call_ms, round_ms)
 
 
 def test_an_interrupted_round_is_made_again_with_half_the_calls(

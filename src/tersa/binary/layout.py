@@ -25,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tersa.binary.bitpack import codes, largest, pack, words_for
-from tersa.binary.program import Floats, Weights
+from tersa.binary.program import FloatConvolution, Floats, Weights
 from tersa.binary.thresholds import ALWAYS, NEVER
 from tersa.errors import ModelError
 
@@ -49,7 +49,7 @@ def aligned(shape: tuple[int, ...], dtype: npt.DTypeLike, slack: int = ALIGNMENT
     return raw[start : start + size].view(kind).reshape(shape)
 
 
-def bounded(what: str, *factors: int) -> None:
+def _bounded(what: str, *factors: int) -> None:
     """Refuse what would take too much memory, before it does.
 
     Raises:
@@ -98,7 +98,7 @@ def words_layout(weights: Weights) -> Laid:
     """For `BITS` and `TERNARY`."""
     o, kh, kw, c = weights.shape
     run = kw * words_for(c)
-    bounded(f"weights {weights.shape}", groups_for(o), GROUP, weights.bits or 2, kh, run, 8)
+    _bounded(f"weights {weights.shape}", groups_for(o), GROUP, weights.bits or 2, kh, run, 8)
     integers = weights.integers()
     if weights.bits:
         planes = pack(codes(integers, weights.bits), weights.bits)[:, None]  # (planes, 1, O, kh, kw, words)
@@ -120,7 +120,7 @@ def shorts_layout(weights: Weights) -> Laid:
     """For `SHORTS`."""
     o, kh, kw, c = weights.shape
     run = -(-kw * c // 2)
-    bounded(f"weights {weights.shape}", groups_for(o), GROUP, kh, run, 4)
+    _bounded(f"weights {weights.shape}", groups_for(o), GROUP, kh, run, 4)
     integers = weights.integers()
     taps = np.zeros((o, kh, 2 * run), np.int16)
     taps[:, :, : kw * c] = integers.reshape(o, kh, kw * c)
@@ -130,12 +130,11 @@ def shorts_layout(weights: Weights) -> Laid:
     return Laid(array, run, 0, 1)
 
 
-def floats_layout(weights: Weights | Floats) -> Floats:
+def floats_layout(layer: FloatConvolution) -> Floats:
     """For `CONVOLVE_FLOATS`: (kh, kw, C, O), each weight a float."""
-    if isinstance(weights, Weights):
-        bounded(f"weights {weights.shape}", *weights.shape, 4)
-        weights = weights.integers().astype(np.float32)
-    return np.ascontiguousarray(np.moveaxis(weights, 0, -1))
+    if isinstance(layer.weights, Weights):
+        _bounded(f"weights {layer.weights.shape}", *layer.weights.shape, 4)
+    return np.ascontiguousarray(np.moveaxis(layer.taps, 0, -1))
 
 
 def sides(
@@ -180,7 +179,7 @@ def offsets(
 
 def bounds(table: npt.NDArray[np.int32], offset: npt.NDArray[np.int64], factor: int) -> Array:
     """Thresholds (O, levels) of S = factor A + offset as bounds of A, (classes, groups, levels, 32)."""
-    bounded(f"thresholds {table.shape}", len(offset), groups_for(len(table)), GROUP, table.shape[1], 8)
+    _bounded(f"thresholds {table.shape}", len(offset), groups_for(len(table)), GROUP, table.shape[1], 8)
     wanted = table.astype(np.int64)[None]  # (1, O, levels)
     exact = -((offset[:, :, None] - wanted) // factor)  # the smallest A with factor A + offset >= t
     found = np.clip(exact, ALWAYS + 1, NEVER - 1)

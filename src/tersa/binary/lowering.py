@@ -180,10 +180,10 @@ class Lowered:
             if isinstance(operation, Convolution):
                 words = form_read(program, index) == "words"
                 self.weights[index] = (words_layout if words else shorts_layout)(operation.weights)
+                unpacked += self.weights[index].array.nbytes
             elif isinstance(operation, FloatConvolution):
-                self.taps[index] = floats_layout(operation.weights)
-            laid = self.weights[index].array if index in self.weights else self.taps.get(index)
-            unpacked += 0 if laid is None else laid.nbytes
+                self.taps[index] = floats_layout(operation)
+                unpacked += self.taps[index].nbytes
             if unpacked > MOST_UNPACKED:
                 raise ModelError(f"the program's weights take more than {MOST_UNPACKED:,} bytes unpacked")
 

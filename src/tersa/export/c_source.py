@@ -341,11 +341,11 @@ class _Writer:
         weights = operation.weights
         if isinstance(weights, Weights):
             stored = self.constant("uint8_t", f"weights_{place}", weights.planes)
-            part, more = "float_packed_sums", (stored, weights.planes.shape[1], weights.bits)
+            taps = (0, stored, weights.planes.shape[1], weights.bits)
         else:
-            part, more = "float_sums", (self.constant("float", f"weights_{place}", weights),)
+            taps = (self.constant("float", f"weights_{place}", weights), 0, 0, 0)
         y = self.keep(place, "float", o * rows * columns)
-        self.looped(part, (f"&{window}", x, *more), (rows, columns), f"{y} + p * {o}")
+        self.looped("float_sums", (f"&{window}", x, *taps), (rows, columns), f"{y} + p * {o}")
         self.steps.append("  }")
 
     def max_pool(self, place: int, operation: MaxPool) -> None:

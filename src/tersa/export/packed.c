@@ -113,31 +113,11 @@ static void integer_sums(const window *s, const int32_t *x, const uint8_t *weigh
     sums[o] = sum;
   }
 }
-//: float_sums window
-/* A convolution of floats (h, w, c), added tap by tap, rounded after every product and sum. */
-static void float_sums(const window *s, const float *x, const float *weights, int32_t y, int32_t z, float *sums) {
-  for (int32_t o = 0; o < s->o; o++) {
-    float sum = 0.0f;
-    for (int32_t a = 0; a < s->kh; a++) {
-      const int32_t row = y * s->stride + a - s->pad;
-      if (row < 0 || row >= s->h) continue;
-      for (int32_t b = 0; b < s->kw; b++) {
-        const int32_t column = z * s->stride + b - s->pad;
-        if (column < 0 || column >= s->w) continue;
-        const float *tap = weights + ((o * s->kh + a) * s->kw + b) * s->c;
-        for (int32_t c = 0; c < s->c; c++) {
-          const float product = x[(row * s->w + column) * s->c + c] * tap[c];
-          sum += product;
-        }
-      }
-    }
-    sums[o] = sum;
-  }
-}
-//: float_packed_sums weight window
-/* As float_sums, by integer weights: a product with -1 or 1 is exact. */
-static void float_packed_sums(const window *s, const float *x, const uint8_t *weights, int32_t bytes, int wbits,
-                              int32_t y, int32_t z, float *sums) {
+//: float_sums weight window
+/* A convolution of floats (h, w, c), added tap by tap, rounded after every product and sum. Weights are floats, or,
+   where these are 0, integers in planes of bits. */
+static void float_sums(const window *s, const float *x, const float *floats, const uint8_t *planes, int32_t bytes,
+                       int wbits, int32_t y, int32_t z, float *sums) {
   for (int32_t o = 0; o < s->o; o++) {
     float sum = 0.0f;
     for (int32_t a = 0; a < s->kh; a++) {
@@ -148,7 +128,8 @@ static void float_packed_sums(const window *s, const float *x, const uint8_t *we
         if (column < 0 || column >= s->w) continue;
         const int32_t tap = ((o * s->kh + a) * s->kw + b) * s->c;
         for (int32_t c = 0; c < s->c; c++) {
-          const float product = x[(row * s->w + column) * s->c + c] * (float)weight(weights, bytes, wbits, tap + c);
+          const float factor = floats ? floats[tap + c] : (float)weight(planes, bytes, wbits, tap + c);
+          const float product = x[(row * s->w + column) * s->c + c] * factor;
           sum += product;
         }
       }

@@ -218,9 +218,7 @@ class Channels:
         everything = torch.ones(len(self.groups.units), dtype=torch.bool)
         if goals.size or goals.latency or not (goals.macs or goals.parameters) or start is None:
             return everything
-        costs = {"macs": unit_macs(self.model, self.groups, shape)}
-        costs["parameters"] = unit_parameters(self.model, self.groups)
-        unmet = [costs[name] for name in self._unmet(self.model)]
+        unmet = [_costs(name, self.model, self.groups, shape)[0] for name in self._unmet(self.model)]
         return useful(unmet, LEAST_HELP) if unmet else everything
 
     def _unmet(self, model: nn.Module) -> list[str]:
@@ -299,8 +297,11 @@ def _fresh(job: Job, model: nn.Module, groups: Groups, index: int, priced: str) 
     criterion = CRITERIA[job.protocol.criterion]
     scores = collect(model, groups, job.task, images, criterion, generator=generator)
     scores = normalise(scores, groups, NORMALISATIONS[job.protocol.normalisation])
-    if priced == "parameters":
-        costs, total = unit_parameters(model, groups), parameters(model)
-    else:
-        costs, total = unit_macs(model, groups, job.task.shape), macs(model, job.task.shape)
-    return cost_aware(scores, costs, total, job.protocol.mac_weight)
+    return cost_aware(scores, *_costs(priced, model, groups, job.task.shape), job.protocol.mac_weight)
+
+
+def _costs(name: str, model: nn.Module, groups: Groups, shape: tuple[int, int, int]) -> tuple[Tensor, float]:
+    """What goes with each unit, (U,), and with the whole network, in `macs` or `parameters`."""
+    if name == "parameters":
+        return unit_parameters(model, groups), parameters(model)
+    return unit_macs(model, groups, shape), macs(model, shape)

@@ -185,7 +185,7 @@ def warm_up(run, x, seconds):
 
 
 def untimed(ms, round_ms):
-    """Calls that bring a network's weights back into the caches after another one ran."""
+    """As `rounds.untimed_calls`, which is not there."""
     return 0 if ms > 100.0 else max(1, min(8, int(2.5 * round_ms / max(ms, 1e-6))))
 
 
