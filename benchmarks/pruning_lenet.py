@@ -10,8 +10,8 @@ baseline is trained too, and so is the same small network from scratch, beside i
 of `results/pruning_lenet.csv`, and a seed that has a row is not run again. Several processes may share the
 file. The settings of pruning were chosen in trials on seeds 0 and 1, which had looked at test accuracy; those
 of the coded file (`--coded-size`, learning rate, smoothing) on the validation split of one network of seed 3,
-after its earlier row had missed 1.0 % on the test split. A first run of seed 7, with a larger error, led to the price that
-turns to parameters where multiply-accumulates are few enough; its row was made afterwards.
+after its earlier row had missed 1.0 % on the test split. A first run of seed 7, with a larger error, led to
+the price that turns to parameters where multiply-accumulates are few enough; its row was made afterwards.
 """
 
 from __future__ import annotations
