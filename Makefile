@@ -9,17 +9,18 @@ DEFAULT_TIERS := not slow and not runtime and not browser and not gpu
 .PHONY: help install install-runtimes demo lint types test test-all docs audit clean
 
 help:
-	@echo "make demo      set up and run the main job on the bundled digits (runs/demo/report.html)"
-	@echo "make test      set up, then lint, types, tests and doctests"
-	@echo "make docs      the documentation as a site (build/site/index.html)"
-	@echo "make test-all  the slow, runtime and browser tests on top"
-	@echo "make audit     known vulnerabilities of the pinned dependencies (asks a data base on the internet)"
+	@echo "make demo              set up and run the main job on the bundled digits (runs/demo/report.html)"
+	@echo "make test              set up, then lint, types, tests and doctests"
+	@echo "make docs              the documentation as a site (build/site/index.html)"
+	@echo "make install-runtimes  OpenVINO, LiteRT, qonnx, TVM, Ray and MLflow: test-all skips their tests without them"
+	@echo "make test-all          the slow, runtime and browser tests on top"
+	@echo "make audit             known vulnerabilities of the pinned dependencies (asks a data base on the internet)"
 
 install: $(READY)
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "tersa needs Python 3.11 or newer, this is " + sys.version.split()[0] + "; try: make PYTHON=python3.12")'
-	@echo "installing into $(VENV) (about 1.5 GB, a few minutes the first time)"
+	@echo "installing into $(VENV) (about 1.5 GB, gigabytes more where pip takes torch with CUDA: see README.md; a few minutes the first time)"
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
 	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"

@@ -1,7 +1,7 @@
 """NetAdapt as published against `tersa adapt`: where the time of a search goes, remedy by remedy.
 
     python benchmarks/adaptation_speed.py [--models alexnet,mobilenet:1.0] [--target onnxruntime]
-    python benchmarks/adaptation_speed.py --accuracy [--seeds 5] [--out runs/adaptation]
+    python benchmarks/adaptation_speed.py --accuracy [--budgets 0.3,0.5,0.7] [--sides oab] [--seeds 5]
 
 The original: candidates' widths one by one; for every estimate the table read from its file and an
 interpolator (scipy's Rbf, cubic) built anew for each layer that is not in it; every candidate fine-tuned for
@@ -22,14 +22,19 @@ fine-tune is the same on both sides and counted on neither, nor is the published
 What is done is kept in `--out`: the same command goes on where a killed one was, and needs another folder for
 other settings.
 
-With `--accuracy`: final test accuracies of the original (`--cut linear --score finetune`), (a) and (b), each
-run whole with its closing fine-tune, for several seeds; a killed run goes on with the same command.
+With `--accuracy`: test accuracy and measured latency at the end of the original (`--cut linear --score
+finetune`; side o), (a) and (b), or of those that `--sides` names, each run whole with its closing fine-tune,
+at every budget of `--budgets`, for several seeds; then the means over seeds, a line for each network, budget
+and pair of sides. Latency is a share of the baseline's, measured beside it in interleaved rounds. A run that
+ends writes its row, in place of one of the same settings; other rows of the file stay. A killed command goes
+on when it is given again: finished runs are read from `--out`.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import io
 import json
 import math
 import platform
@@ -48,6 +53,9 @@ import torch
 from torch import nn
 
 from tersa.adapt.grid import Grid
+from tersa.adapt.resource import Table
+from tersa.errors import UsageError
+from tersa.files import write_atomic
 from tersa.recipes import adapt as recipe
 from tersa.recipes import adapt_candidates, adapt_store
 from tersa.recipes.adapt import adapt
@@ -65,13 +73,22 @@ SIDE, CLASSES = 32, 10
 RESULTS = Path(__file__).parent / "results" / "adaptation_speed.csv"
 ACCURACY = Path(__file__).parent / "results" / "adaptation_accuracy.csv"
 processor = SimpleNamespace(perf_counter=time.process_time)
-SIDES = {
+SIDES: dict[str, dict[str, Any]] = {
     "original": {"search": "netadapt", "cut": "linear", "score": "finetune"},
     "(a)": {"search": "netadapt", "cut": "bisect", "score": "naswot", "hybrid": 0.3},
     "(b)": {"search": "budget"},
 }
+LETTERS = {"o": "original", "a": "(a)", "b": "(b)"}
+PAIRS = (("(b)", "original"), ("(b)", "(a)"), ("(a)", "original"))
 Row = tuple[str, str, float, float, str]
 """Network, what, seconds, times faster, how it was found."""
+SETTINGS = (
+    "network", "data", "target", "budget", "seed", "side", "delta", "finetune_steps", "epochs", "tune",
+    "device",
+)  # fmt: skip
+"""Columns of an accuracy that say what was run; the file has one row of each."""
+Final = dict[str, str]
+"""One whole run, as its row in the file."""
 
 
 def queries() -> tuple[float, float]:
@@ -142,6 +159,7 @@ def run(asked: argparse.Namespace, model: str, side: str, folder: Path) -> Ours:
     out = folder / side.strip("()")
     with (
         patch.object(adapt_store, "time", processor),
+        patch.object(adapt_candidates, "time", processor),  # times the search for widths itself
         patch.object(adapt_candidates, "retrain_", timed),
         patch.object(recipe, "finish", lambda *_: None),  # test set and report are no part of a search
     ):
@@ -168,18 +186,13 @@ def told(task: str, done: float, remark: str) -> None:
 
 def compare(asked: argparse.Namespace, model: str, folder: Path) -> list[Row]:
     """Rows of one network; what is in the folder is not measured again."""
-    shape, file, kept = (3, SIDE, SIDE), folder / "table.db", folder / "table.json"
     folder.mkdir(parents=True, exist_ok=True)
-    began = time.process_time()
-    points, filled = measured_table(model, shape, CLASSES, parse(asked.target), file)
-    if not kept.is_file():
-        kept.write_text(json.dumps({"seconds": time.process_time() - began, "points": filled.measured}))
-    filling = json.loads(kept.read_text())
+    points, filling = filled_table(model, asked.target, folder)
     print(f"\n{model} at {SIDE}x{SIDE}: {filling['points']} layers in {filling['seconds']:.0f} s", flush=True)
     both = {"(b)": ours(asked, model, "(b)", folder)} if "b" in asked.sides else {}
     stored = folder / "stages.json"
     if not stored.is_file():
-        subject = Subject.of(model, shape, CLASSES, points)
+        subject = Subject.of(model, (3, SIDE, SIDE), CLASSES, points)
         measured = Measured(asked.delta, asked.budget, asked.steps, asked.timed, asked.builds)
         show = partial(print, " ", flush=True)
         found = stages(subject, measured, network=model, folder=folder, say=lambda _, text: show(text))
@@ -203,6 +216,26 @@ def compare(asked: argparse.Namespace, model: str, folder: Path) -> list[Row]:
             (model, f"  {side} of which {n}", value, math.nan, mine.how) for n, value in mine.stages.items()
         ]
     return rows
+
+
+def filled_table(model: str, target: str, folder: Path) -> tuple[Table, dict[str, Any]]:
+    """The latency table of a network, and what its measuring took: seconds and points, summed over the calls
+    of this command that measured some of it (a killed one's up to its last block)."""
+    kept = folder / "table.json"
+    filling: dict[str, Any] = {"seconds": 0.0, "points": 0, "whole": False}
+    if kept.is_file():
+        filling = {"whole": True, **json.loads(kept.read_text())}
+    began, earlier = time.process_time(), dict(filling)
+
+    def note(done: int, of: int) -> None:
+        if not earlier["whole"]:
+            filling["seconds"] = earlier["seconds"] + time.process_time() - began
+            filling["points"] = earlier["points"] + done
+            filling["whole"] = done == of
+            write_atomic(kept, json.dumps(filling))
+
+    table, _ = measured_table(model, (3, SIDE, SIDE), CLASSES, parse(target), folder / "table.db", note)
+    return table, filling
 
 
 def original_rows(found: Timed, model: str) -> list[Row]:
@@ -265,66 +298,175 @@ def tell(found: Timed) -> None:
 
 
 def accuracy(asked: argparse.Namespace) -> None:
-    """Final accuracies of whole runs, seed by seed."""
-    rows: list[dict[str, Any]] = []
+    """Final accuracies and latencies of whole runs, seed by seed, and their means over seeds."""
+    place = ACCURACY if asked.csv is None else asked.csv
+    rows: list[Final] = []
     print(
-        f"{'network':<16}{'seed':>5}{'side':>10}{'baseline':>10}{'test accuracy':>15}"
-        f"{'speed-up':>10}{'search s':>10}"
+        f"{'network':<16}{'budget':>7}{'seed':>5}{'side':>10}{'baseline':>10}{'test accuracy':>15}"
+        f"{'of latency':>12}{'search s':>10}"
     )
     for model in asked.models.split(","):
-        for seed in range(asked.seeds):
-            for side, settings in SIDES.items():
-                spec: AdaptSpec = specified(
-                    **settings,
-                    **stepwise(settings, asked.delta),
-                    data=asked.data,
-                    model=model,
-                    target=asked.target,
-                    goals=Goals(latency=parse_bound(f"{asked.budget}x", "latency")),
-                    finetune_steps=asked.steps,
-                    seed=seed,
-                    epochs=asked.epochs,
-                    table=str(asked.out / "table.db"),
-                    protocol={} if asked.tune is None else {"tune": asked.tune},
-                )
-                folder = asked.out / f"{model.replace(':', '-')}-{seed}-{side.strip('()')}"
-                result = adapt(
-                    spec, folder, setting=Setting(threads=1, device=asked.device), resume=folder.exists()
-                )
-                assert result.adaptation is not None
-                row: dict[str, Any] = {
-                    "network": model,
-                    "seed": seed,
-                    "side": side,
-                    "baseline": result.baseline.test_accuracy,
-                    "accuracy": result.result.test_accuracy,
-                    "speedup": result.speedup,
-                    "search_s": result.adaptation.seconds["search"],
-                    "met": all(goal.met for goal in result.goals),
-                    "delta": asked.delta,
-                    "finetune_steps": asked.steps,
-                    "device": asked.device,
-                }
-                rows.append(row)
-                print(
-                    f"{model:<16}{seed:>5}{side:>10}{row['baseline']:>10.2f}{row['accuracy']:>15.2f}"
-                    f"{row['speedup'] or math.nan:>10.2f}{row['search_s']:>10.0f}",
-                    flush=True,
-                )
-    write(ACCURACY, list(rows[0]), [list(row.values()) for row in rows])
-    told_off: list[str] = []
-    for model in asked.models.split(","):
-        for side in ("(a)", "(b)"):
-            gaps = [gap(rows, model, side, seed) for seed in range(asked.seeds)]
-            spread = f" +- {stdev(gaps) / math.sqrt(len(gaps)):.2f}" if len(gaps) > 1 else ""
-            told_off.append(f"{model} {side} {mean(gaps):+.2f}{spread} points")
-    print("ratio " + ", ".join(told_off) + " against the original")
+        for budget in asked.budgets:
+            for seed in range(asked.seeds):
+                for side in sides_of(asked.sides):
+                    row = whole_run(asked, model, budget, seed, side)
+                    rows.append(row)
+                    keep(place, row)
+                    print(
+                        f"{model:<16}{budget:>7g}{seed:>5}{side:>10}{row['baseline']:>10}"
+                        f"{row['accuracy']:>15}{row['latency_share']:>12}{row['search_s']:>10}",
+                        flush=True,
+                    )
+    found = compared(rows)
+    print(
+        f"\n{'network':<16}{'budget':>7}  {'':<22}{'seeds':>6}{'latency, % of the baseline':>28}"
+        f"{'test accuracy, %':>20}{'points':>16}"
+    )
+    for each in found:
+        print(
+            f"{each.network:<16}{each.budget:>7}  {f'{each.side} against {each.other}':<22}{each.seeds:>6}"
+            f"{f'{100 * each.latency[0]:.1f} against {100 * each.latency[1]:.1f}':>28}"
+            f"{f'{each.accuracy[0]:.2f} against {each.accuracy[1]:.2f}':>20}{each.gained():>16}"
+        )
+    told_off = [
+        f"{each.network} at {each.budget}x {each.side} {each.gained()} points at "
+        f"{each.latency[0] / each.latency[1]:.3f} of the latency of {each.other}"
+        for each in found
+    ]
+    print("ratio " + (", ".join(told_off) or "of nothing: one side alone was run"))
 
 
-def gap(rows: Sequence[dict[str, Any]], model: str, side: str, seed: int) -> float:
-    """Points of accuracy above the original."""
-    at = {row["side"]: row["accuracy"] for row in rows if (row["network"], row["seed"]) == (model, seed)}
-    return at[side] - at["original"]
+def sides_of(letters: str) -> list[str]:
+    """Sides by their letters.
+
+    Raises:
+        UsageError: a letter that is none.
+    """
+    if unknown := [letter for letter in letters if letter not in LETTERS]:
+        known = ", ".join(f"{letter} for {side}" for letter, side in LETTERS.items())
+        raise UsageError(f"--sides {letters}: unknown {', '.join(unknown)}; known: {known}")
+    return [side for letter, side in LETTERS.items() if letter in letters]
+
+
+def accuracy_spec(asked: argparse.Namespace, model: str, budget: float, seed: int, side: str) -> AdaptSpec:
+    """What `tersa adapt` is asked in one whole run."""
+    return specified(
+        **SIDES[side],
+        **stepwise(SIDES[side], asked.delta),
+        data=asked.data,
+        model=model,
+        target=asked.target,
+        goals=Goals(latency=parse_bound(f"{budget:g}x", "latency")),
+        finetune_steps=asked.steps,
+        seed=seed,
+        epochs=asked.epochs,
+        table=str(asked.out / "table.db"),
+        protocol={} if asked.tune is None else {"tune": asked.tune},
+    )
+
+
+def whole_run(asked: argparse.Namespace, model: str, budget: float, seed: int, side: str) -> Final:
+    """One run of adapt, made now or read."""
+    spec = accuracy_spec(asked, model, budget, seed, side)
+    folder = asked.out / f"{model.replace(':', '-')}-{budget:g}x-{seed}-{side.strip('()')}"
+    setting = Setting(threads=1, device=asked.device)
+    result = adapt(spec, folder, setting=setting, resume=folder.exists())
+    assert result.adaptation is not None
+    assert result.speedup is not None
+    return {
+        "network": model,
+        "data": asked.data,
+        "target": asked.target,
+        "budget": f"{budget:g}",
+        "seed": str(seed),
+        "side": side,
+        "delta": f"{asked.delta:g}",
+        "finetune_steps": str(asked.steps),
+        "epochs": "" if asked.epochs is None else str(asked.epochs),
+        "tune": "" if asked.tune is None else str(asked.tune),
+        "device": asked.device,
+        "baseline": f"{result.baseline.test_accuracy:.4g}",
+        "accuracy": f"{result.result.test_accuracy:.4g}",
+        "latency_ms": f"{result.result.latency_ms.median:.4g}",
+        "latency_share": f"{1.0 / result.speedup:.4g}",
+        "speedup": f"{result.speedup:.4g}",
+        "search_s": f"{result.adaptation.seconds['search']:.4g}",
+        "met": str(all(goal.met for goal in result.goals)),
+        "processor": result.environment.processor,
+        "commit": result.environment.commit,
+    }
+
+
+def keep(path: Path, row: Final) -> None:
+    """Add a row to a file, in place of one of the same settings; its other rows stay."""
+    rows: list[Final] = []
+    if path.is_file():
+        with path.open(newline="") as file:
+            rows = list(csv.DictReader(file))
+    rows = [*(each for each in rows if any(each.get(name) != row[name] for name in SETTINGS)), row]
+    columns = list(dict.fromkeys(name for each in (row, *rows) for name in each))
+    text = io.StringIO()
+    out = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+    out.writeheader()
+    out.writerows(rows)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, text.getvalue())
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Two sides of one network at one budget, over the seeds.
+
+    Attributes:
+        network: which.
+        budget: share of the latency that was asked.
+        side: the first.
+        other: the second.
+        latency: shares of the baseline's latency that are left, mean of each side.
+        accuracy: percent of the test images, mean of each side.
+        gaps: points of accuracy by which the first is above the second, seed by seed.
+    """
+
+    network: str
+    budget: str
+    side: str
+    other: str
+    latency: tuple[float, float]
+    accuracy: tuple[float, float]
+    gaps: list[float]
+
+    @property
+    def seeds(self) -> int:
+        """How many."""
+        return len(self.gaps)
+
+    def gained(self) -> str:
+        """Mean gap with its standard error."""
+        error = f" +- {stdev(self.gaps) / math.sqrt(self.seeds):.2f}" if self.seeds > 1 else ""
+        return f"{mean(self.gaps):+.2f}{error}"
+
+
+def compared(rows: Sequence[Final]) -> list[Compared]:
+    """Every pair of sides that was run, for each network and budget."""
+    found: list[Compared] = []
+    for network, budget in dict.fromkeys((row["network"], row["budget"]) for row in rows):
+        own = [row for row in rows if (row["network"], row["budget"]) == (network, budget)]
+        for side, other in PAIRS:
+            both = [[row for row in own if row["side"] == name] for name in (side, other)]
+            if not all(both):
+                continue
+            accuracies, shares = (
+                [[float(row[name]) for row in each] for each in both]
+                for name in ("accuracy", "latency_share")
+            )
+            gaps = [a - b for a, b in zip(*accuracies, strict=True)]
+            latency = mean(shares[0]), mean(shares[1])
+            found.append(
+                Compared(
+                    network, budget, side, other, latency, (mean(accuracies[0]), mean(accuracies[1])), gaps
+                )
+            )
+    return found
 
 
 def write(path: Path, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
@@ -362,6 +504,21 @@ def speed(asked: argparse.Namespace) -> None:
     print("ratio " + ", ".join(told_off))
 
 
+def budgets_of(text: str) -> list[float]:
+    """Shares of the latency, from 0 to 1.
+
+    Raises:
+        UsageError: something else.
+    """
+    try:
+        found = [float(part) for part in text.split(",")]
+    except ValueError:
+        found = []
+    if not found or not all(0 < each < 1 for each in found):
+        raise UsageError(f"--budgets {text}: not shares of the latency between 0 and 1, such as 0.3,0.5,0.7")
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -371,12 +528,16 @@ def main() -> None:
     parser.add_argument("--target", default="onnxruntime@threads=1")
     parser.add_argument("--delta", type=float, default=0.025)
     parser.add_argument("--steps", type=int, default=500, help="T, iterations of a short fine-tune")
-    parser.add_argument("--budget", type=float, default=0.5)
+    parser.add_argument(
+        "--budgets", default="0.5", help="shares of the latency; more than one with --accuracy"
+    )
     parser.add_argument("--timed", type=int, default=4, help="of the original's T, iterations that are run")
     parser.add_argument("--builds", type=int, default=2, help="interpolators of a layer that are built")
     parser.add_argument("--short", type=int, default=20, help="of ours' T, iterations that are run")
     parser.add_argument("--baseline", type=int, default=20, help="iterations that train the network first")
-    parser.add_argument("--sides", default="ab", help="of ours: a, b, or both")
+    parser.add_argument(
+        "--sides", default="oab", help="o (original), a and b; for times the original is always measured"
+    )
     parser.add_argument("--csv", type=Path, help="results go here, not to benchmarks/results")
     parser.add_argument("--accuracy", action="store_true", help="final accuracies of whole runs")
     parser.add_argument("--seeds", type=int, default=5)
@@ -385,6 +546,14 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, default=Path("runs/adaptation"))
     asked = parser.parse_args()
+    try:
+        asked.budgets = budgets_of(asked.budgets)
+        sides_of(asked.sides)
+    except UsageError as error:
+        parser.error(str(error))
+    if len(asked.budgets) > 1 and not asked.accuracy:
+        parser.error("times are measured at one budget; give --accuracy, or one of --budgets")
+    asked.budget = asked.budgets[0]
     torch.set_num_threads(1)
     (accuracy if asked.accuracy else speed)(asked)
 

@@ -20,6 +20,7 @@ import argparse
 import csv
 import tempfile
 from pathlib import Path
+from typing import Literal
 
 from tersa import Goals, Setting, ShrinkSpec, shrink
 from tersa.recipes.goals import parse_bound
@@ -36,9 +37,9 @@ PROTOCOL: dict[str, int | float | str] = {
     "teacher_weight": 0.0,
     "pad": 1,
 }
-ASKED = {
+ASKED: dict[str, tuple[str, str, Literal["auto"] | None, str | None]] = {
     "lenet": ("0.003333x", "0.033333x", None, None),
-    "lenet5": ("0.0064x", "0.0666x", 5, "0.001x"),
+    "lenet5": ("0.0064x", "0.0666x", "auto", "0.001x"),
 }
 """Model -> parameters, MACs, bits and size of the coded file."""
 LONGER: dict[str, int | float | str] = {"retrain": 300, "tune": 90_000, "mac_weight": 1.0}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
@@ -57,18 +57,19 @@ def test_lines_stay_open_until_a_network_was_trained(script: ModuleType, tmp_pat
     assert set(found.values()) == {"not run: needs a GPU"}
 
 
-def test_curves_of_networks_stand_beside_one_another(script: ModuleType, tmp_path: Path) -> None:
-    def epoch(number: int, accuracy: float) -> Epoch:
-        return Epoch(
-            epoch=number,
-            train_loss=1.0,
-            train_accuracy=accuracy,
-            validation_loss=1.0,
-            validation_accuracy=accuracy,
-            learning_rate=0.1,
-            seconds=1.0,
-        )
+def epoch(number: int, accuracy: float) -> Epoch:
+    return Epoch(
+        epoch=number,
+        train_loss=1.0,
+        train_accuracy=accuracy,
+        validation_loss=1.0,
+        validation_accuracy=accuracy,
+        learning_rate=0.1,
+        seconds=1.0,
+    )
 
+
+def test_curves_of_networks_stand_beside_one_another(script: ModuleType, tmp_path: Path) -> None:
     table = tmp_path / "t.csv"
     script.store_curve("cnv", [epoch(5, 50.0)], table)
     script.store_curve("binary", [epoch(5, 60.0)], table)
@@ -101,3 +102,108 @@ def test_a_training_that_is_too_slow_starts_again_with_the_epochs_that_fit(scrip
     again, epochs = fit.fewer(200, caught.value, 180.0)
     assert (again.seconds, again.began, again.running) == (320.0, 180.0, None)
     assert epochs == int(200 * 320 / (1.04 * 800))
+
+
+class Machine:
+    """In place of a GPU: `run_training` leaves the files of a run, whose networks know nothing.
+
+    Attributes:
+        trained: names, in the order in which they were trained to their end.
+        slow: networks that are told, after their fifth epoch, that an hour has gone by.
+        status: of the trainings.
+    """
+
+    def __init__(self, script: ModuleType, patch: pytest.MonkeyPatch, work: Path) -> None:
+        self.script, self.work = script, work
+        self.trained: list[str] = []
+        self.slow: set[str] = set()
+        self.status = "done"
+        self.now = 0.0
+        patch.setattr(script, "choose", lambda device: "cuda")
+        patch.setattr(script, "run_training", self.train)
+        patch.setattr(script, "read_record", lambda path, kind: SimpleNamespace(status=path.read_text()))
+        patch.setattr(script, "history_of", lambda folder: [epoch(5, 40.0)])
+        patch.setattr(script, "load_model", lambda *_, **__: SimpleNamespace(module=torch.nn.Flatten()))
+        patch.setattr(script, "time", SimpleNamespace(monotonic=lambda: self.now))
+        self.patch = patch
+
+    def train(self, request: object, folder: Path, *, setting: SimpleNamespace, **_: object) -> object:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / self.script.HISTORY).touch()
+        self.now += 3600.0 if folder.name in self.slow else 1.0
+        setting.say("train", 0.5, "")
+        (folder / self.script.WEIGHTS).touch()
+        (folder / self.script.RESULT).write_text(self.status)
+        self.trained.append(folder.name)
+        return SimpleNamespace(
+            artefacts=[self.script.WEIGHTS],
+            config=SimpleNamespace(epochs=7, seed=0),
+            device="cpu",
+            environment=SimpleNamespace(versions={"torch": "2"}),
+            seconds=1.0,
+            status=self.status,
+            task_note="",
+            test_accuracy=91.0,
+            validation_accuracy=92.0,
+        )
+
+    def call(self, *words: str) -> dict[str, dict[str, str]]:
+        """The script's command line; the table afterwards."""
+        table, out = self.work / "t.csv", self.work / "out"
+        self.patch.setattr(sys, "argv", ["bvgg16.py", *words, "--results", str(table), "--out", str(out)])
+        self.script.main()
+        return self.script.stored(table)
+
+
+@pytest.fixture
+def machine(script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
+    return Machine(script, monkeypatch, tmp_path)
+
+
+def test_what_a_network_follows_and_starts_from_is_trained_before_it(
+    script: ModuleType, machine: Machine
+) -> None:
+    for name in ("teacher", "binary", "8-bit-ends"):  # a fresh checkout has the table, not the trainings
+        script.store(machine.work / "t.csv", {**script.row(name, None), "test_accuracy": "88.40"})
+    table = machine.call("8-bit-ends")
+    assert machine.trained == ["teacher", "binary", "8-bit-ends"]
+    assert table["binary"]["test_accuracy"] == "91.00"
+    machine.call("cnv", "binary")
+    assert machine.trained[3:] == ["cnv"]  # the others have ended
+
+
+def test_all_networks_share_the_minutes_and_one_that_is_stopped_says_so(machine: Machine) -> None:
+    machine.slow = {"binary"}
+    table = machine.call("--minutes", "1")
+    assert machine.trained == ["teacher"]
+    assert table["binary"]["test_accuracy"] == "stopped"
+    assert table["binary"]["note"] == "stopped after 5 epochs of 250: 40.00 % on validation"
+    assert table["8-bit-ends"]["test_accuracy"] == table["cnv"]["test_accuracy"] == "not run: needs a GPU"
+    assert "binary,5,40.00,40.00" in (machine.work / "t_curves.csv").read_text()
+
+
+def test_minutes_are_counted_from_the_first_network_on(machine: Machine) -> None:
+    machine.call("--minutes", "0.04")  # 2.4 seconds, a second each
+    assert machine.trained == ["teacher", "binary"]
+
+
+def test_an_accuracy_stays_until_its_training_was_repeated(script: ModuleType, machine: Machine) -> None:
+    script.store(machine.work / "t.csv", {**script.row("teacher", None), "test_accuracy": "88.40"})
+    machine.slow = {"teacher"}
+    assert machine.call("teacher", "--minutes", "1")["teacher"]["test_accuracy"] == "88.40"
+    assert machine.trained == []
+
+
+def test_a_training_that_diverged_is_no_result_and_nothing_starts_from_it(
+    machine: Machine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    machine.status = "diverged"
+    table = machine.call("teacher")
+    assert table["teacher"]["test_accuracy"] == "stopped"
+    assert table["teacher"]["note"] == "diverged after 5 epochs of 80: 40.00 % on validation"
+    with pytest.raises(SystemExit):
+        machine.call("binary")
+    assert "binary would be trained with the weights of teacher, whose training diverged" in (
+        capsys.readouterr().err
+    )
+    assert machine.trained == ["teacher"]

@@ -3,19 +3,20 @@
     python benchmarks/gpu/bvgg16.py --dry-run             on any machine, a minute: does all of it work?
     python benchmarks/gpu/bvgg16.py                       all networks, one after another
     python benchmarks/gpu/bvgg16.py binary --fit 400      as many epochs as take about 400 seconds here
-    python benchmarks/gpu/bvgg16.py binary --minutes 9    stop in time; the same command goes on
+    python benchmarks/gpu/bvgg16.py binary --minutes 9    stop in time, all in all; the same command goes on
 
 Aims: 90.5 % fully binary (document 004: 88.21 %), 92.5 % with 8-bit first and last layers, 82 % for
-BNN-PYNQ's CNV. All of them follow a VGG16 in floating point (`teacher`, trained before them); poolings learn
-from sums. The network with 8-bit ends goes on from the latent weights of the fully binary one. Forward passes
-are in bfloat16 with channels last; images stay on the device and are augmented there; updates are replayed as
-CUDA graphs.
+BNN-PYNQ's CNV. All of them follow a VGG16 in floating point (`teacher`); poolings learn from sums. The
+network with 8-bit ends goes on from the latent weights of the fully binary one. What a network follows or
+starts from is trained before it where its weights are not in `--out`. Forward passes are in bfloat16 with
+channels last; images stay on the device and are augmented there; updates are replayed as CUDA graphs.
 
-A training that was stopped goes on from its last checkpoint (`--out`), a finished one is not run again. The
-network's weights (signs as bytes) are written as safetensors in pieces of at most `--limit` MB, which
-`read_pieces` puts together; its row goes to `--results`, its accuracy after every fifth epoch to the same
-name with `_curves`. A network that was not trained stands there as "not run: needs a GPU", one whose
-training did not end as "stopped"; both are trained when asked for.
+A training that was stopped goes on from its last checkpoint (`--out`); one that has ended there and has its
+row is not run again. The network's weights (signs as bytes) are written as safetensors in pieces of at most
+`--limit` MB, which `read_pieces` puts together; its row goes to `--results`, its accuracy after every fifth
+epoch to the same name with `_curves`. A network that was not trained stands there as "not run: needs a GPU",
+one whose training did not end, or diverged, as "stopped", with how far it came; both are trained when asked
+for. No network starts from one that diverged.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import csv
 import tempfile
 import time
 import tomllib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -38,9 +40,19 @@ from tersa.errors import TersaError
 from tersa.models.load import load as load_model
 from tersa.models.summary import macs, parameters
 from tersa.quant.layers import QuantConv2d, QuantLinear
+from tersa.recipes.folder import RESULT
 from tersa.recipes.setting import Setting
-from tersa.recipes.train import WEIGHTS, TrainedRun, TrainRequest, bits_in_words, history_of, run_training
-from tersa.records import Epoch
+from tersa.recipes.train import (
+    HISTORY,
+    WEIGHTS,
+    TrainedRun,
+    TrainRequest,
+    bits_in_words,
+    history_of,
+    run_training,
+)
+from tersa.records import Epoch, read_record
+from tersa.report.numbers import plural
 from tersa.train.baseline import default_config
 from tersa.train.config import TrainConfig, override
 from tersa.train.device import choose
@@ -49,7 +61,7 @@ from tersa.train.loop import train
 
 RESULTS = Path(__file__).parents[1] / "results" / "bvgg16_gpu.csv"
 OPEN, STOPPED = "not run: needs a GPU", "stopped"
-"""In place of an accuracy: never begun, and begun but not to the end."""
+"""In place of an accuracy: never begun, and begun but not to a good end."""
 DATA = "cifar-10"
 TEACHER = "vgg:16"
 TEACHING: dict[str, object] = {"batch": 256, "epochs": 80, "learning_rate": 0.1, "label_smoothing": 0.0}
@@ -237,10 +249,68 @@ def settle(network: Network, task: Task, device: str) -> TrainConfig:
     return override(default_config(task, network.model, device=device), network.settings)
 
 
-def train_network(name: str, asked: argparse.Namespace) -> dict[str, str]:
-    """Train, or go on, write the pieces and the curve, and give the row."""
+def needed(name: str) -> list[str]:
+    """The networks whose weights a training reads: its teacher, and the one that it starts from."""
+    network = NETWORKS[name]
+    teacher = ["teacher"] if "distillation" in network.settings else []
+    return [*teacher, *filter(None, [network.start])]
+
+
+def in_order(names: Sequence[str], out: Path) -> list[str]:
+    """The networks that are asked for, before each those that it needs and whose weights are not in `out`."""
+    order: list[str] = []
+    for name in names:
+        missing = [one for one in needed(name) if not (out / one / WEIGHTS).is_file()]
+        order += [one for one in (*in_order(missing, out), name) if one not in order]
+    return order
+
+
+def is_open(name: str, results: Path) -> bool:
+    """Whether the table has no accuracy of a network."""
+    return stored(results)[name]["test_accuracy"] in (OPEN, STOPPED)
+
+
+def has_ended(name: str, asked: argparse.Namespace) -> bool:
+    """Whether a network's training has ended here and its accuracy is in the table."""
+    return not is_open(name, asked.results) and (asked.out / name / RESULT).is_file()
+
+
+def require_good(name: str, out: Path) -> None:
+    """Refuse a training that would read the weights of one that diverged.
+
+    Raises:
+        TersaError: it would.
+    """
+    for one in needed(name):
+        path = out / one / RESULT
+        if path.is_file() and read_record(path, TrainedRun).status == "diverged":
+            raise TersaError(
+                f"{name} would be trained with the weights of {one}, whose training diverged; "
+                f"remove {out / one} and train {one} again"
+            )
+
+
+def request_of(name: str, epochs: int, out: Path) -> TrainRequest:
+    """What is asked of a training."""
+    network = NETWORKS[name]
+    request = TrainRequest(data=DATA, model=network.model, settings=network.settings | {"epochs": epochs})
+    if "distillation" in network.settings:
+        taught = {"teacher": TEACHER, "teacher_checkpoint": str(out / "teacher" / WEIGHTS)}
+        request = request.model_copy(update=taught)
+    if network.start:
+        request = request.model_copy(update={"checkpoint": str(out / network.start / WEIGHTS)})
+    return request
+
+
+def train_network(name: str, asked: argparse.Namespace, end: float) -> dict[str, str]:
+    """Train, or go on, write the pieces and the curve, and give the row.
+
+    Raises:
+        TimeIsUp: at `end`, by `time.monotonic`; the row and the curve so far are stored.
+        TersaError: it would start from a training that diverged.
+    """
     network, folder = NETWORKS[name], asked.out / name
-    end = time.monotonic() + 60 * asked.minutes if asked.minutes else float("inf")
+    require_good(name, asked.out)
 
     def say(task: str, done: float, remark: str) -> None:
         if time.monotonic() > end and done < 1:
@@ -251,9 +321,8 @@ def train_network(name: str, asked: argparse.Namespace) -> dict[str, str]:
             said[0] = time.monotonic()
             print(f"{name}: {done:6.1%} {remark}", flush=True)
 
-    said, started = [0.0], folder / "spec.toml"
-    settings, fit = dict(network.settings), None
-    epochs = int(str(settings["epochs"]))
+    said, started, fit = [0.0], folder / "spec.toml", None
+    epochs = int(str(network.settings["epochs"]))
     if started.exists():
         epochs = int(tomllib.loads(started.read_text(encoding="utf-8"))["config"]["epochs"])
     elif asked.fit:
@@ -261,15 +330,9 @@ def train_network(name: str, asked: argparse.Namespace) -> dict[str, str]:
         epochs = fitting_epochs(name, asked.fit, choose(asked.device))
         fit = Fit(asked.fit - (time.monotonic() - began), time.monotonic())
     while True:
-        request = TrainRequest(data=DATA, model=network.model, settings=settings | {"epochs": epochs})
-        if "distillation" in settings:
-            taught = {"teacher": TEACHER, "teacher_checkpoint": str(asked.out / "teacher" / WEIGHTS)}
-            request = request.model_copy(update=taught)
-        if network.start:
-            request = request.model_copy(update={"checkpoint": str(asked.out / network.start / WEIGHTS)})
         try:
             result = run_training(
-                request,
+                request_of(name, epochs, asked.out),
                 folder,
                 setting=Setting(device=asked.device, say=say),
                 resume=fit is None and started.exists(),
@@ -282,10 +345,19 @@ def train_network(name: str, asked: argparse.Namespace) -> dict[str, str]:
             planned = epochs
             fit, epochs = fit.fewer(epochs, slow, time.monotonic())
             print(f"{name}: {planned} epochs would take {slow}; again with {epochs}", flush=True)
+        except TimeIsUp:
+            history = history_of(folder) if (folder / HISTORY).is_file() else []
+            if is_open(name, asked.results):  # an accuracy stays until its training has been repeated
+                store_curve(name, history, asked.results)
+                store(asked.results, unfinished(row(name, None), "stopped", history, epochs))
+            raise
+    history = history_of(folder)
+    store_curve(name, history, asked.results)
+    if result.status == "diverged":
+        return unfinished(row(name, result), "diverged", history, epochs)
     if network.aim is not None:
         model = load_model(network.model, (3, 32, 32), 10, checkpoint=folder / result.artefacts[0]).module
         write_pieces(compact(model), folder / "pieces", int(asked.limit * MB))
-    store_curve(name, history_of(folder), asked.results)
     return row(name, result)
 
 
@@ -322,6 +394,23 @@ def row(name: str, result: TrainedRun | None) -> dict[str, str]:
     return found
 
 
+def unfinished(line: dict[str, str], how: str, history: list[Epoch], epochs: int) -> dict[str, str]:
+    """A network's line when its training did not end well: no accuracy, but how far it came.
+
+    Args:
+        line: of the network.
+        how: it ended, `stopped` or `diverged`.
+        history: its evaluated epochs.
+        epochs: that were planned.
+    """
+    note = f"{how} within the first {EVERY} of {epochs} epochs"
+    if history:
+        accuracy = f"{history[-1].validation_accuracy:.2f} % on validation"
+        note = f"{how} after {plural(history[-1].epoch, 'epoch')} of {epochs}: {accuracy}"
+    found = {"epochs": f"{epochs}", "test_accuracy": STOPPED, "validation_accuracy": ""}
+    return line | found | {"note": "; ".join(filter(None, [line["note"], note]))}
+
+
 def stored(results: Path) -> dict[str, dict[str, str]]:
     """Lines by name, open ones where nothing is stored."""
     lines = {name: row(name, None) for name in NETWORKS}
@@ -338,7 +427,9 @@ def store(results: Path, line: dict[str, str] | None = None) -> None:
 
 
 def store_curve(name: str, history: list[Epoch], results: Path) -> None:
-    """Put a training's accuracies among those of the others."""
+    """Put a training's accuracies among those of the others; one without any changes nothing."""
+    if not history:
+        return
     path = results.with_name(f"{results.stem}_curves.csv")
     kept: list[dict[str, str]] = []
     if path.exists():
@@ -403,7 +494,7 @@ def main() -> None:
         "--dry-run", action="store_true", help="rehearse on the CPU; the table keeps its lines"
     )
     parser.add_argument("--fit", type=float, help="choose the epochs so that they take about so many seconds")
-    parser.add_argument("--minutes", type=float, help="stop after so many")
+    parser.add_argument("--minutes", type=float, help="stop after so many, of all networks together")
     parser.add_argument("--limit", type=float, default=16.0, help="MB of a piece of the weights")
     parser.add_argument("--out", type=Path, default=Path("runs/bvgg16-gpu"), help="folder of the trainings")
     parser.add_argument("--results", type=Path, default=RESULTS, help="the table")
@@ -411,6 +502,7 @@ def main() -> None:
     asked = parser.parse_args()
     if wrong := [name for name in asked.names if name not in NETWORKS]:
         parser.error(f"unknown network {wrong[0]}; known: {', '.join(NETWORKS)}")
+    end = time.monotonic() + 60 * asked.minutes if asked.minutes else float("inf")
     store(asked.results)
     try:
         if asked.dry_run:
@@ -418,9 +510,10 @@ def main() -> None:
             return
         if choose(asked.device) == "cpu":
             parser.error("there is no GPU here; --dry-run rehearses on the CPU, --device cpu would take days")
-        for name in asked.names:
-            if stored(asked.results)[name]["test_accuracy"] in (OPEN, STOPPED):
-                store(asked.results, train_network(name, asked))
+        for name in in_order([name for name in asked.names if not has_ended(name, asked)], asked.out):
+            if time.monotonic() > end:
+                raise TimeIsUp
+            store(asked.results, train_network(name, asked, end))
     except TimeIsUp:
         print("time is up; the same command goes on from the last checkpoint")
     except TersaError as error:

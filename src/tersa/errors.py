@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import unicodedata
 from collections.abc import Iterable
 
 
@@ -81,6 +82,17 @@ def utf8(path: str | os.PathLike[str], what: str) -> None:
         raise UsageError(f"{what} {text} has a name that is not UTF-8; rename it")
 
 
+def plain_text(text: str) -> bool:
+    """Whether a text may go to a terminal: one line, no control characters, no halves of a UTF-16 pair.
+
+    >>> plain_text("猫 1/1"), plain_text("cat\\x1b[2J"), plain_text("\\ud800")
+    (True, False, False)
+    """
+    return not any(unicodedata.category(letter) in UNSAFE for letter in text)
+
+
+UNSAFE = frozenset({"Cc", "Cs", "Zl", "Zp"})
+"""Unicode categories of letters that no name has: controls, surrogates, line and paragraph separators."""
 LONGEST = 200
 """Characters of a foreign message that are passed on; some decoders put the file's own bytes into theirs."""
 

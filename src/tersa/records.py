@@ -84,7 +84,7 @@ class Goal(Record):
     """One thing that was asked, and whether the test set or the measurement says that it was reached.
 
     Attributes:
-        name: `max-loss`, `min-accuracy`, `size`, `latency`, `macs` or `parameters`.
+        name: `max-loss`, `min-accuracy`, `size`, `latency`, `macs`, `parameters` or `coded-size`.
         asked: the bound, in `unit`.
         reached: what the result has, in `unit`.
         unit: `points`, `%`, `bytes`, `ms`, `MACs` or `parameters`.
@@ -319,6 +319,10 @@ class CodedFile(Record):
             coded.
         images: of the test split.
         parts: bytes by what they hold.
+        most_bytes: the limit that was asked, or None.
+        size_met: the file is within it; true where none was asked.
+        floor: percent of the validation split that it was to keep, or None.
+        floor_met: it kept that; true where none was asked.
     """
 
     file: str
@@ -328,6 +332,10 @@ class CodedFile(Record):
     test_accuracy: float
     loss_points: float
     same: int
+    most_bytes: int | None = None
+    size_met: bool = True
+    floor: float | None = None
+    floor_met: bool = True
     images: int
     parts: dict[str, int]
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from tersa.adapt.budget import Additive, Damage, front, knapsack, solve
+from tersa.adapt.budget import Additive, Damage, knapsack, solve
 from tersa.errors import UsageError
 
 
@@ -76,6 +76,18 @@ def test_weights_that_do_not_fit() -> None:
     assert knapsack([[0.0]], [[2.0]], 1.0) is None
 
 
+def test_without_room_only_the_least_weights_fit() -> None:
+    """Nothing is left above the least weights: anything heavier overruns the capacity."""
+    assert knapsack([[5.0, 0.0], [5.0, 0.0]], [[0.5, 1.0], [0.5, 1.0]], 1.0) == [0, 0]
+    assert knapsack([[5.0, 0.0], [5.0, 1.0]], [[0.5, 1.0], [0.5, 0.5]], 1.0) == [0, 1]
+
+
+def test_next_to_no_room() -> None:
+    """A bin of a few units of the last place: weights far beyond it are passed over."""
+    assert knapsack([[5.0, 0.0]], [[0.1, 1e300]], 0.1 + 1e-16) == [0]
+    assert knapsack([[5.0, 0.0]], [[0.0, 1.0]], 5e-324) == [0]
+
+
 def test_a_network_within_the_budget_stays_whole() -> None:
     damage, cost = problem(0)
     assert solve(damage, Chain(cost.factors, 1e9)) == (7, 7, 7)
@@ -110,13 +122,3 @@ def test_expensive_unimportant_groups_give_first() -> None:
     damage = [Damage([1.0] * 4, range(1, 5)), Damage([0.1] * 4, range(1, 5))]
     widths = solve(damage, Additive([[1.0, 2.0, 3.0, 4.0]] * 2, limit=6.0))
     assert widths == (4, 2)
-
-
-def test_a_front_has_each_network_once_and_rising_damage() -> None:
-    damage, cost = problem(3)
-    whole = cost.at([7, 7, 7]) * cost.limit
-    budgets = [Chain(cost.factors, whole * share) for share in (0.9, 0.7, 0.7, 0.5, 1e-6)]
-    found = front(damage, budgets)
-    assert [place for place, _ in found] == [0, 1, 3]
-    lost = [sum(each.at(w) for each, w in zip(damage, widths, strict=True)) for _, widths in found]
-    assert lost == sorted(lost)

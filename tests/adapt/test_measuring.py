@@ -95,7 +95,7 @@ def test_measuring_again_mends_a_damaged_table(file: TableFile) -> None:
     with sqlite3.connect(file.path) as other:
         other.execute("UPDATE points SET ms = NULL WHERE outputs = 4")
         other.execute("INSERT INTO points VALUES (?, 'of another network', 1, 1, NULL, 9)", (own.key,))
-    with pytest.raises(DataError, match="measure again with --fresh-table"):
+    with pytest.raises(DataError, match="measure again with tersa adapt --fresh-table"):
         fill(file, net, target, clock=clock)
     fill(file, net, target, clock=clock, fresh=True)
     assert sum(map(len, file.points(own.key).values())) == len(wanted(net))
@@ -146,3 +146,31 @@ def test_progress_and_the_count_of_a_plan(file: TableFile) -> None:
     assert seen[0] == (0, len(wanted(net)))
     assert seen[-1] == (len(wanted(net)), len(wanted(net)))
     assert count_missing(file.path, net, target) == (len(wanted(net)), 0)
+    assert count_missing(file.path, net, target, fresh=True) == (0, len(wanted(net)))
+
+
+def test_a_plan_refuses_what_filling_refuses(file: TableFile, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, net = FakeClock(), anatomy()
+    target = FakeTarget(clock)
+    fill(file, net, target, clock=clock)
+    monkeypatch.setattr(table, "processor_name", lambda _: "a board")
+    with pytest.raises(UsageError, match=r"was measured elsewhere .*give another --table"):
+        count_missing(file.path, net, target)
+    assert count_missing(file.path, net, target, allow_foreign=True) == (len(wanted(net)), 0)
+    with pytest.raises(UsageError, match=r"lacks .* layers of this network"):
+        count_missing(file.path, anatomy(100), target, allow_foreign=True)
+
+
+def test_another_machines_layers_are_not_measured_again_here(
+    file: TableFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, net = FakeClock(), anatomy()
+    target = FakeTarget(clock)
+    own = fill(file, net, target, clock=clock).machine
+    monkeypatch.setattr(table, "processor_name", lambda _: "a board")
+    said = r"--fresh-table measures here .*a board.* --allow-foreign takes from .*; leave out one of the two"
+    with pytest.raises(UsageError, match=said):
+        fill(file, net, target, clock=clock, allow_foreign=True, fresh=True)
+    with pytest.raises(UsageError, match=said):
+        count_missing(file.path, net, target, allow_foreign=True, fresh=True)
+    assert [machine for machine, _ in file.machines()] == [own]

@@ -39,6 +39,14 @@ def test_contract(name: str, kind: type[nn.Module]) -> None:
     assert not any(module._forward_hooks for module in model.modules())
 
 
+@pytest.mark.parametrize("name", sorted(PROXIES))
+def test_scores_that_look_at_no_images_say_so(name: str) -> None:
+    """Their number and their values change such a score by nothing, and every other one."""
+    model = fill(Chain())
+    few, more = (PROXIES[name].score(model, probe(count)) for count in (4, 6))
+    assert (few == more) is not PROXIES[name].images
+
+
 def test_naswot_counts_where_codes_agree() -> None:
     """Three images with codes 11, 10 and 00: K_ij = 2 - Hamming distance."""
     net = nn.Sequential(nn.Linear(1, 2), nn.ReLU())

@@ -182,6 +182,20 @@ def test_concatenated_flattened_and_depthwise_channels() -> None:
         assert estimate(anatomy, Macs(), widths).value == macs(less, (3, 8, 8))
 
 
+@pytest.mark.parametrize("width", [2, 3])
+def test_a_depthwise_layer_that_is_down_to_one_channel(width: int) -> None:
+    """Torch runs it as a dense one; it stays the same layer, with one channel."""
+    model = nn.Sequential(
+        nn.Conv2d(1, width, 1), nn.Conv2d(width, width, 3, groups=width), nn.ReLU(), nn.Conv2d(width, 4, 1)
+    )
+    groups = find_groups(model, (1, 8, 8))
+    anatomy = layers_of(model, (1, 8, 8), groups)
+    assert anatomy.layers[1].family.text() == "depthwise 3x3 on 8x8, relu"
+    less = copy.deepcopy(model)
+    remove_(less, groups, torch.cat([group.units[1:] for group in groups.groups]))
+    assert estimate(anatomy, Macs(), [1] * len(groups.groups)).value == macs(less, (1, 8, 8))
+
+
 class Sine(nn.Module):
     """An operation that no family stands for."""
 

@@ -44,10 +44,27 @@ def test_another_runtime_on_this_hardware_gets_points_of_its_own(file: TableFile
     assert choose_machine(file, other, allow_foreign=False) == other
 
 
+def test_a_file_is_foreign_for_the_targets_that_it_holds_alone(file: TableFile) -> None:
+    """Filled by a runtime here, or elsewhere by another runtime, it takes up a new device or machine."""
+    file.add(HERE, POINTS)
+    device = Machine("gpu", "this machine's other device", "h1, cuda", "fake@device=cuda")
+    assert choose_machine(file, device, allow_foreign=False) == device
+    file.add(ELSEWHERE, POINTS)
+    remote = Machine("far", "a board", "h1, ssh://board", "ssh://board/fake")
+    assert choose_machine(file, remote, allow_foreign=False) == remote
+    swapped = Machine("gpu2", "another card in this machine", "h1, another", "fake@device=cuda")
+    file.add(device, POINTS)
+    with pytest.raises(UsageError, match=r"measured elsewhere .2 layers on this machine's other device"):
+        choose_machine(file, swapped, allow_foreign=False)
+
+
 def test_a_foreign_table_without_the_target(file: TableFile) -> None:
     file.add(ELSEWHERE, POINTS)
     asked = Machine("new", "this machine, another runtime", "h1", "other")
-    with pytest.raises(UsageError, match="has no layers on other; it has fake"):
+    assert choose_machine(file, asked, allow_foreign=False) == asked
+    with pytest.raises(
+        UsageError, match=r"has no layers on other; it has fake: .* leave out --allow-foreign"
+    ):
         choose_machine(file, asked, allow_foreign=True)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -109,3 +110,32 @@ def test_a_table_from_elsewhere_is_refused(capsys: pytest.CaptureFixture[str], w
     words = ["--latency", "0.5x", "--table", "other.db", "--out", "run"]
     assert execute(["adapt", *NET, *words]) == 2
     assert "was measured elsewhere (1 layers on a board with one core" in capsys.readouterr().err
+    assert execute(["adapt", *NET, *words, "--dry-run"]) == 2, "the plan says so, too"
+    assert "was measured elsewhere" in capsys.readouterr().err
+    assert execute(["adapt", *NET, *words, "--allow-foreign", "--fresh-table", "--dry-run"]) == 2
+    assert "--fresh-table measures here" in capsys.readouterr().err
+
+
+def test_a_plan_counts_the_layers_that_are_measured_again(
+    capsys: pytest.CaptureFixture[str], work: Path
+) -> None:
+    from tersa.adapt.measuring import wanted
+    from tersa.adapt.signature import layers_of
+    from tersa.adapt.table import Point, TableFile, machine_of
+    from tersa.models.zoo import build
+    from tersa.prune.groups import find_groups
+    from tersa.targets.base import Session
+
+    model = build("mlp:24x16", (1, 8, 8), 10)
+    layers = wanted(layers_of(model, (1, 8, 8), find_groups(model, (1, 8, 8))))
+    there = Session("m", "onnxruntime@threads=1", "fp32", 1, f"onnxruntime {version('onnxruntime')}", abs)
+    with TableFile(work / "t.db") as file:
+        points = [Point(each.family.key(), each.inputs, each.outputs, 0.1, 9) for each in layers]
+        file.add(machine_of(there), points)
+    words = ["--latency", "0.5x", "--table", "t.db", "--dry-run", "--json"]
+    counts = list[tuple[int, int]]()
+    for more in ([], ["--fresh-table"]):
+        assert execute(["adapt", *NET, *words, *more]) == 0
+        plan = json.loads(capsys.readouterr().out)
+        counts.append((plan["layers"], plan["missing"]))
+    assert counts == [(len(layers), 0), (0, len(layers))]

@@ -148,6 +148,21 @@ def test_models_made_for_a_target_give_the_cross_table(capsys: pytest.CaptureFix
     assert row["percent"]["onnxruntime@threads=1"] > 0
 
 
+def test_what_the_first_target_cannot_load_stays_the_reference(
+    digits_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """torch has no module of a bare .onnx file."""
+    found = bench(capsys, str(digits_file), "mlp:8", "mlp:4=onnxruntime", "--targets", "torch,onnxruntime")
+    assert {(pair["before"]["model"], pair["target"]) for pair in found["comparisons"]} == {
+        (str(digits_file), "onnxruntime@threads=1")
+    }
+    assert found["reference"]["model"] == str(digits_file)
+    assert found["cross"]["original"] == str(digits_file)
+    assert set(found["cross"]["rows"][0]["percent"]) == {"onnxruntime@threads=1"}
+    assert "nothing is compared on torch@threads=1: the reference" in found["notes"][0]
+    assert {row["starts"] for row in found["measurements"]} == {1}
+
+
 def test_a_run_folder_gives_its_file(
     digits_file: Path, work: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

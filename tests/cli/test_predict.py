@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,15 @@ from torch import nn
 
 from tersa.cli.main import execute
 from tersa.data import folder
+from tersa.data.sources import load as load_data
 from tersa.errors import DataError, UsageError
 from tersa.export.artefact import Header, read_artefact
 from tersa.export.onnx import export_onnx
-from tersa.recipes.predict import PHOTO_PIXELS, centre, predict, read_image
+from tersa.recipes import subjects
+from tersa.recipes.predict import PHOTO_PIXELS, centre, predict, read_image, softmax
+from tersa.recipes.subjects import find_subject
+from tersa.recipes.train import TrainedRun, TrainRequest, run_training
+from tersa.records import read_record
 
 ROUNDING = 1e-6
 """Probabilities in float64 from float32 logits."""
@@ -234,6 +240,87 @@ def test_files_that_are_no_image() -> None:
     for name in ("x.npy", "x.png", "gone.png"):
         with pytest.raises(DataError, match=name):
             read_image(Path(name))
+
+
+def test_an_archive_of_arrays_is_no_image() -> None:
+    np.savez("x.npz", grey())
+    Path("x.npz").rename("x.npy")
+    with pytest.raises(DataError, match=r"x\.npy is an archive of arrays \(\.npz\), not one image"):
+        read_image(Path("x.npy"))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of `tersa train` on 6 x 6 images in an archive, which is gone afterwards."""
+    place = tmp_path_factory.mktemp("trained")
+    images = np.random.default_rng(3).integers(0, 256, (80, 6, 6), dtype=np.uint8)
+    labels = np.arange(80) % 2
+    np.savez(place / "d.npz", images=images, labels=labels, classes=np.array(["left", "right"]))
+    request = TrainRequest(data=str(place / "d.npz"), model="mlp:4", settings={"epochs": 1})
+    run_training(request, place / "run")
+    (place / "d.npz").rename(place / "elsewhere.npz")
+    return place
+
+
+def test_a_trained_run_needs_no_data(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    np.save("b.npy", np.zeros((6, 6), np.uint8))
+    assert execute(["predict", str(trained / "run"), "b.npy", "--json"]) == 0
+    [found] = json.loads(capsys.readouterr().out)["predictions"]
+    task = load_data(str(trained / "elsewhere.npz"))
+    stored = read_record(trained / "run" / "result.json", TrainedRun)
+    assert (stored.shape, stored.mean, stored.std) == (task.shape, task.mean, task.std)
+    subject = find_subject(str(trained / "run"), None)
+    assert subject.header == Header.of(task)
+    assert subject.module is not None
+    logits = subject.module(task.normalise(torch.zeros(1, 1, 6, 6))).detach().numpy()
+    wanted = dict(zip(task.classes, softmax(logits)[0], strict=True))
+    assert {each["label"]: each["probability"] for each in found["top"]} == pytest.approx(wanted, abs=1e-6)
+
+
+def test_a_run_of_an_older_tersa_takes_it_from_its_data(
+    trained: Path, work: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(trained / "run", "old")
+    stored = json.loads(Path("old/result.json").read_text())
+    Path("old/result.json").write_text(
+        json.dumps({key: value for key, value in stored.items() if key not in ("shape", "mean", "std")})
+    )
+    np.save("b.npy", np.zeros((6, 6), np.uint8))
+    assert execute(["predict", "old", "b.npy"]) == 2
+    assert "d.npz" in capsys.readouterr().err
+    shutil.copy(trained / "elsewhere.npz", stored["task"])
+    try:
+        answers = []
+        for run in ("old", str(trained / "run")):
+            assert execute(["predict", run, "b.npy", "--json"]) == 0
+            answers.append(json.loads(capsys.readouterr().out)["predictions"])
+    finally:
+        Path(stored["task"]).unlink()
+    assert answers[0] == answers[1]
+
+
+def test_data_of_an_old_run_are_looked_for_where_it_is_said(
+    monkeypatch: pytest.MonkeyPatch, trained: Path
+) -> None:
+    asked: list[object] = []
+
+    def find(*_: object, **given: object) -> None:
+        asked.append(given["data_dir"])
+        raise UsageError("enough")
+
+    monkeypatch.setattr(subjects, "find_subject", find)
+    assert execute(["predict", str(trained / "run"), "b.npy", "--data-dir", "there"]) == 2
+    assert asked == [Path("there")]
+
+
+def test_a_run_whose_normalisation_is_damaged_is_told(
+    trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(trained / "run", "bad")
+    stored = json.loads(Path("bad/result.json").read_text())
+    Path("bad/result.json").write_text(json.dumps(stored | {"mean": "none"}))
+    assert execute(["predict", "bad", "b.npy"]) == 1
+    assert "bad/result.json has damaged tersa metadata: mean is no list" in capsys.readouterr().err
 
 
 def test_a_turned_photograph_is_upright_and_it_is_said(

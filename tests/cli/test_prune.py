@@ -246,6 +246,8 @@ def test_a_coded_file_of_ones_own_network_is_used_where_it_is_named(
     assert execute(["prune", *asked.split()]) in (0, 3)
     result = json.loads(capsys.readouterr().out)
     assert result["coded"]["size_bytes"] <= 9000
+    (goal,) = [each for each in result["goals"] if each["name"] == "coded-size"]
+    assert (goal["asked"], goal["reached"], goal["met"]) == (9000, result["coded"]["size_bytes"], True)
     np.save("a.npy", np.full((8, 8), 0.5, np.float32))
     coded, named = "run/model.coded", ["--model", "net.py:build"]
     verbs = [["predict", coded, "a.npy"], ["bench", coded, "--seconds", "0.05"]]
@@ -260,6 +262,25 @@ def test_a_coded_file_of_ones_own_network_is_used_where_it_is_named(
     for verb in (["predict", "run/model.onnx", "a.npy"], ["bench", "run/model.onnx"]):
         assert execute([*verb, *named]) == 2
         assert "--model names the network of a .coded file" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_coded_file_that_is_too_large_is_a_goal_missed(
+    capsys: pytest.CaptureFixture[str], work: Path
+) -> None:
+    """And one that loses more than allowed says so."""
+    asked = "--data digits --model mlp:12 --epochs 1 --schedule one-shot --amount 50% --steps 1 --retrain 2"
+    asked += (
+        " --tune 4 --cluster auto --coded-size 40 --no-scratch --measure-seconds 0.05 --threads 1 --out run"
+    )
+    assert execute(["prune", *asked.split()]) == 3
+    told = " ".join(capsys.readouterr().out.split())
+    assert "at most 40 bytes of entropy-coded file" in told
+    result = json.loads(Path("run/result.json").read_text())
+    (goal,) = result["goals"]
+    assert not goal["met"]
+    assert goal["reached"] == result["coded"]["size_bytes"] > 40
+    assert "the smallest file that training gave" in goal["reason"]
 
 
 def test_help_names_every_criterion(capsys: pytest.CaptureFixture[str]) -> None:

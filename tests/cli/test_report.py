@@ -15,6 +15,7 @@ from typer.testing import CliRunner, Result
 
 from tersa.cli import report as verb
 from tersa.errors import DataError, UsageError
+from tersa.recipes.learn import cell_of, run_learning
 from tersa.recipes.train import TrainRequest, run_training
 from tersa.records import write_record
 
@@ -74,6 +75,28 @@ def test_a_trained_network(tmp_path: Path) -> None:
     (tmp_path / "net" / "portrait.json").unlink()
     assert "make it again with --overwrite" in str(invoke(str(tmp_path / "net")).exception)
     assert not page.exists()
+
+
+def test_a_run_under_a_learning_rule(tmp_path: Path) -> None:
+    """Its result is of another kind than that of a training without a rule, under the same verb."""
+    made = run_learning(
+        cell_of({"data": "digits", "model": "mlp:8", "epochs": 2, "rule": "fa"}), tmp_path / "net"
+    )
+    page = tmp_path / "net" / made.report
+    first = page.read_text(encoding="utf-8")
+    assert f"{made.test_accuracy:.2f}" in first
+    assert "Six or seven bits" not in first, "one run decides nothing"
+    page.unlink()
+    done = invoke(str(tmp_path / "net"))
+    assert done.exit_code == 0, done.exception
+    assert f"Feedback alignment reaches {made.test_accuracy:.1f} %" in done.stdout
+    assert page.read_text(encoding="utf-8") == first
+    stored = json.loads((tmp_path / "net" / "result.json").read_text())
+    del stored["report"]  # as an older tersa left it
+    (tmp_path / "net" / "result.json").write_text(json.dumps(stored))
+    assert invoke(str(tmp_path / "net")).exit_code == 0
+    (tmp_path / "net" / "result.json").write_text("{")
+    assert isinstance(invoke(str(tmp_path / "net")).exception, DataError)
 
 
 def test_every_page_of_measurements_is_written_again(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from typer.testing import CliRunner, Result
 
 import tersa.recipes.adaptation as recipe
 import tersa.recipes.adaptation_plan as estimate
+from tersa.adapt.table import Machine, Point, TableFile
 from tersa.cli import reproduce as verb
 from tersa.errors import UsageError
 from tersa.recipes.adaptation import AdaptationPlan
@@ -70,6 +72,31 @@ def test_dry_run_does_nothing(asked: list[Any], monkeypatch: pytest.MonkeyPatch)
     assert "15" in printed
     assert "2.0 h" in printed
     assert not asked
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--seeds", "3"], "--seeds: no effect: for the whole searches of --full"),
+        (["--data", "mnist", "--data-dir", "d"], "--data, --data-dir: no effect: .* or leave them out"),
+    ],
+)
+def test_what_only_a_full_run_takes(words: list[str], said: str, asked: list[Any]) -> None:
+    found = invoke("--target", "torch", *words)
+    assert isinstance(found.exception, UsageError)
+    assert re.search(said, str(found.exception))
+    assert not asked
+    assert invoke("--full", "--target", "torch", *words).exit_code == 0
+    assert len(asked) == 1
+
+
+def test_a_table_from_elsewhere_is_refused_with_what_this_verb_has(tmp_path: Path) -> None:
+    with TableFile(tmp_path / "other.db") as file:
+        board = Machine("m", "a board", "other", "torch@threads=1")
+        file.add(board, [Point("linear", 1, 1, 0.1, 9)])
+    found = invoke("--target", "torch", "--table", str(tmp_path / "other.db"), "--dry-run")
+    assert isinstance(found.exception, UsageError)
+    assert "give another --table (tersa adapt --allow-foreign" in str(found.exception)
 
 
 def test_numbers_that_are_none() -> None:

@@ -137,6 +137,13 @@ def test_odd_fields_are_not_known_and_break_nothing(root: Path, content: str) ->
     assert found.data == "mnist"
 
 
+@pytest.mark.parametrize(("latency", "shown"), [(4, 4.0), ({"median": 0.5}, 0.5), ("fast", None)])
+def test_a_latency_may_be_a_plain_number(root: Path, latency: object, shown: float | None) -> None:
+    """That of a recipe is."""
+    (root / "net" / "result.json").write_text(json.dumps({"result": {"latency_ms": latency}}))
+    assert runs.read_run(root / "net").latency_ms == shown
+
+
 def test_a_status_is_taken_from_the_result(root: Path) -> None:
     train_run(root, "wild", status="diverged")
     assert runs.read_run(root / "wild").status == "diverged"

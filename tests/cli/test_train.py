@@ -206,6 +206,7 @@ def test_every_option_is_shown_with_examples() -> None:
     assert result.exit_code == 0
     for text in ("--optimizer", "--set", "--resume", "--dry-run", "--json", "tersa train --data digits"):
         assert text in result.stdout
+    assert "Apprentice" in result.stdout
 
 
 def test_merged_leaves_out_what_was_not_given() -> None:

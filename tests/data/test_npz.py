@@ -199,3 +199,10 @@ def test_a_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 def test_too_few_images_for_a_test_cut(tmp_path: Path, pattern: Pattern) -> None:
     with pytest.raises(DataError, match="too few to cut them"):
         load(write(tmp_path / "a.npz", x=pattern(2, 4, 4), y=labels(2)))
+
+
+def test_a_class_name_that_is_no_text_for_a_terminal_is_refused(tmp_path: Path, pattern: Pattern) -> None:
+    names = np.array(["cat", "do\x1b[2Jg"])
+    path = write(tmp_path / "a.npz", images=pattern(50, 5, 4), labels=labels(50), classes=names)
+    with pytest.raises(DataError, match=r"the class name 'do\\x1b\[2Jg' holds control characters; rename"):
+        load(path)

@@ -236,6 +236,7 @@ NORMAL = struct.pack("<2f", 0.1, 0.3)
         (b"", "cut off"),
         (b"\x00" + varint(2**40), "length of a text"),
         (b"\x00" + text("\x1b[2J\nx") + bytes([1, 8, 8, 10]) + NORMAL, "is no model spec"),
+        (b"\x01" + text("mlp:4") + bytes([1, 2, 2, 1]) + text("cat\x1b[2J") + NORMAL, "class name 'cat"),
         (b"\x00" + text("lenet9") + bytes([1, 28, 28, 10]) + NORMAL, "unknown model 'lenet9'"),
         (b"\x00" + text("lenet5") + bytes([1, 4, 4, 10]) + NORMAL, "takes images from"),
         (b"\x00" + text("lenet5") + bytes([1, 28, 28]) + varint(2**50), "as number of classes"),

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from tersa.errors import ModelError, TargetError
-from tersa.export.artefact import Artefact, Header
+from tersa.export.artefact import Artefact, Header, open_session
 from tersa.export.c_direct import ALIGN, c_direct
 from tersa.export.check import classify
 from tersa.export.graph import channel_values, read_graph
@@ -125,6 +125,77 @@ def test_corners(target: Target, precision: str, corners: Artefact, tmp_path: Pa
     for batch in (1, 5, 3):
         found, wanted = session.run(images[:batch]), classify(artefact.path, images[:batch])
         np.testing.assert_allclose(found, wanted, rtol=0, atol=tolerance * max(1.0, np.abs(wanted).max()))
+
+
+PRODUCTS = {
+    "(O, I), one scale": ("Gemm", 1, 4, None),
+    "(I, O), one scale": ("Gemm", 0, 4, None),
+    "(O, I), a scale for each output": ("Gemm", 1, 4, 0),
+    "(O, I), a scale for each output, counted from the last side": ("Gemm", 1, 4, -2),
+    "square (O, I), one scale": ("Gemm", 1, 3, None),
+    "square (I, O), one scale": ("MatMul", 0, 3, None),
+    "square (I, O), a scale for each output": ("MatMul", 0, 3, 1),
+    "square (O, I), a scale for each input": ("Gemm", 1, 3, 1),
+}
+"""Operator, transB, outputs and axis of the scales of a product of 3 inputs with stored int8 weights."""
+
+
+def product_file(name: str, path: Path) -> Artefact:
+    """Pixels as uint8, times the weights of `PRODUCTS`."""
+    kind, turned, outputs, axis = PRODUCTS[name]
+    shape = (outputs, 3) if turned else (3, outputs)
+    count = 1 if axis is None else shape[axis]
+    stored = {
+        "step": np.float32(1 / 255),
+        "zero": np.uint8(3),
+        "weights": (np.arange(3 * outputs) * 29 % 101 - 50).astype(np.int8).reshape(shape),
+        "scales": np.linspace(0.01, 0.03, count, dtype=np.float32) if count > 1 else np.float32(0.02),
+        "zeros": np.zeros(count, np.int8) if count > 1 else np.int8(0),
+    }
+    node = onnx.helper.make_node
+    given = {"transB": turned} if kind == "Gemm" else {}
+    nodes = [
+        node("Flatten", ["pixels"], ["flat"]),
+        node("QuantizeLinear", ["flat", "step", "zero"], ["bytes"]),
+        node("DequantizeLinear", ["bytes", "step", "zero"], ["values"]),
+        node(
+            "DequantizeLinear",
+            ["weights", "scales", "zeros"],
+            ["factors"],
+            **({} if axis is None else {"axis": axis}),
+        ),
+        node(kind, ["values", "factors"], ["logits"], **given),
+    ]
+    precision = "fp32" if "each input" in name else "int8"  # what the layer can be computed in
+    header = Header(tuple("abcd"[:outputs]), (1, 3, 1), (0.0,), (1.0,), precision)
+    real = onnx.TensorProto.FLOAT
+    graph = onnx.helper.make_graph(
+        nodes,
+        "product",
+        [onnx.helper.make_tensor_value_info("pixels", real, ["n", 1, 3, 1])],
+        [onnx.helper.make_tensor_value_info("logits", real, ["n", outputs])],
+        [onnx.numpy_helper.from_array(np.asarray(value), key) for key, value in stored.items()],
+    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 13)], ir_version=8)
+    onnx.helper.set_model_props(model, header.properties())
+    onnx.checker.check_model(model)
+    onnx.save(model, path)
+    return Artefact(path, header)
+
+
+@pytest.mark.parametrize(
+    "target", [pytest.param(PlainC(opt="O0"), id="c", marks=NO_COMPILER), pytest.param(Packed(), id="packed")]
+)
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_integers_of_a_product_lie_as_its_weights_do(name: str, target: Target, tmp_path: Path) -> None:
+    artefact = product_file(name, tmp_path / "product.onnx")
+    images = np.random.default_rng(2).random((4, 1, 3, 1), dtype=np.float32)
+    # As written: fused, ONNX Runtime takes the scales of inputs for those of outputs.
+    reference = open_session(artefact.path, graph="ORT_DISABLE_ALL")
+    session = target.prepare(artefact, "m")
+    close(session.run(images), np.asarray(reference.run(None, {"pixels": images})[0]), SAME)
+    assert session.executed.startswith(artefact.header.precision)
+    session.close()
 
 
 @each_target

@@ -33,6 +33,7 @@ from tersa.errors import ModelError, TargetError
 from tersa.export import qonnx_check
 from tersa.export.qonnx import DOMAIN, OPSET, build_qonnx, export_qonnx
 from tersa.export.qonnx_check import as_bytes, classify_qonnx, with_batch
+from tersa.models.lowbit import LowBits
 
 IMAGES = pixels(12)
 
@@ -74,6 +75,11 @@ def test_quantisers_have_scale_one_and_no_zero_point() -> None:
 def test_equal_networks_give_equal_bytes(tmp_path: Path) -> None:
     first, second = (export_qonnx(settled(plain(BITS["2/2"])), HEADER, tmp_path / name).path for name in "ab")
     assert first.read_bytes() == second.read_bytes()
+
+
+def test_xnor_net_is_refused_by_name() -> None:
+    with pytest.raises(ModelError, match=r"scale=xnor has one; export it with --format onnx"):
+        build_qonnx(settled(plain(LowBits(xnor=True, scale="channel"))), HEADER)
 
 
 def test_float_networks_are_refused() -> None:

@@ -10,7 +10,18 @@ from tests.hardening.table import DOCS, ROOT, Row, rows, runs_of
 TEXT = DOCS.read_text(encoding="utf-8")
 ROWS = rows(TEXT)
 MENTIONED = set(re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", TEXT))
-COMMANDS = ("train", "study run", "shrink", "prune", "adapt", "bench", "reproduce", "data get")
+COMMANDS = (
+    "train",
+    "study run",
+    "shrink",
+    "prune",
+    "adapt",
+    "bench",
+    "search",
+    "run",
+    "reproduce",
+    "data get",
+)
 
 
 def test_the_tables_are_read() -> None:

@@ -17,6 +17,7 @@ from tests.hardening.trials import damaged, fuzz, one_line
 from tersa.adapt.table import Machine, Point, TableFile
 from tersa.errors import TersaError
 from tersa.recipes.adapt_store import AdaptStore
+from tersa.recipes.book_found import found
 from tersa.recipes.folder import open_folder, read_spec
 from tersa.recipes.pruning_curves import Curve
 from tersa.recipes.pruning_store import PruningStore, Trained, Walked
@@ -42,6 +43,10 @@ rule = ["bp", "fa"]
 bits = [2, 3]
 [[also]]
 fixed = { quant = "none" }
+"""
+COMPARISON = """rule,data,model,quant,bits,range,published,ours,low,high,seeds,gap
+bp,mnist,mlp:100x100,symmetric,8,layer,97.41,97.60,97.60,97.60,1,0.19
+bp,mnist,mlp:100x100,none,,,98.18,95.00,94.00,96.00,3,-3.18
 """
 RESULT = '{"schema_version": 1, "verb": "train", "model": "mlp:3", "artefacts": ["a.onnx"], "goals": []}'
 
@@ -176,13 +181,14 @@ KINDS = {
     "pruning.db": Kind("pruning.db", pruning_db, read_pruning_db),
     "history.db": Kind("history.db", history_db, read_history),
     "history.db of steps": Kind("history.db", run_db, read_run_db),
+    "comparison.csv": Kind("comparison.csv", text(COMPARISON), lambda path: found([path]), lenient=True),
     "latency.db": Kind("latency.db", latency_db, read_latency_db),
 }
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    found: dict[str, bytes] = {}
+    files: dict[str, bytes] = {}
     for name, kind in KINDS.items():
         path = tmp_path_factory.mktemp("whole") / kind.name
         kind.make(path)
@@ -190,8 +196,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
             connection = sqlite3.connect(path)
             connection.execute("PRAGMA journal_mode=DELETE")  # everything in the one file
             connection.close()
-        found[name] = path.read_bytes()
-    return found
+        files[name] = path.read_bytes()
+    return files
 
 
 def told(path: Path, content: bytes, read: Callable[[Path], object]) -> bool:
@@ -274,6 +280,16 @@ def test_any_json_as_a_result_is_a_status_or_one_line(tree: object, tmp_path: Pa
     told(tmp_path / "result.json", content, summary)
     told(tmp_path / "result.json", content, lambda path: read_shrink(path.parent))
     told(tmp_path / "result.json", content, lambda path: find_subject(str(path.parent), None))
+
+
+@pytest.mark.parametrize(
+    "field",
+    ["9" * 200_000, "\x00", '"', "1e999", "\ud800"],
+    ids=["long", "nul", "quote", "infinite", "surrogate"],
+)
+def test_a_comparison_of_odd_fields_is_read_or_refused_in_one_line(field: str, tmp_path: Path) -> None:
+    content = COMPARISON.replace("97.60", field).encode("utf-8", "surrogatepass")
+    told(tmp_path / "comparison.csv", content, lambda path: found([path]))
 
 
 def toml_of(value: dict[str, object]) -> str:

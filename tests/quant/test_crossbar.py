@@ -177,6 +177,7 @@ def test_all_faults_are_told_together() -> None:
     ("fields", "text"),
     [
         ({"device": "pcm", "program_noise": 0.1}, "brings measured noise"),
+        ({"device": "pcm", "drift_start_s": 5.0}, "leave out .*drift_start_s"),
         ({"up_nonlinearity": 1.0}, "response=exponential alone"),
         ({"drift_exponent": -0.1}, "drift_exponent is -0.1; must be greater than or equal to 0"),
     ],
@@ -190,3 +191,8 @@ def test_settings_that_do_nothing_are_refused(fields: dict[str, object], text: s
 def test_deploy_refuses(seeds: list[int], seconds: float) -> None:
     with pytest.raises(UsageError, match="each run needs one seed"):
         deploy(network(2), Crossbar(program_noise=0.1), seeds, seconds)
+
+
+def test_a_stored_array_of_phase_change_is_read_again() -> None:
+    stored = Crossbar(device="pcm").model_dump()  # every field, those of the other device at their defaults
+    assert Crossbar.model_validate(stored) == Crossbar(device="pcm")

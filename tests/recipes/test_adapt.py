@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import math
 import shlex
+import sqlite3
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 from tests.adapt.machine import FakeClock, FakeTarget
@@ -24,6 +28,7 @@ from tersa.recipes.adapt_candidates import Quality, Way
 from tersa.recipes.adapt_fit import Fit
 from tersa.recipes.adapt_request import AdaptSpec, adapt_command, check_call, specified
 from tersa.recipes.adapt_search import cheapest
+from tersa.recipes.adapt_store import AdaptStore
 from tersa.recipes.goals import Goals, parse_bound
 from tersa.recipes.job import Job
 from tersa.recipes.setting import Setting
@@ -33,6 +38,8 @@ from tersa.records import Comparison, Measurement, Quantiles, ShrinkResult
 from tersa.study.cluster import Crew
 
 MODEL = "mlp:24x16"
+BLIND = ("synflow", "zen")
+"""Scores that look at no images."""
 QUICK = {"tune": 12, "criterion_samples": 60}
 
 
@@ -46,7 +53,7 @@ def spec(**changes: object) -> AdaptSpec:
     }
     if changes.get("search") == "netadapt":
         settings |= {"delta": 0.1}
-        if changes.get("score") != "finetune" and changes.get("shortlist") != 0:
+        if changes.get("score") not in ("finetune", *BLIND) and changes.get("shortlist") != 0:
             settings |= {"score_images": 16}
     return AdaptSpec.model_validate({**settings, **changes})
 
@@ -202,6 +209,185 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(tmp_path: Path, setting: Callab
     assert [(row.step, row.group, row.width, row.score) for row in again.adaptation.candidates] == [
         (row.step, row.group, row.width, row.score) for row in whole.adaptation.candidates
     ]
+
+
+@pytest.mark.slow
+def test_the_time_of_a_search_is_stored_as_it_goes_on(
+    tmp_path: Path, setting: Callable[..., Setting]
+) -> None:
+    """A killed run leaves no `finally` behind: what its steps took is on disk after each of them."""
+    told: list[float] = []
+
+    def look(task: str, _done: float, remark: str) -> None:
+        if task == "netadapt" and remark.startswith("step"):
+            told.append(AdaptStore(tmp_path / "run").seconds().get("search", 0.0))
+
+    result = adapt(spec(search="netadapt", hybrid=0.0), tmp_path / "run", setting=setting(say=look))
+    assert result.adaptation is not None
+    assert len(told) >= 2
+    assert told == sorted(set(told))
+    assert 0 < told[0] < told[-1] < result.adaptation.seconds["search"]
+    stages = ("cut", "score", "evaluate")
+    assert sum(result.adaptation.seconds[stage] for stage in stages) < result.adaptation.seconds["search"]
+
+
+def test_a_stage_within_another_counts_in_both(tmp_path: Path) -> None:
+    store = AdaptStore(tmp_path)
+    with store.timed("search"):
+        with store.timed("finetune"):
+            pass
+        first = AdaptStore(tmp_path).seconds()
+        store.lap()
+        second = AdaptStore(tmp_path).seconds()
+    last = store.seconds()
+    assert 0 < first["finetune"] <= first["search"] < second["search"] < last["search"]
+    assert last["finetune"] == first["finetune"]
+
+
+@pytest.mark.slow
+def test_every_step_of_a_run_on_a_run_is_exported_from_its_own_folder(
+    tmp_path: Path, setting: Callable[..., Setting]
+) -> None:
+    adapt(spec(), tmp_path / "first", setting=setting())
+    asked = spec(model=None, run=str(tmp_path / "first"), epochs=None)
+    made = adapt(asked, tmp_path / "second", setting=setting())
+    with sqlite3.connect(tmp_path / "second" / "history.db") as other:  # a run of before it said so
+        other.execute("DELETE FROM origin WHERE name = 'model'")
+    (tmp_path / "second" / "result.json").unlink()
+    again = adapt(asked, tmp_path / "second", setting=setting(), resume=True)
+    assert again.result.parameters == made.result.parameters
+    (tmp_path / "first").rename(tmp_path / "elsewhere")
+    subject = find_point(tmp_path / "second", "1")
+    assert subject.module is not None
+    assert sum(p.numel() for p in subject.module.parameters()) == made.result.parameters
+
+
+@pytest.mark.slow
+def test_a_point_of_a_front_that_diverges_is_left_as_it_was_solved(
+    tmp_path: Path, setting: Callable[..., Setting], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tune, calls = adapt_search.retrain_, list[int]()
+
+    def first_diverges(job: Job, model: nn.Module, iterations: int, *, seed: int) -> None:
+        calls.append(seed)
+        if len(calls) == 1:
+            raise Diverged("retraining diverged 3 times")
+        tune(job, model, iterations, seed=seed)
+
+    monkeypatch.setattr(adapt_search, "retrain_", first_diverges)
+    result = adapt(spec(front=2), tmp_path / "run", setting=setting())
+    steps = Trajectory(tmp_path / "run").rows("steps")
+    assert [step.what.rpartition(", ")[2] for step in steps[1:]] == [
+        "its fine-tune of 4 iterations diverged and was left out",
+        "fine-tuned 4 iterations",
+    ]
+    assert result.adaptation is not None
+    assert len(result.adaptation.front) == 3
+
+
+@pytest.mark.slow
+def test_the_next_places_are_tried_where_a_short_list_diverges(
+    tmp_path: Path, setting: Callable[..., Setting], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two candidates the better one diverges at every step: the other one becomes the step."""
+    tune, calls = adapt_candidates.retrain_, list[int]()
+
+    def every_other_diverges(job: Job, model: nn.Module, iterations: int, *, seed: int) -> None:
+        calls.append(seed)
+        if len(calls) % 2:
+            raise Diverged("retraining diverged 3 times")
+        tune(job, model, iterations, seed=seed)
+
+    monkeypatch.setattr(adapt_candidates, "retrain_", every_other_diverges)
+    goals = Goals(macs=parse_bound("0.8x", "macs"))
+    asked = spec(search="netadapt", hybrid=1.0, shortlist=1, goals=goals)
+    result = adapt(asked, tmp_path / "run", setting=setting())
+    assert result.goals[0].met
+    assert result.adaptation is not None
+    rows = result.adaptation.candidates
+    assert [(row.scored_by, row.chosen) for row in rows] == [("finetune", True)] * (len(calls) // 2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("hybrid", [0.0, 1.0])
+def test_candidates_whose_score_is_no_number_are_left_out(
+    hybrid: float,
+    tmp_path: Path,
+    setting: Callable[..., Setting],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The first candidate's of each step, here: the second one is taken, however it is ranked."""
+    real, scored = adapt_candidates.score, list[str]()
+
+    def first_is_nan(fit: Fit, model: nn.Module, name: str) -> tuple[float, float]:
+        scored.append(name)
+        value, seconds = real(fit, model, name)
+        return (math.nan if len(scored) == 1 else value), seconds
+
+    monkeypatch.setattr(adapt_candidates, "score", first_is_nan)
+    goals = Goals(macs=parse_bound("0.8x", "macs"))
+    result = adapt(spec(search="netadapt", hybrid=hybrid, goals=goals), tmp_path / "run", setting=setting())
+    assert result.goals[0].met
+    assert result.adaptation is not None
+    first = [row.group for row in result.adaptation.candidates if row.step == 1]
+    assert len(first) == 1
+    assert "the score naswot is nan; left out" in caplog.text
+
+
+@pytest.mark.slow
+def test_when_no_candidate_has_a_score_it_is_said(
+    tmp_path: Path, setting: Callable[..., Setting], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(adapt_candidates, "score", lambda *_: (-math.inf, 0.0))
+    goals = Goals(macs=parse_bound("0.5x", "macs"), max_loss=50.0)
+    result = adapt(spec(search="netadapt", hybrid=0.0, goals=goals), tmp_path / "run", setting=setting())
+    reason = next(goal.reason for goal in result.goals if goal.name == "macs")
+    assert "the score naswot of every candidate of the next step is no number; that has 2 times" in reason
+
+
+@pytest.mark.slow
+def test_no_iterations_are_none_for_a_short_list_too(
+    tmp_path: Path, setting: Callable[..., Setting], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs: list[int] = []
+    monkeypatch.setattr(adapt_candidates, "retrain_", lambda _job, _model, n, *, seed: runs.append(n))
+    goals = Goals(macs=parse_bound("0.8x", "macs"))
+    adapt(
+        spec(search="netadapt", hybrid=1.0, finetune_steps=0, goals=goals),
+        tmp_path / "run",
+        setting=setting(),
+    )
+    assert set(runs) == {0}
+
+
+def test_the_closing_measurement_needs_the_goals_target(monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = Comparison(target="t", precision="fp32", verdict="not offered", reason="no such device")
+    monkeypatch.setattr(outcome, "race", lambda *_, **__: gone)
+    dock = SimpleNamespace(target="torch@threads=1", reference=None)
+    ending = SimpleNamespace(
+        job=SimpleNamespace(dock=dock), chosen=SimpleNamespace(artefact=None), options=[], setting=Setting()
+    )
+    with pytest.raises(TargetError, match=r"^torch@threads=1 cannot be measured any more: no such device;"):
+        outcome._measure(cast(outcome.Outcome, ending), [])
+
+
+@pytest.mark.slow
+def test_a_target_that_disappears_before_the_closing_measurement(
+    tmp_path: Path, setting: Callable[..., Setting], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    race = outcome.race
+    gone = Comparison(target="t", precision="fp32", verdict="not offered", reason="no such device")
+    monkeypatch.setattr(outcome, "race", lambda *_, **__: gone)
+    said = r"^onnxruntime@threads=1 cannot be measured any more: no such device; --resume goes on$"
+    with pytest.raises(TargetError, match=said):
+        adapt(spec(), tmp_path / "run", setting=setting())
+    kept = files(tmp_path / "run")
+    assert any(name.startswith("tuned/") for name in kept)
+    monkeypatch.setattr(outcome, "race", race)
+    result = adapt(spec(), tmp_path / "run", setting=setting(), resume=True)
+    assert result.goals[0].met
+    assert files(tmp_path / "run") == kept
 
 
 # A latency budget, on a machine that a test makes up: a call takes what the file's weights say, and the whole
@@ -458,6 +644,14 @@ def test_a_target_that_disappears_leaves_a_run_that_goes_on(
         ({"search": "netadapt", "hybrid": 0.0, "shortlist": 5}, "--shortlist: no effect: .* --hybrid 0"),
         ({"search": "netadapt", "hybrid": 1.0, "shortlist": 0, "score": "zen"}, "--score: no effect"),
         ({"search": "netadapt", "check_every": 3}, "--check-every: no effect: .* no --latency"),
+        (
+            {"search": "netadapt", "score": "synflow", "score_images": 32},
+            "--score-images: no effect: --score synflow looks at the images' shape alone",
+        ),
+        (
+            {"search": "netadapt", "score": "zen", "score_images": 32},
+            "--score-images: no effect: --score zen",
+        ),
     ],
 )
 def test_faults_show_before_any_work(changes: dict[str, object], said: str, tmp_path: Path) -> None:

@@ -11,13 +11,19 @@ import pytest
 from tests.recipes.adaptation_example import result, timed
 
 import tersa.recipes.adaptation as recipe
-from tersa.adapt.measuring import Filled
+from tersa.adapt.measuring import Filled, wanted
 from tersa.adapt.resource import Table as CostTable
 from tersa.adapt.table import Machine
 from tersa.errors import UsageError
 from tersa.recipes import adaptation_stages
 from tersa.recipes import published_adaptation as published
-from tersa.recipes.adaptation import AdaptationRequest, plan_adaptation, run_adaptation, score_points
+from tersa.recipes.adaptation import (
+    AdaptationRequest,
+    layer_points,
+    plan_adaptation,
+    run_adaptation,
+    score_points,
+)
 from tersa.recipes.adaptation_plan import expected_seconds
 from tersa.recipes.adaptation_report import answer, rows_csv, view_of, write_results
 from tersa.recipes.adaptation_stages import Subject
@@ -170,6 +176,27 @@ def test_a_run_stores_its_parts_and_goes_on(tmp_path: Path, monkeypatch: pytest.
     assert filled == ["lenet:8-16-64"], "everything was read"
     subject = Subject.of("lenet:8-16-64", (3, 32, 32), 10, ByMacs({}))
     assert len(subject.anatomy.groups) == 3
+
+
+def test_figures_of_layers_have_measured_points_alone() -> None:
+    """Of a table that holds what is measured for this network, and nothing between."""
+    empty = Subject.of("lenet:24-56-100", (3, 32, 32), 10, ByMacs({}))
+    points: dict[str, dict[tuple[int, int], float]] = {}
+    for each in wanted(empty.anatomy):
+        points.setdefault(each.family.key(), {})[each.inputs, each.outputs] = 1.0
+    table = CostTable(points)
+    subject = Subject.of("lenet:24-56-100", (3, 32, 32), 10, table)
+    rows = layer_points(subject, table)
+    kinds = {row.kind: row.layer for row in rows}
+    families = {layer.family.text(): layer.family for layer in subject.anatomy.layers}
+    assert set(kinds) == {"conv", "linear"}
+    for row in rows:
+        assert table.of(families[row.layer], row.inputs, row.outputs).exact
+    for kind, most in (("conv", 56), ("linear", 100)):
+        own = [row for row in rows if row.kind == kind]
+        assert len({row.inputs for row in own}) == 3
+        assert max(row.outputs for row in own) == most
+    assert sorted({row.inputs for row in rows if row.kind == "conv"}) == [4, 12, 24]
 
 
 def test_candidates_that_a_score_gives_no_number_are_left_out(

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tests.recipes.in_this_process import in_this_process
 
 from tersa.errors import TersaError, UsageError
@@ -151,6 +152,48 @@ def test_workers_train_the_same_rows(
     assert len(timeless(many)) == 2
     again = reproduce_binary_vgg(WANTED, tmp_path / "many", resume=True, crew=Crew(workers=2))
     assert again.rows == many.rows
+
+
+def test_a_row_with_masks_is_counted_without_what_they_remove(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    masked = "tfc+w1a1:mask=subsidiary"
+    only = tuple(replace(each, model=masked) if each.name == "main-subsidiary" else each for each in ALL)
+    monkeypatch.setattr(binary_vgg, "METHODS", only)
+    wanted = WANTED.model_copy(update={"rows": ("main-subsidiary",)})
+    reproduce_binary_vgg(wanted, tmp_path / "out")
+    path = tmp_path / "out/rows/main-subsidiary/model.safetensors"
+    state = load_file(path)
+    latents = [name for name in state if name.endswith("latent")]
+    for name in latents:
+        state[name] = torch.where(torch.arange(64) % 4 == 0, 0.5, -0.5)  # 16 of 64 stay
+    save_file(state, path)
+    result = reproduce_binary_vgg(wanted, tmp_path / "out", resume=True)
+    (row,) = [row for row in result.rows if row.trained]
+    assert len(latents) == 3
+    assert row.parameters == 64 * 16 + 16 * 16 + 16 * 16 + 16 * 10
+    assert (row.binary_macs, row.integer_macs) == (16 * 16 + 16 * 16 + 16 * 10, 64 * 16)
+    assert row.packed_bytes * 8 == row.parameters
+    for name in latents:
+        state[name] = torch.full((64,), -0.5)
+    save_file(state, path)
+    (row,) = [row for row in reproduce_binary_vgg(wanted, tmp_path / "out", resume=True).rows if row.trained]
+    assert row.parameters == 64 * 64 * 3 + 64 * 10  # a mask that keeps nothing removes nothing
+
+
+def test_xnor_net_has_the_factor_of_its_inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bits = bits_of(row_of("xnor-net").model)
+    assert bits is not None
+    assert bits.xnor
+    assert "no packed program holds" in row_of("xnor-net").note
+    small = row_of("xnor-net").model.replace("vgg-small", "tfc")
+    only = tuple(replace(each, model=small) if each.name == "xnor-net" else each for each in ALL)
+    monkeypatch.setattr(binary_vgg, "METHODS", only)
+    result = reproduce_binary_vgg(WANTED.model_copy(update={"rows": ("xnor-net",)}), tmp_path / "out")
+    (row,) = [row for row in result.rows if row.trained]
+    assert row.bits.endswith("scale=xnor")
+    assert row.binary_macs == 2 * 64 * 64
+    assert row.float_macs == 64 * 64 + 64 * 10
 
 
 @pytest.mark.slow

@@ -117,6 +117,14 @@ def test_what_collapses_on_both_sides_holds() -> None:
     assert judge(theirs, Ours(key=theirs.key, value=15.1)) == "surpassed"
 
 
+def test_weights_and_variances_are_not_accuracies() -> None:
+    """A weight of -4e7 beside one of -984 has not collapsed alike."""
+    low = next(each for each in published() if "weight low" in each.what and (each.value or 0.0) < -100)
+    small = next(each for each in published() if "range global" in each.what and "variance low" in each.what)
+    assert judge(low, Ours(key=low.key, value=-4e7)) == "differs"
+    assert judge(small, Ours(key=small.key, value=0.7 * (small.value or 0.0))) == "differs"
+
+
 def test_nothing_of_ours_is_said_with_the_command() -> None:
     made = book([])
     assert made.carried == 0

@@ -166,6 +166,22 @@ def test_a_limit_in_bytes_is_kept(task: Task, pruned: nn.Module, tmp_path: Path)
         squeeze(task, pruned, None, tmp_path / "d", how.model_copy(update={"iterations": 0}))
 
 
+def test_a_limit_that_leaves_bytes_is_tried_with_more_values(
+    task: Task, pruned: nn.Module, tmp_path: Path
+) -> None:
+    how = Compression(iterations=10, most_bytes=9000, floor=100.0)
+    done = squeeze(task, pruned, None, tmp_path / "roomy", how)
+    assert [one.bits for one in done.tried] == [5, 6, 7, 8], "none keeps a floor of 100 %"
+    assert done.size_met
+    assert done.validation_accuracy == max(one.accuracy for one in done.tried)
+    kept = squeeze(task, pruned, None, tmp_path / "kept", how.model_copy(update={"floor": 50.0}))
+    assert [one.bits for one in kept.tried] == [5], "nothing is left to gain"
+    limit = round(0.7 * done.size_bytes)
+    full = how.model_copy(update={"most_bytes": limit, "iterations": BRIEF})
+    tried = squeeze(task, pruned, None, tmp_path / "full", full).tried
+    assert all(one.size_bytes <= 0.95 * limit for one in tried[:-1])
+
+
 def test_codebooks_and_coders(task: Task, pruned: nn.Module, tmp_path: Path) -> None:
     def size(how: Compression) -> Compressed:
         return squeeze(task, pruned, None, tmp_path / "m.coded", how)

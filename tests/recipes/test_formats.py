@@ -77,6 +77,16 @@ def test_bytes_that_fail_are_not_blamed_on_the_data() -> None:
         subjects.require_on_bytes(apart(), "net.c", torch.tensor([[0.0, 128 / 255, 1.0]]))
 
 
+def test_xnor_net_is_refused_by_name_and_exported_as_it_is_told(tmp_path: Path) -> None:
+    given = order("tfc+w1a1:scale=xnor", tmp_path / "net.onnx")
+    with pytest.raises(
+        ModelError, match=r"scale=xnor has one; export it with --format onnx, or train it with"
+    ):
+        FORMATS["qonnx"].write(given)
+    assert not given.out.exists()
+    assert FORMATS["onnx"].write(given).agreement.same_class == 360
+
+
 @pytest.mark.parametrize("kind", ["c", "tersa", "onnx"])
 def test_masked_channels_are_left_out_of_a_file(kind: str, tmp_path: Path) -> None:
     """The file is smaller than that of the whole network and gives the same logits."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tersa.errors import UsageError
 from tersa.prune.schedules import SCHEDULES
 from tersa.recipes.goals import Bound, Goals
 from tersa.recipes.plan import LEAST_COST, Plan, cost, pace, plan
@@ -12,6 +13,23 @@ from tersa.recipes.request import ShrinkSpec
 from tersa.recipes.setting import Setting
 
 LENET = "lenet:4-6-8"
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ({"protocol": {"criterion": "bn-scale"}}, "needs a batch norm"),
+        ({"protocol": {"keep": "convv1"}}, "unknown layer to keep 'convv1'"),
+        (
+            {"protocol": {"schedule": "cubic", "amount": 0.95}},
+            "at most 15 can go, since one of each layer stays",
+        ),
+    ],
+)
+def test_what_the_run_would_refuse_is_refused(asked: dict[str, object], words: str) -> None:
+    spec = ShrinkSpec.model_validate({"verb": "prune", "data": "digits", "model": LENET, **asked})
+    with pytest.raises(UsageError, match=words):
+        plan(spec, Setting(threads=1))
 
 
 def protocol(**changes: object) -> Protocol:
@@ -57,10 +75,10 @@ def words(found: Plan) -> dict[str, str]:
 
 
 def test_the_plan_names_what_is_asked_and_nothing_else() -> None:
-    how = {"schedule": "cubic", "amount": 0.9, "steps": 7, "retrain": 1, "tune": 2, "teacher_weight": 0.0}
+    how = {"schedule": "cubic", "amount": 0.8, "steps": 7, "retrain": 1, "tune": 2, "teacher_weight": 0.0}
     found = words(planned(goals=Goals(), protocol=how, scratch=True, cluster=4))
     assert list(found) == ["baseline", "prune", "tune", "from scratch", "cluster", "test and measure"]
-    assert found["prune"] == "7 steps: score, remove 90 % of the channels in all, retrain 1 iteration"
+    assert found["prune"] == "7 steps: score, remove 80 % of the channels in all, retrain 1 iteration"
     assert found["tune"].startswith("1 fine-tune of 2 iterations")
 
 

@@ -20,6 +20,7 @@ from tersa.data import load as load_task
 from tersa.data.task import Task
 from tersa.errors import Diverged, UsageError
 from tersa.models.lighten import lighten_
+from tersa.models.load import load
 from tersa.models.summary import macs, parameters
 from tersa.models.zoo import build
 from tersa.prune.criteria import CRITERIA, WEIGHT_CRITERIA
@@ -29,7 +30,7 @@ from tersa.prune.holding import maskable
 from tersa.prune.normalise import NORMALISATIONS
 from tersa.prune.protocol import choose, within
 from tersa.prune.schedules import SCHEDULES
-from tersa.prune.surgery import after, remove_
+from tersa.prune.surgery import after, remove_, resize_
 from tersa.recipes import channels, descent, outcome, retraining
 from tersa.recipes.channels import Channels
 from tersa.recipes.deploy import Dock
@@ -47,10 +48,11 @@ from tersa.recipes.train import TrainRequest, run_training
 from tersa.recipes.trajectory import Trajectory
 from tersa.recipes.zeroed import masked_training
 from tersa.records import ShrinkResult, Step
+from tersa.train.baseline import save_weights
 from tersa.train.config import TrainConfig
 from tersa.train.continued import learn_
 from tersa.train.evaluation import evaluate
-from tersa.train.loop import train
+from tersa.train.loop import Progress, train
 
 LENET = "lenet:4-6-8"
 UNITS = 10
@@ -706,6 +708,26 @@ def test_light_modules_take_the_sizes_of_the_run(done: tuple[Path, ShrinkResult]
     assert found.pruned_model == f"{LENET}+shift@conv2"
 
 
+def test_light_layers_of_a_run_are_those_of_its_spec(tmp_path: Path) -> None:
+    """Which layers read few channels is asked of the whole network, as `load` does."""
+    whole, light = load_task("digits"), "separable"
+    network = build("lenet:6-6-8", whole.shape, 10)
+    groups = find_groups(network, whole.shape)
+    first = next(group for group in groups.groups if "conv1" in group.name)
+    remove_(network, groups, first.units[:3])
+    save_weights(network, tmp_path / "model.safetensors")
+    (tmp_path / "spec.toml").write_text('verb = "train"\ndata = "digits"\nmodel = "lenet:6-6-8"\n')
+    (tmp_path / "result.json").write_text('{"model": "lenet:6-6-8", "artefacts": []}')
+    found = find_start(spec(run=str(tmp_path), light=light), whole)
+    begun = found.pruned()
+    assert begun.conv2.depthwise.in_channels == 3
+    again = load(found.pruned_model, whole.shape, 10).module
+    resize_(again, begun.state_dict())
+    drawn = found.drawn().state_dict()
+    assert {n: v.shape for n, v in drawn.items()} == {n: v.shape for n, v in begun.state_dict().items()}
+    assert not torch.equal(drawn["conv1.weight"], begun.state_dict()["conv1.weight"])
+
+
 def test_a_training_run_is_a_start_too(tmp_path: Path) -> None:
     request = TrainRequest(data="digits", model=LENET, settings={"epochs": 1})
     kept = run_training(request, tmp_path / "trained")
@@ -770,6 +792,16 @@ def test_zeros_of_an_earlier_run_stay(cache: Path, tmp_path: Path) -> None:
     channels = run(tmp_path / "three", cache, run=str(tmp_path / "one"))
     assert any("had zeroed by weight: under --granularity map its zeros" in note for note in channels.notes)
     assert not any("had zeroed" in note for note in result.notes)
+    scoped = run(tmp_path / "four", cache, run=str(tmp_path / "one"), protocol={**how, "scope": "fc1"})
+    fourth = load_file(tmp_path / "four" / "model.safetensors")
+    assert all(bool((fourth[name][first[name] == 0] == 0).all()) for name in weights), "in every layer"
+    assert scoped.baseline.parameters == scoped.steps[0].parameters == result.steps[0].parameters
+    goal = Goals(parameters=Bound(value=0.6, relative=True))
+    bounded = spec(run=str(tmp_path / "one"), goals=goal).model_copy(
+        update={"protocol": {**how, "step": "10%", "retrain": 1, "tune": 0}}
+    )
+    within = shrink(bounded, tmp_path / "five", setting=Setting(threads=1, seconds=0.05, cache=cache))
+    assert within.result.parameters <= 0.6 * within.baseline.parameters, "of what is alive, not of all"
 
 
 @pytest.mark.slow
@@ -853,6 +885,20 @@ REFUSED = [
         },
         "--macs is out of reach of --granularity weight",
     ),
+    (
+        {
+            "protocol": {"granularity": "weight", "criterion": "l1"},
+            "goals": Goals(size=Bound(value=0.5, relative=True)),
+        },
+        "--size is out of reach of --granularity weight",
+    ),
+    (
+        {
+            "protocol": {"granularity": "kernel", "criterion": "l1"},
+            "goals": Goals(latency=Bound(value=0.5, relative=True)),
+        },
+        "--latency is out of reach of --granularity kernel",
+    ),
     ({"light": "lite"}, "unknown light module 'lite'"),
     ({"light": "shift@conv7"}, "unknown layer 'conv7'"),
     ({"run": "nowhere"}, "--run nowhere is not a finished run"),
@@ -868,6 +914,42 @@ def test_what_cannot_be_is_refused_before_any_work(
         run(tmp_path / "run", tmp_path / "cache", **copy.deepcopy(changes))
     assert not (tmp_path / "run").exists()
     assert not (tmp_path / "cache").exists()
+
+
+def test_a_pattern_of_zeros_leaves_what_it_leaves(tmp_path: Path) -> None:
+    asked = ShrinkSpec(
+        verb="prune",
+        goals=Goals(parameters=Bound(value=0.3, relative=True)),
+        protocol={"granularity": "2:4", "criterion": "l1"},
+    )
+    with pytest.raises(UsageError, match=r"--parameters 0.3x is out of reach of .* 2:4, which leaves 0.5x"):
+        shrink(asked, tmp_path / "run", setting=Setting(threads=1))
+
+
+def test_a_fine_tune_that_was_killed_goes_on(make: Make, tmp_path: Path) -> None:
+    """From its last epoch, to the weights of one that was not."""
+    ends: list[dict[str, Tensor]] = []
+    for stop in (None, 30, None):
+        keep = tmp_path / ("whole" if not ends else "killed")
+        job, seen = make(), list[int]()
+
+        def watch(at: Progress, stop: int | None = stop, seen: list[int] = seen) -> None:
+            seen.append(at.iteration)
+            if stop is not None and at.iteration >= stop:
+                raise KeyboardInterrupt
+
+        model = copy.deepcopy(job.baseline)
+        try:
+            retrain_(job, model, 60, seed=1, progress=watch, keep=keep)
+        except KeyboardInterrupt:
+            continue
+        ends.append(model.state_dict())
+        last = seen
+    assert last[0] > 1, "not from the beginning"
+    assert all(torch.equal(value, ends[1][name]) for name, value in ends[0].items())
+    assert list(tmp_path.glob("killed.*"))
+    retraining.forget(tmp_path / "killed")
+    assert not list(tmp_path.glob("killed.*"))
 
 
 def test_a_run_is_not_pruned_into_itself_nor_on_other_data(

@@ -77,18 +77,22 @@ def test_a_worker_that_cannot_start_again_says_so(artefact: Artefact, images: Pi
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="processes are bound to cores on Linux only")
-def test_rounds_change_the_core_and_all_start_at_the_first(artefact: Artefact, images: Pixels) -> None:
+def test_rounds_change_the_core_and_every_second_start_begins_on_another(
+    artefact: Artefact, images: Pixels
+) -> None:
     cores = sorted(os.sched_getaffinity(0))
     with Worker(order(artefact)) as worker:
         assert worker.pid is not None
         worker.first(images)
-        for _ in range(2):
-            worker.warm_up(QUICK)
+        for start in (0, 1, 2):
+            worker.warm_up(replace(QUICK, start=start))
+            first = start // 2 % len(cores)
             seen = []
             for _ in range(2 * STAY * len(cores)):
                 worker.round(1)
                 seen.append(os.sched_getaffinity(worker.pid))
-            assert seen == [{core} for core in cores for _ in range(STAY)] * 2
+            turned = cores[first:] + cores[:first]
+            assert seen == [{core} for core in turned for _ in range(STAY)] * 2
 
 
 def test_memory_that_ends_is_told_and_is_not_ours(artefact: Artefact) -> None:
@@ -97,6 +101,17 @@ def test_memory_that_ends_is_told_and_is_not_ours(artefact: Artefact) -> None:
         with pytest.raises(Died, match=r"limit 0\.734 GB") as caught:
             worker.first(np.zeros((10**6, 1, 8, 8), np.float32))
     assert caught.value.kind == "out of memory"
+
+
+def test_a_first_call_that_takes_too_long_says_that_it_may_compile(
+    artefact: Artefact, images: Pixels
+) -> None:
+    with (
+        Worker(order(artefact)) as worker,
+        pytest.raises(Died, match=r"its first call, which warms up and may compile, took longer") as caught,
+    ):
+        worker.first(np.zeros((10**5, 1, 8, 8), np.float32), patience=0.0)
+    assert caught.value.kind == "over the time limit"
 
 
 def test_a_process_that_is_killed(artefact: Artefact, images: Pixels) -> None:

@@ -59,6 +59,7 @@ def assert_same(first: tuple[nn.Module, TrainResult], second: tuple[nn.Module, T
         {"optimizer": "adadelta"},
         {"optimizer": "adam", "schedule": "exponential", "gamma": 0.7},
         {"optimizer": "adamw", "weight_decay": 0.1, "iterations": 14},
+        {"optimizer": "adamw", "channels_last": True, "learning_rate": 1e-2},
         {"optimizer": "lbfgs", "batch": 60, "keep": "last"},
         {"optimizer": "momentum", "distillation": "temperature", "distillation_temperature": 2.0},
     ],

@@ -130,22 +130,29 @@ def knapsack(
     room = capacity - sum(least)
     if room < 0:
         return None
-    unit = room / bins if room > 0 else 1.0
+    beyond = bins + 1
+    unit = room / bins
+
+    def shift(group: int, heavy: float) -> int:
+        over = heavy - least[group]
+        if over <= 0.0 or unit <= 0.0:  # without room only the least weights fit
+            return 0 if over <= 0.0 else beyond
+        return int(np.ceil(min(over / unit, beyond) - 1e-9))
+
     best: npt.NDArray[np.float64] = np.zeros(bins + 1)
     taken: list[npt.NDArray[np.int64]] = []
     for group, (value, weight) in enumerate(zip(values, weights, strict=True)):
         rows = np.full((len(value), bins + 1), np.inf)
         for place, (each, heavy) in enumerate(zip(value, weight, strict=True)):
-            shift = int(np.ceil((heavy - least[group]) / unit - 1e-9))
-            if shift <= bins:
-                rows[place, shift:] = best[: bins + 1 - shift] + each
+            if (at := shift(group, heavy)) <= bins:
+                rows[place, at:] = best[: bins + 1 - at] + each
         taken.append(rows.argmin(axis=0))
         best = rows.min(axis=0)
     place, found = bins, list[int]()
     for group in range(len(values) - 1, -1, -1):
         choice = int(taken[group][place])
         found.append(choice)
-        place -= int(np.ceil((weights[group][choice] - least[group]) / unit - 1e-9))
+        place -= shift(group, weights[group][choice])
     return found[::-1]
 
 
@@ -266,27 +273,3 @@ def _better(damage: Sequence[Damage], cost: Priced, now: Widths) -> Widths | Non
                         best, found = change, (*trial[:down], narrower, *trial[down + 1 :])
                         break
     return found
-
-
-def front(
-    damage: Sequence[Damage], costs: Sequence[Priced], *, stages: int = STAGES
-) -> list[tuple[int, Widths]]:
-    """Solutions of several budgets, without those that another one equals or beats.
-
-    Args:
-        damage: of each group.
-        costs: the budgets, from the loosest to the tightest.
-        stages: see `solve`.
-
-    Returns:
-        (place of the budget, widths), each widths once, damage rising.
-    """
-    found: dict[Widths, int] = {}
-    for place, cost in enumerate(costs):
-        try:
-            found.setdefault(solve(damage, cost, stages=stages), place)
-        except UsageError:
-            if place == 0:
-                raise
-            break
-    return [(place, widths) for widths, place in found.items()]

@@ -65,7 +65,9 @@ class Grid:
         bad = [place for place, value in points.items() if not math.isfinite(value) or value < 0]
         if bad or not points:
             what = f"no number at {bad[0][0]} to {bad[0][1]} channels" if bad else "no points"
-            raise DataError(f"the table of '{name}' holds {what}; measure it again (--fresh-table)")
+            raise DataError(
+                f"the table of '{name}' holds {what}; measure it again (tersa adapt --fresh-table)"
+            )
         self.name = name
         self._points = {place: Reading(value, True) for place, value in points.items()}
         rows: dict[int, list[tuple[int, float]]] = {}
@@ -97,7 +99,7 @@ class Grid:
         else:
             raise DataError(
                 f"the table of '{self.name}' has a hole: nothing was measured at or beyond {inputs} to "
-                f"{outputs} channels; measure it again (--fresh-table)"
+                f"{outputs} channels; measure it again (tersa adapt --fresh-table)"
             )
         high, top = above
         if self._ins[high] == inputs:

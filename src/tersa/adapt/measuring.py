@@ -128,7 +128,8 @@ def fill(
         clock: nanoseconds; a test passes its own.
 
     Raises:
-        UsageError: a foreign table that is not allowed, or one that lacks points of this network.
+        UsageError: a foreign table that is not allowed, or is to be measured again, or lacks points of this
+            network.
         TargetError, ModelError: the runtime cannot run a layer; points measured so far are kept.
     """
     began = time.perf_counter()
@@ -137,21 +138,15 @@ def fill(
         empty = lone_layer(EMPTY, 1, 1, place / "empty.onnx")
         session = target.prepare(empty.artefact, "empty call")
         own = machine_of(session)
-        machine = choose_machine(file, own, allow_foreign=allow_foreign)
-        again = fresh and machine == own
-        if again:
+        machine = _chosen(file, own, allow_foreign=allow_foreign, fresh=fresh)
+        if fresh:
             file.drop_damaged(own.key)
-        known = {} if again else file.points(machine.key)
-        asked = wanted(anatomy)
-        missing = [
-            each for each in asked if (each.inputs, each.outputs) not in known.get(each.family.key(), {})
-        ]
-        there = len(asked) - len(missing)
+        missing = _missing(file, machine, anatomy, own=own, fresh=fresh)
+        there = len(wanted(anatomy)) - len(missing)
         if machine != own:
             session.close()
-            _complete(file, machine, missing)
             return Filled(machine, 0, there, time.perf_counter() - began, foreign=True)
-        call = None if again else file.call(own.key)
+        call = None if fresh else file.call(own.key)
         if call is None:
             (timing,) = time_rounds([session], [empty.pixels], EMPTY_EFFORT, clock)
             call = float(timing.times_ms.min())
@@ -167,33 +162,59 @@ def fill(
     return Filled(own, len(missing), there, time.perf_counter() - began)
 
 
-def count_missing(path: Path, anatomy: Anatomy, target: Target) -> tuple[int, int]:
-    """How many of a network's layers a table has for a target on this machine, and how many it lacks.
+def count_missing(
+    path: Path, anatomy: Anatomy, target: Target, *, allow_foreign: bool = False, fresh: bool = False
+) -> tuple[int, int]:
+    """How many of a network's layers `fill` would find in a table, and how many it would measure.
 
     Args:
         path: of the table; it need not exist, and is not made.
         anatomy: of the network.
         target: where its latency counts.
+        allow_foreign: see `fill`.
+        fresh: see `fill`.
+
+    Raises:
+        UsageError: as `fill`.
     """
     asked = wanted(anatomy)
     if not path.is_file():
         return 0, len(asked)
     with tempfile.TemporaryDirectory(prefix="tersa.") as folder, TableFile(path) as file:
         session = target.prepare(lone_layer(EMPTY, 1, 1, Path(folder) / "empty.onnx").artefact, "empty call")
-        known = file.points(machine_of(session).key)
+        own = machine_of(session)
         session.close()
-    there = sum((each.inputs, each.outputs) in known.get(each.family.key(), {}) for each in asked)
-    return there, len(asked) - there
+        machine = _chosen(file, own, allow_foreign=allow_foreign, fresh=fresh)
+        missing = _missing(file, machine, anatomy, own=own, fresh=fresh)
+    return len(asked) - len(missing), len(missing)
 
 
-def _complete(file: TableFile, machine: Machine, missing: Sequence[Wanted]) -> None:
-    if missing:
-        first = missing[0]
+def _chosen(file: TableFile, own: Machine, *, allow_foreign: bool, fresh: bool) -> Machine:
+    """Whose points are used; another machine's cannot be measured again here."""
+    machine = choose_machine(file, own, allow_foreign=allow_foreign)
+    if fresh and machine != own:
         raise UsageError(
-            f"{file.path} was measured elsewhere ({machine.text}) and lacks {len(missing)} layers of this "
+            f"--fresh-table measures here ({own.text}), and the layers that --allow-foreign takes from "
+            f"{file.path} are those of {machine.text}; leave out one of the two"
+        )
+    return machine
+
+
+def _missing(
+    file: TableFile, machine: Machine, anatomy: Anatomy, *, own: Machine, fresh: bool
+) -> list[Wanted]:
+    """The points of a network that must be measured; another machine's table must have them all."""
+    asked = wanted(anatomy)
+    known = {} if fresh else file.points(machine.key)
+    found = [each for each in asked if (each.inputs, each.outputs) not in known.get(each.family.key(), {})]
+    if found and machine != own:
+        first = found[0]
+        raise UsageError(
+            f"{file.path} was measured elsewhere ({machine.text}) and lacks {len(found)} layers of this "
             f"network, such as '{first.family.text()}' at {first.inputs} to {first.outputs} channels; "
             "measure them there, or here into another --table"
         )
+    return found
 
 
 def _blocks(points: Sequence[Wanted]) -> list[list[Wanted]]:

@@ -273,7 +273,7 @@ def layers_of(
         less = copy.deepcopy(bare)
         remove_(less, groups, group.units[-1:])
         rows = _watch(less, shape, batch).rows
-        if [row.family for row in rows] != [row.family for row in whole.rows]:
+        if not _alike(whole.rows, rows):
             raise ModelError(f"the network runs other operations when a channel of {group.name} is gone")
         pairs = zip(whole.rows, rows, strict=True)
         shifts.append([(a.inputs - b.inputs, a.outputs - b.outputs) for a, b in pairs])
@@ -292,6 +292,14 @@ def layers_of(
     _require_narrow(anatomy, bare, shape, groups, batch)
     _require_macs(anatomy, bare, shape)
     return anatomy
+
+
+def _alike(whole: Sequence[_Row], less: Sequence[_Row]) -> bool:
+    """Both networks run the same operations; torch runs a depthwise layer of one channel as a dense one."""
+    return len(whole) == len(less) and all(
+        b.family == a.family or (b.inputs == 1 and b.family == replace(a.family, operation="conv"))
+        for a, b in zip(whole, less, strict=True)
+    )
 
 
 def require_even(groups: Groups) -> None:

@@ -6,9 +6,12 @@
       calls(machine, ms)                                       the empty call
 
 A row is written as soon as its block is measured, so a killed run loses at most a block. Rows belong to a
-machine: the hardware (processor and cores) with the runtime, its version and options. Another runtime on the
-same hardware gets rows of its own in the same file. A file with rows of other hardware alone is refused
-(`choose_machine`) unless the user allows it, and its rows are then never mixed with own ones.
+machine: the hardware (processor, cores and device) with the runtime, its version and options. Another runtime
+or device gets rows of its own in the same file. A file whose rows of the target are all of other hardware is
+refused (`choose_machine`) unless the user allows it, and these rows are then never mixed with own ones.
+
+Of a machine behind ssh its address alone is known: the processor and the cores in a fingerprint are those of
+this machine. Whoever changes the hardware behind an address measures again (`--fresh-table`).
 
 Layers are measured with the call around them, of which the empty call is taken off; what a chain of layers
 saves or adds is left to one factor per network (`resource.py`).
@@ -54,7 +57,7 @@ class Machine:
     Attributes:
         key: short digest.
         text: everything that it is made of, for messages.
-        hardware: processor and cores.
+        hardware: processor, cores and device.
         target: runtime and options, without the version.
     """
 
@@ -165,7 +168,7 @@ class TableFile:
             if not isinstance(ms, float) or not math.isfinite(ms) or ms < 0:
                 raise DataError(
                     f"{self.path} holds {ms} ms for '{family}' at {inputs} to {outputs} channels, which is "
-                    "no time; measure again with --fresh-table"
+                    "no time; measure again with tersa adapt --fresh-table, or give another --table"
                 )
             found.setdefault(family, {})[inputs, outputs] = ms
         return found
@@ -233,21 +236,25 @@ def choose_machine(file: TableFile, own: Machine, *, allow_foreign: bool) -> Mac
         allow_foreign: take another machine's points where there are none of this one.
 
     Raises:
-        UsageError: the file holds only other hardware's points, and that is not allowed.
+        UsageError: the file holds only other hardware's points of the target, and that is not allowed; or it
+            is allowed and there are none either.
     """
     there = [(machine, count) for machine, count in file.machines() if count]
-    if not there or any(machine.hardware == own.hardware for machine, _ in there):
+    alike = [(machine, count) for machine, count in there if machine.target == own.target]
+    if any(machine.hardware == own.hardware for machine, _ in alike):
         return own
-    if not allow_foreign:
-        if file.path == default_path():  # the user's own table, shared between machines: it grows
-            return own
-        other, count = there[0]
+    if alike and allow_foreign:
+        return alike[0][0]
+    if allow_foreign and there and not any(machine.hardware == own.hardware for machine, _ in there):
+        known = ", ".join(sorted({machine.target for machine, _ in there}))
+        raise UsageError(
+            f"{file.path} has no layers on {own.target}; it has {known}: take one of these as --target, or "
+            "leave out --allow-foreign to measure here"
+        )
+    if alike and file.path != default_path():  # the user's own table, shared between machines, grows
+        other, count = alike[0]
         raise UsageError(
             f"{file.path} was measured elsewhere ({count} layers on {other.text}; here: {own.text}); give "
-            "--allow-foreign to use it, or another --table"
+            "another --table (tersa adapt --allow-foreign uses this one)"
         )
-    alike = [machine for machine, _ in there if machine.target == own.target]
-    if not alike:
-        known = ", ".join(sorted({machine.target for machine, _ in there}))
-        raise UsageError(f"{file.path} has no layers on {own.target}; it has {known}")
-    return alike[0]
+    return own

@@ -103,7 +103,12 @@ def adapt(
     ] = "l2",
     keep: Annotated[str | None, typer.Option("--keep", help="LAYER,LAYER* whose channels stay.")] = None,
     score_images: Annotated[
-        int, typer.Option("--score-images", min=2, help="Training images that a score looks at.")
+        int,
+        typer.Option(
+            "--score-images",
+            min=2,
+            help="Training images that a score looks at; synflow and zen look at none.",
+        ),
     ] = 64,
     check_every: Annotated[
         int, typer.Option("--check-every", min=1, help="Steps of NetAdapt between two measurements.")
@@ -205,7 +210,7 @@ def adapt(
         data_dir=data_dir, device=device, threads=threads, command=command, seconds=measure_seconds
     )
     if dry_run:
-        show_plan(terminal, spec, setting, folder)
+        show_plan(terminal, spec, setting, folder, fresh_table=fresh_table)
         return
     terminal.note(f"adapting {run or model or 'the default network'} on {data} to {target}, batch {batch}")
     with terminal.progress() as say:
@@ -251,11 +256,13 @@ def tell_search(terminal: Terminal, result: ShrinkResult) -> None:
     terminal.table("Where the time went", ("stage", "time"), second_rows(found), left=1)
 
 
-def show_plan(terminal: Terminal, spec: AdaptSpec, setting: Setting, folder: Path) -> None:
+def show_plan(
+    terminal: Terminal, spec: AdaptSpec, setting: Setting, folder: Path, *, fresh_table: bool
+) -> None:
     """What would be done, without doing it."""
     from tersa.recipes.adapt_plan import plan
 
-    found = plan(spec, setting)
+    found = plan(spec, setting, fresh_table=fresh_table)
     rows = [(step.name, step.what, step.time) for step in found.steps]
     terminal.table(f"{found.model}: plan for {folder}", ("step", "what", "about"), rows, left=2)
     terminal.say(f"in all about {found.time}; nothing was done")

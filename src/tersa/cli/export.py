@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from tersa.cli.console import Terminal
-from tersa.cli.options import Checkpoint, DataDir, Json, Model, Overwrite
+from tersa.cli.options import Checkpoint, DataDir, Json, Model
 from tersa.errors import UsageError
 
 EPILOG = """\b
@@ -50,7 +50,7 @@ def export(
         str | None, typer.Option("--precision", help="Of onnx: fp32 (the default) or int8.")
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="The file to write.")] = None,
-    overwrite: Overwrite = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if it exists.")] = False,
     json: Json = False,
 ) -> None:
     """Export a trained network to one file: pixels in, logits out, checked against the network."""

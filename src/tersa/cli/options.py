@@ -39,7 +39,17 @@ Checkpoint = Annotated[
 ]
 Out = Annotated[
     Path | None,
-    typer.Option("--out", help="Folder for the results; an existing one needs --resume or --overwrite."),
+    typer.Option(
+        "--out",
+        help="Folder for the results; an existing one needs --resume or --overwrite. [runs/VERB-DATA]",
+    ),
+]
+StudyOut = Annotated[
+    Path | None,
+    typer.Option(
+        "--out",
+        help="Folder for the results; an existing one needs --resume or --overwrite. [studies/NAME]",
+    ),
 ]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Everything random follows from it.")]
 Device = Annotated[str, typer.Option("--device", help="auto (a GPU when there), cpu or cuda.")]
@@ -52,7 +62,8 @@ On = Annotated[
     typer.Option(
         "--on",
         metavar="PLACE",
-        help="Where workers are: local, ray (RAY_ADDRESS, or started here), ray://HOST:PORT.",
+        help="Where workers are: local, ray (RAY_ADDRESS, or started here), auto (a cluster that runs here), "
+        "HOST:PORT or ray://HOST:PORT.",
     ),
 ]
 DryRun = Annotated[

@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tersa.cli.console import Terminal
-from tersa.cli.options import Json, Network
+from tersa.cli.options import DataDir, Json, Network
 from tersa.errors import UsageError
 
 if TYPE_CHECKING:
     from tersa.recipes.predict import Prediction
 
-EPILOG = "Examples: tersa predict runs/demo digit.png    tersa predict runs/demo/model.onnx photos --top 2"
+EPILOG = """\b
+Examples:
+  tersa predict runs/demo digit.png
+  tersa predict runs/demo/model.onnx photos --top 2"""
 
 BAR = 30
 """Characters of a bar for a probability of 1."""
@@ -31,6 +34,7 @@ def predict(
         Path | None, typer.Option("--run", help="A run folder; then all FILES are images.")
     ] = None,
     model: Network = None,
+    data_dir: DataDir = None,
     top: Annotated[
         int | None,
         typer.Option(
@@ -66,7 +70,7 @@ def predict(
         raise UsageError(f"--model names the network of a .coded file, and {source} is none; leave it out")
     with tempfile.TemporaryDirectory(prefix="tersa.") as folder:
         if source.is_dir() or source.suffix == ".coded":
-            subject = find_subject(str(source), None, network=model)
+            subject = find_subject(str(source), None, network=model, data_dir=data_dir)
             artefact = to_artefact(subject, subject.header.precision, Path(folder) / "run.onnx", None)
         else:
             artefact = read_artefact(source)

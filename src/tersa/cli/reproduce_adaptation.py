@@ -27,6 +27,7 @@ Examples:
 A quick run trains nothing. A full one adapts trained networks with five strategies, which takes days on a
 CPU; a killed run goes on with the same command and --resume."""
 
+SEEDS, DATA = 1, "cifar-10"
 ONCE = ("--resume", "--overwrite", "--json", "--debug")
 
 
@@ -47,14 +48,14 @@ def adaptation(
     iterations: Annotated[
         int, typer.Option("--finetune-steps", min=1, help="T, iterations of a short fine-tune.")
     ] = 500,
-    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Of whole searches, in a full run.")] = 1,
-    data: Annotated[str, typer.Option("--data", help="32x32 images of a full run.")] = "cifar-10",
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Of whole searches, in a full run.")] = SEEDS,
+    data: Annotated[str, typer.Option("--data", help="32x32 images of a full run.")] = DATA,
     table: Annotated[
         Path | None,
         typer.Option("--table", help="SQLite file of the latency table. [default: in the user cache]"),
     ] = None,
     data_dir: options.DataDir = None,
-    out: options.Out = None,
+    out: options.StudyOut = None,
     resume: options.Resume = False,
     overwrite: options.Overwrite = False,
     dry_run: options.DryRun = False,
@@ -64,6 +65,8 @@ def adaptation(
     from tersa.recipes.adaptation import AdaptationRequest, plan_adaptation, run_adaptation
 
     terminal = Terminal(json=json)
+    if not full:
+        _check_quick(seeds, data, data_dir)
     request = AdaptationRequest(
         mode="full" if full else "quick",
         target=target,
@@ -84,6 +87,15 @@ def adaptation(
     with terminal.progress() as say:
         result = run_adaptation(plan, folder, command=command, resume=resume, overwrite=overwrite, say=say)
     _show(terminal, result)
+
+
+def _check_quick(seeds: int, data: str, data_dir: Path | None) -> None:
+    given = (("--seeds", seeds != SEEDS), ("--data", data != DATA), ("--data-dir", data_dir is not None))
+    if idle := [flag for flag, asked in given if asked]:
+        raise UsageError(
+            f"{', '.join(idle)}: no effect: for the whole searches of --full, and a quick run has none; give "
+            f"--full, or leave {'it' if len(idle) == 1 else 'them'} out"
+        )
 
 
 def _deltas(text: str) -> tuple[float, ...]:

@@ -49,7 +49,7 @@ def binary_vgg(
     threads: options.Threads = None,
     on: options.On = "local",
     data_dir: options.DataDir = None,
-    out: options.Out = None,
+    out: options.StudyOut = None,
     resume: options.Resume = False,
     overwrite: options.Overwrite = False,
     dry_run: options.DryRun = False,

@@ -81,7 +81,13 @@ def all_(
     on: options.On = "local",
     device: options.Device = "cpu",
     data_dir: options.DataDir = None,
-    out: options.Out = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            help="Folder for the results; an existing one needs --resume. [studies/all-quick or -full]",
+        ),
+    ] = None,
     resume: options.Resume = False,
     dry_run: options.DryRun = False,
     json: options.Json = False,

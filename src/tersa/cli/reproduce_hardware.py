@@ -68,7 +68,7 @@ def hardware(
         float | None, typer.Option("--seconds", min=0.01, help="Timed calls of each combination.")
     ] = None,
     data_dir: options.DataDir = None,
-    out: options.Out = None,
+    out: options.StudyOut = None,
     resume: options.Resume = False,
     overwrite: options.Overwrite = False,
     dry_run: options.DryRun = False,

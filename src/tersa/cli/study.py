@@ -93,7 +93,7 @@ def run(
     on: options.On = "local",
     device: options.Device = "cpu",
     data_dir: options.DataDir = None,
-    out: options.Out = None,
+    out: options.StudyOut = None,
     resume: options.Resume = False,
     overwrite: options.Overwrite = False,
     retry: Annotated[bool, typer.Option("--retry", help="With --resume: train failed runs again.")] = False,

@@ -92,7 +92,11 @@ def train(
         int | None, typer.Option("--extra-bits", help="Bits per weight of storage accumulate. [4]")
     ] = None,
     teacher: Annotated[
-        str | None, typer.Option("--teacher", help="Model to follow, with --set distillation=temperature.")
+        str | None,
+        typer.Option(
+            "--teacher",
+            help="Model to follow, with --set distillation=temperature; of a low-bit --model: Apprentice.",
+        ),
     ] = None,
     teacher_checkpoint: Annotated[
         Path | None, typer.Option("--teacher-checkpoint", help="The teacher's trained weights.")
@@ -223,6 +227,8 @@ def _show_learned(terminal: Terminal, result: LearnedRun, folder: Path) -> None:
     ]
     terminal.table(result.cell.describe(), ("", ""), rows, caption=result.task_note)
     terminal.say(f"weights  {folder / result.artefacts[0]}")
+    if result.report:
+        terminal.say(f"report   {folder / result.report}")
     terminal.result(result.absolute(folder))
 
 

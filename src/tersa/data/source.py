@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tersa.errors import DataError
+from tersa.errors import DataError, plain_text
 
 Array = npt.NDArray[Any]
 SPLITS = ("train", "test", "validation")
@@ -125,7 +125,8 @@ def checked(decoded: Decoded, where: str) -> Decoded:
         where: the file or folder, for the message.
 
     Raises:
-        DataError: no images, a label outside 0..K-1, or a class that train does not show.
+        DataError: no images, a label outside 0..K-1, a class that train does not show, or a class name with
+            control characters.
     """
     assert decoded.images.ndim == 4, "a source gives (N, C, H, W)"
     assert decoded.images.dtype in (np.uint8, np.float32), "a source gives bytes or float32"
@@ -133,6 +134,8 @@ def checked(decoded: Decoded, where: str) -> Decoded:
     for split in SPLITS[:2]:
         if decoded.part(split) == slice(0, 0) or not len(decoded.labels[decoded.part(split)]):
             raise DataError(f"{where}: no {split} images; at least one is needed")
+    if odd := [name for name in decoded.classes if not plain_text(name)]:
+        raise DataError(f"{where}: the class name {odd[0]!a} holds control characters; rename the class")
     k = len(decoded.classes)
     for split in SPLITS:
         labels = decoded.labels[decoded.part(split)]

@@ -24,7 +24,7 @@ import onnxruntime
 from torch import nn
 
 from tersa.data.task import Task
-from tersa.errors import ModelError, brief
+from tersa.errors import ModelError, brief, plain_text
 from tersa.export.bundle import SUFFIX, read_bundle
 
 INPUT, OUTPUT = "pixels", "logits"
@@ -40,6 +40,11 @@ PRECISIONS = ("fp32", "int8")
 """Of ONNX files."""
 PACKED = "packed"
 """Of `.tersa` files: the bits that the network has, in words."""
+
+NO_SPINNING = ("session.force_spinning_stop", "1")
+"""ONNX Runtime's threads sleep when a call ends. Else they spin for some 40 ms, and take the processor from
+whatever is timed next.
+"""
 
 
 def tersa_version() -> str:
@@ -81,8 +86,10 @@ class Header:
             raise ModelError(f"a standard deviation must be above 0, got {self.std}")
         if self.precision not in (*PRECISIONS, PACKED):
             raise ModelError(
-                f"unknown precision '{self.precision}'; known: {', '.join((*PRECISIONS, PACKED))}"
+                f"unknown precision {self.precision!r}; known: {', '.join((*PRECISIONS, PACKED))}"
             )
+        if wrong := [name for name in self.classes if not plain_text(name)]:
+            raise ModelError(f"the class name {wrong[0]!a} holds control characters or no UTF-8; rename it")
 
     @staticmethod
     def of(task: Task) -> Header:
@@ -107,7 +114,8 @@ class Header:
 
         Raises:
             ModelError: a key is missing or unreadable, or the schema is newer than this tersa; classes that
-                are no list of texts, a shape that no image has, a mean or deviation that is no number.
+                are no list of texts for a terminal, a shape that no image has, a mean or deviation that is no
+                number.
         """
         if "schema" not in properties:
             raise ModelError(
@@ -198,6 +206,7 @@ def open_session(path: Path, threads: int = 1, graph: str = "ORT_ENABLE_ALL") ->
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
+    options.add_session_config_entry(*NO_SPINNING)
     options.log_severity_level = 4
     options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, graph)
     try:

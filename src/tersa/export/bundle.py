@@ -30,7 +30,6 @@ import json
 import math
 import mmap
 import struct
-import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast, get_args
@@ -39,7 +38,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tersa.binary.program import FloatConvolution, Operation, Program, Weights
-from tersa.errors import ModelError
+from tersa.errors import ModelError, plain_text
 from tersa.files import write_atomic
 
 SUFFIX = ".tersa"
@@ -54,8 +53,6 @@ MOST_HEADER = 1 << 24
 MOST_OPERATIONS = 10_000
 MOST_CLASSES = 1 << 16
 LONGEST_TEXT = 4096
-UNSAFE = frozenset({"Cc", "Cs", "Zl", "Zp"})
-"""Unicode categories that no text of a file has: controls, surrogates, line and paragraph separators."""
 MOST_DIMS = 4
 TYPES = {"uint8": np.uint8, "int32": np.int32, "float32": np.float32}
 
@@ -323,12 +320,3 @@ def _text(raw: Any) -> str:
     if not plain_text(raw):
         raise ValueError("a text without control characters, in UTF-8, is due")
     return raw
-
-
-def plain_text(text: str) -> bool:
-    """Whether a text may go to a terminal: one line, no control characters, no halves of a UTF-16 pair.
-
-    >>> plain_text("猫 1/1"), plain_text("cat\\x1b[2J"), plain_text("\\ud800")
-    (True, False, False)
-    """
-    return not any(unicodedata.category(letter) in UNSAFE for letter in text)

@@ -42,6 +42,7 @@ from tersa.export.graph import (
     Node,
     Shape,
     channel_values,
+    outputs_first,
     read_graph,
     read_linear,
     require_kinds,
@@ -234,12 +235,9 @@ def _layer(self: _Writer, node: Node, name: str, weight: Array, rest: str) -> No
         return
     self.layers["int8"] += 1
     data, form = forms
-    integers = self.graph.constants[form.name]
+    integers = outputs_first(node, self.graph.constants[form.name])
     scale = np.broadcast_to(form.scale * data.scale[0], (outputs,))
-    turned = (
-        integers.T if integers.shape != weight.shape or (name == "linear" and form.axis == 1) else integers
-    )
-    kept, factors = self.stored(turned, "int8_t"), self.stored(scale)
+    kept, factors = self.stored(integers, "int8_t"), self.stored(scale)
     given = [self.bytes(data.name), str(int(data.zero[0])), kept, factors, shift, self.float(node.output)]
     if name == "conv":
         width = self.shape(node.output)[2]

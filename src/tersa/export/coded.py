@@ -16,9 +16,9 @@ the widths are written. What is read is bit for bit what was clustered.
 
 Schema 1 expected the spec's sizes and wrote every number in half precision; it is still read.
 
-A reader trusts nothing: sizes are bounded before anything is allocated, the checksum comes first, and every
-fault is one line. A spec that would run a user's own code (`net.py:build`) or read another file is followed
-only when the caller names it too; it may have moved to another folder since.
+A reader trusts nothing: sizes are bounded before anything is allocated, the checksum comes first, texts hold
+no control characters, and every fault is one line. A spec that would run a user's own code (`net.py:build`)
+or read another file is followed only when the caller names it too; it may have moved to another folder since.
 
 Example:
     >>> import tempfile

@@ -32,7 +32,16 @@ import torch
 from numpy.lib.stride_tricks import sliding_window_view
 
 from tersa.errors import TargetError
-from tersa.export.graph import Array, Graph, Node, channel_values, read_linear, require_kinds, windows
+from tersa.export.graph import (
+    Array,
+    Graph,
+    Node,
+    channel_values,
+    outputs_first,
+    read_linear,
+    require_kinds,
+    windows,
+)
 
 ROOM = 1 << 24
 """Most values of the windows that are gathered at once."""
@@ -163,10 +172,7 @@ def _product(
         return read, weight.astype(np.float32), lambda sums, wide: sums + _wide(shift, wide)
     net.layers["int8"] += 1
     data, form = forms
-    integers = net.graph.constants[form.name]
-    if integers.shape[0] != outputs:
-        integers = integers.T
-    integers = integers.reshape(outputs, -1)
+    integers = outputs_first(node, net.graph.constants[form.name]).reshape(outputs, -1)
     most = 255 * int(np.abs(integers.astype(np.int64)).sum(1).max(initial=0))
     exact = next(dtype for dtype, limit in WHOLE.items() if most < limit)
     zero = exact.type(int(data.zero[0]))

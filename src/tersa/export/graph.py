@@ -62,7 +62,7 @@ class Quantised:
         scale: one value, or one for each channel.
         zero: one integer, or one for each channel.
         dtype: of the integers.
-        axis: of the channels.
+        axis: of the channels, where there is more than one scale; below 0 it counts from the last.
     """
 
     name: str
@@ -103,12 +103,18 @@ class Graph:
         return self.constants[name]
 
     def integer(self, node: Node) -> tuple[Quantised, Quantised] | None:
-        """The integer forms of a layer's input and weights, when both are there as bytes."""
+        """The integer forms of a layer's input and weights, when both are there as bytes.
+
+        The weights have one scale, or one for each output.
+        """
         data, weight = (self.quantised.get(name) for name in list(node.inputs)[:2])
         if data is None or weight is None or data.dtype != np.uint8 or weight.dtype != np.int8:
             return None
         if data.scale.size != 1 or weight.zero.any() or weight.name not in self.constants:
             return None
+        sides = self.constants[weight.name].ndim
+        if weight.scale.size > 1 and weight.axis % sides != outputs_axis(node):
+            return None  # a scale for each input stands inside the sum
         return data, weight
 
     def readers(self, name: str) -> list[Node]:
@@ -133,7 +139,17 @@ def read_linear(graph: Graph, node: Node, name: str) -> Array:
     weight = graph.constant(node.inputs[1])
     if len(graph.shapes[node.inputs[0]]) != 1 or weight.ndim != 2:
         raise TargetError(f"{name}: a {node.kind} needs one row for each image and stored weights")
-    return weight.T if not given.get("transB", 0) else weight
+    return outputs_first(node, weight)
+
+
+def outputs_axis(node: Node) -> int:
+    """Axis of the outputs in a layer's stored weights: 1 where a matrix product has (I, O), else 0."""
+    return int(node.kind in ("Gemm", "MatMul") and not node.attributes.get("transB", 0))
+
+
+def outputs_first(node: Node, stored: Array) -> Array:
+    """The stored weights of a layer, or the integers behind them, as (O, I) or (O, I, kh, kw)."""
+    return stored.T if outputs_axis(node) else stored
 
 
 def channel_values(value: Array, channels: int, dimensions: int) -> Array:
@@ -190,7 +206,7 @@ def read_graph(path: Path) -> Graph:
 
 def dequantise(stored: Array, form: Quantised) -> npt.NDArray[np.float32]:
     """Float values of stored integers."""
-    width = tuple(-1 if axis == form.axis else 1 for axis in range(stored.ndim))
+    width = tuple(-1 if axis == form.axis % stored.ndim else 1 for axis in range(stored.ndim))
     scale = form.scale.reshape(width) if form.scale.size > 1 else form.scale.reshape(())
     zero = form.zero.reshape(width) if form.zero.size > 1 else form.zero.reshape(())
     return ((stored.astype(np.int64) - zero).astype(np.float32) * scale).astype(np.float32)

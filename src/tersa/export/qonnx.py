@@ -72,6 +72,7 @@ from tersa.export.onnx import Deployed, evaluation_copy
 from tersa.files import write_atomic
 from tersa.quant.layers import FLOAT, SumPool2d
 from tersa.quant.steps import steps
+from tersa.quant.xnor import Xnor
 
 OPSET = 13
 """The first that has per-channel QuantizeLinear and 8-bit Clip, which qonnx's conversion to QCDQ makes."""
@@ -115,6 +116,11 @@ def build_qonnx(module: nn.Module, header: Header, batch: int = 1) -> onnx.Model
         raise ModelError(
             "QONNX is for low-bit networks (cnv+w1a1, sfc, bvgg16, ...), this one has only float layers; "
             "export it as onnx"
+        )
+    if any(isinstance(part, Xnor) for part in module.modules()):
+        raise ModelError(
+            "QONNX files hold no factor that follows from the inputs, and scale=xnor has one; "
+            "export it with --format onnx, or train it with scale=channel"
         )
     require_pixels(module, header)
     frozen = freeze(module)

@@ -3,13 +3,16 @@
 One element with a register for one weight, one input and one partial sum; what the loops keep stays, all else
 comes from the memory behind it at every multiply-accumulate (M of them, padding left out):
 
-    no local reuse      weights M      inputs M      sums: M - outputs read, M written weight stationary
-    weights K T    inputs M      sums: M - outputs read, M written input stationary    weights M      inputs
-    used   sums: M - outputs read, M written output stationary   weights M      inputs M      sums: 0 read,
-    outputs written row stationary      a row of S weights stays while a row of inputs slides by: each once
-    for every pair of an
-                        output's row and a row of its filter; sums read and written once for each of those
-                        pairs
+                           weights   inputs   sums read      sums written
+    no local reuse         M         M        M - outputs    M
+    weight stationary      K T       M        M - outputs    M
+    input stationary       M         used     M - outputs    M
+    output stationary      M         M        0              outputs
+    row stationary         P S       P w      P q - outputs  P q
+
+for K filters of T taps, `used` being the pixels that a tap meets. Row stationary keeps a row of S weights
+while a row of inputs slides by, w of its pixels being met: once for each of the P pairs of a row of q outputs
+and a row of its filter.
 
 An array of elements shares what it fetches among its rows and columns, which divides the counts by its sides
 and leaves the comparison. Document 003 counts four accesses for every multiply-accumulate in the worst case:

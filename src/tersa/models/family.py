@@ -11,6 +11,7 @@ Example:
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -123,6 +124,8 @@ def initialise_he_(model: nn.Module) -> None:
 
     W ~ N(0, 2 / (c_out k^2 / groups))
 
+    The model remembers that it begins so (`draw_anew_`).
+
     References:
         He et al., Delving Deep into Rectifiers (2015), section 2.2.
     """
@@ -131,3 +134,30 @@ def initialise_he_(model: nn.Module) -> None:
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
+    model.begins_he = True  # pyright: ignore[reportArgumentType] - a plain attribute
+
+
+def draw_anew_(model: nn.Module) -> None:
+    """Weights of a network drawn again, at the sizes that it has now.
+
+    Each layer as PyTorch draws it, then the network as its family does: `initialise_he_` or its own `draw_`.
+    Parameters that belong to no such layer keep their values, but in a traced file, which has no layers:
+    there, matrices and kernels are drawn as PyTorch draws those of a layer, other weights become 1, biases 0.
+    """
+    drawn: set[int] = set()
+    for part in model.modules():
+        draw = getattr(part, "reset_parameters", None)
+        if callable(draw):
+            draw()
+            drawn.update(id(value) for value in part.parameters(recurse=False))
+    if getattr(model, "begins_he", False):
+        initialise_he_(model)
+    own = getattr(model, "draw_", None)
+    if callable(own):
+        own()
+    if not drawn:
+        for name, value in model.named_parameters():
+            if value.dim() > 1:
+                nn.init.kaiming_uniform_(value, a=math.sqrt(5))
+            else:
+                nn.init.constant_(value, 0.0 if name.endswith("bias") else 1.0)

@@ -178,6 +178,9 @@ class Shift(nn.Conv2d):
         del self.weight  # a parameter; its place is taken by a buffer
         self.register_buffer("weight", one_hot_kernels(conv.inputs, conv.kernel))
 
+    def reset_parameters(self) -> None:
+        """Nothing: there is none."""
+
 
 class ShiftConv(nn.Module):
     """Channels moved in the k x k directions, then mixed at each position.

@@ -91,6 +91,14 @@ class VisionTransformer(nn.Module):
         self.norm = nn.LayerNorm(width, eps=1e-6)
         self.fc = nn.Linear(width, classes)
 
+    def draw_(self) -> None:
+        """Truncated normal weights of deviation 0.02 in linear layers and positions, biases of zero."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                nn.init.zeros_(module.bias)
+        nn.init.trunc_normal_(self.position, std=0.02)
+
     def forward(self, x: Tensor) -> Tensor:
         """Logits (N, K) of images (N, C, H, W)."""
         tokens = self.patches(x).flatten(2).transpose(1, 2) + self.position  # (N, T, D)
@@ -121,11 +129,7 @@ def build(argument: str, shape: Shape, classes: int) -> nn.Module:
             f"does not allow; use sides with a common divisor, such as 28x28, 32x32 or 224x224"
         )
     model = VisionTransformer(shape, depth, width, classes, patch)
-    for module in model.modules():
-        if isinstance(module, nn.Linear):
-            nn.init.trunc_normal_(module.weight, std=0.02)
-            nn.init.zeros_(module.bias)
-    nn.init.trunc_normal_(model.position, std=0.02)
+    model.draw_()
     return model
 
 

@@ -45,7 +45,7 @@ from torch.func import functional_call
 
 from tersa.errors import ModelError
 from tersa.prune.rate import Rate, estimate
-from tersa.prune.steps import LARGEST_HALF, SMALLEST_HALF, coarse, half, nearby_scale
+from tersa.prune.steps import FINE_FROM, LARGEST_HALF, SMALLEST_HALF, coarse, half, nearby_scale
 from tersa.prune.trace import LAYERS
 from tersa.quant.clusters import cheapest, code_lengths, share, shared
 from tersa.quant.primitives import round_half_even, ste
@@ -63,9 +63,6 @@ BIAS_BITS = 8
 
 FORGET = 0.1
 """Share of the newest counts in their running mean."""
-
-FINE_FROM = 33
-"""Centroids in a codebook from which they are half precision numbers, before that multiples of a step."""
 
 
 @dataclass(frozen=True)

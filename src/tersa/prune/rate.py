@@ -3,7 +3,8 @@
     lambda    error, in units of the mean curvature times s^2, that saving one bit of a code is worth
     h_i       mean over images of (s dL/dw_i)^2, over its mean in the network; a tenth of that mean is added,
               so that weights without gradient do not take any value
-    size      sum over codebooks of n H / 8 + `VALUE_BYTES` for each value in use    bytes, an estimate
+    size      sum over codebooks of n H / 8 + `VALUE_BYTES` for each value in use, one more from
+              `steps.FINE_FROM` values on    bytes, an estimate
     aim       lambda <- lambda exp(GAIN (size - aim) / aim) at every update, in LEAST .. MOST
 
 so that with an aim training starts from lambda as given and settles where the codes fit; without one lambda
@@ -30,6 +31,7 @@ from torch import Tensor, nn
 
 from tersa.prune.evidence import Sample
 from tersa.prune.filters import squares
+from tersa.prune.steps import FINE_FROM
 
 GAIN = 0.2
 LEAST, MOST = 1e-3, 1.0
@@ -66,7 +68,7 @@ def estimate(counts: Tensor) -> float:
     """Bytes of the codes of one codebook whose values are used so often, and of the values."""
     used = counts[counts >= 0.5].double()
     bits = float((used * (used.sum() / used).log2()).sum()) if len(used) else 0.0
-    return bits / 8 + VALUE_BYTES * len(used)
+    return bits / 8 + (VALUE_BYTES + (len(counts) >= FINE_FROM)) * len(used)
 
 
 def curvature(model: nn.Module, scales: Mapping[str, float], sample: Sample) -> dict[str, Tensor]:

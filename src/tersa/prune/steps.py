@@ -5,7 +5,7 @@
 
 Both are half precision numbers, so that s c is exact in single precision. A coarse scale costs nothing where
 the codebook is in its units; centroids move by 1/127 of the largest one at most, an eighth of their distance
-at 5 bits, and training computes with them as they are.
+at 5 bits and a quarter at 6, and training computes with them as they are.
 
 Example:
     >>> scale_of(scale_byte(0.125)), coarse(torch.tensor([-1.0, 0.3, 2.9])).tolist()
@@ -25,6 +25,9 @@ SMALLEST_HALF, LARGEST_HALF = 2.0**-14, 65504.0
 LARGEST_MULTIPLE = 127
 FEWEST_EXPONENT, MOST_EXPONENT = -14, 8
 """Of a codebook's step: every multiple of it is a half precision number."""
+
+FINE_FROM = 65
+"""Centroids in a codebook from which they are half precision numbers, before that multiples of a step."""
 
 PER_OCTAVE, ONE = 8, 128
 """Scales between 1 and 2, and the byte of 1."""

@@ -81,7 +81,7 @@ class Crossbar(Record):
     drift_spread: float = Field(default=0.0, ge=0)
     """Deviation of nu over devices; no exponent is below 0."""
     drift_start_s: float = Field(default=1.0, gt=0)
-    """t_0: seconds from writing to the first read, from which drift counts."""
+    """t_0: seconds from writing to the first read, from which drift counts; 20 of a measured pcm device."""
     response: ResponseKind = "linear"
     """How a device answers the pulses of an update: `linear`, `soft-bounds` or `exponential`."""
     up_nonlinearity: float = Field(default=0.0, ge=0)
@@ -146,7 +146,7 @@ class Crossbar(Record):
 CHOICES: dict[str, tuple[str, ...]] = {"device": get_args(DeviceName), "response": get_args(ResponseKind)}
 ROUNDING = 1e-6
 """Share of the range within which a weight is on a level already: a few units of float32."""
-GAUSSIAN_ONLY = ("program_noise", "drift_exponent", "drift_spread")
+GAUSSIAN_ONLY = ("program_noise", "drift_exponent", "drift_spread", "drift_start_s")
 
 
 @dataclass(frozen=True)
@@ -164,6 +164,11 @@ class Conflict:
     text: str
 
 
+def _given(crossbar: Crossbar, name: str) -> bool:
+    """Whether a field has another value than its default."""
+    return bool(getattr(crossbar, name) != Crossbar.model_fields[name].default)
+
+
 CONFLICTS: tuple[Conflict, ...] = (
     Conflict(
         ("g_min_us", "g_max_us"),
@@ -177,7 +182,7 @@ CONFLICTS: tuple[Conflict, ...] = (
     ),
     Conflict(
         ("device", *GAUSSIAN_ONLY),
-        lambda c: c.device == "pcm" and any(getattr(c, name) for name in GAUSSIAN_ONLY),
+        lambda c: c.device == "pcm" and any(_given(c, name) for name in GAUSSIAN_ONLY),
         f"device pcm brings measured noise and drift; leave out {', '.join(GAUSSIAN_ONLY)}",
     ),
     Conflict(

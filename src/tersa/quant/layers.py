@@ -170,6 +170,12 @@ class QuantConv2d(nn.Conv2d):
         self.form, self.input_bits, self.progress = form, input_bits, 0.0
         _begin_(self)
 
+    def reset_parameters(self) -> None:
+        """Draw the weights anew: latents as `_begin_` does, float weights as PyTorch does."""
+        super().reset_parameters()
+        if hasattr(self, "form"):  # PyTorch calls this before there is one
+            _draw_(self)
+
     def integer_weight(self) -> Tensor:
         """The weights' levels, (O, I, kh, kw); float weights as they are."""
         return weight_levels(self.weight, self.form, self.training, self.progress)
@@ -223,6 +229,12 @@ class QuantLinear(nn.Linear):
         super().__init__(in_features, out_features, bias=False)
         self.form, self.input_bits, self.places, self.progress = form, input_bits, places, 0.0
         _begin_(self)
+
+    def reset_parameters(self) -> None:
+        """Draw the weights anew: latents as `_begin_` does, float weights as PyTorch does."""
+        super().reset_parameters()
+        if hasattr(self, "form"):  # PyTorch calls this before there is one
+            _draw_(self)
 
     def integer_weight(self) -> Tensor:
         """The weights' levels, (O, I); float weights as they are."""
@@ -388,14 +400,20 @@ def shaped(weight: Tensor, shaping: Shaping, progress: float = 0.0) -> Tensor:
 
 
 def _begin_(layer: QuantConv2d | QuantLinear) -> None:
-    """Check the form, draw latents evenly in -1..1, and make room for LAB's factor."""
+    """Check the form, draw latents, and make room for LAB's factor."""
     layer.form.check()
     if layer.form.by not in ESTIMATORS:
         quantised(torch.zeros(()), 1, by=layer.form.by)  # says what is known
+    layer.register_buffer("factor", None)
+    _draw_(layer)
+
+
+def _draw_(layer: QuantConv2d | QuantLinear) -> None:
+    """Latents drawn evenly in -1..1, and LAB's factor as it is for them; float weights stay."""
     if layer.form.bits != FLOAT:
         nn.init.uniform_(layer.weight, -1, 1)
-    start = layer.weight.detach().abs().flatten(1).mean(1) if layer.form.scale == "lab" else None
-    layer.register_buffer("factor", start)
+    if layer.form.scale == "lab":
+        layer.factor = layer.weight.detach().abs().flatten(1).mean(1)
 
 
 def _largest_input(bits: int) -> int:

@@ -124,7 +124,8 @@ def _run(
     crew: Crew,
 ) -> ShrinkResult:
     trained = trained_baseline(spec, setting, task, begin, device)
-    way = Trajectory(folder, {"data": fingerprint(task), "baseline": weights_digest(trained.module)})
+    origin = {"data": fingerprint(task), "baseline": weights_digest(trained.module), "model": begin.model}
+    way = Trajectory(folder, origin)
     store = AdaptStore(folder)
     table, about = _table(spec, setting, anatomy, store, fresh_table)
     dock = Dock(task, shippable(spec.precision, spec.target), spec.target, spec.batch, spec.seed)
@@ -193,6 +194,7 @@ def _table(
         return None, Adaptation(search=spec.search)
 
     def show(done: int, of: int) -> None:
+        store.lap()
         if of:
             setting.say("latency table", done / of, f"{done} of {of} layers on {spec.target}")
 

@@ -7,12 +7,14 @@ request:
     a score, --hybrid h   the score names a short list of K (`--shortlist`); these are fine-tuned for T/4
                           iterations and evaluated, and the best of them alone goes on to T
 
+Where all of a short list diverge, the next K places of the ranking are fine-tuned, and so on.
+
 Short fine-tunes learn from labels, as NetAdapt's do: asking the baseline about every image, as the closing
 fine-tune does, takes longer than they do. What is chosen has had T iterations either way.
 
 Example:
-    >>> rung(500), rung(2)
-    (125, 1)
+    >>> rung(500), rung(2), rung(0)
+    (125, 1, 0)
 """
 
 from __future__ import annotations
@@ -85,14 +87,14 @@ class _Chosen:
 
 def rung(steps: int) -> int:
     """Iterations after which a short list is compared."""
-    return max(1, round(RUNG * steps))
+    return min(steps, max(1, round(RUNG * steps)))
 
 
 def ways(
     fit: Fit, model: nn.Module, groups: Groups, index: int, first: float, quality: Quality | None
 ) -> list[Way]:
     """All candidates of step `index`, the one that wins marked; none where no group can give way (then
-    `fit.job.ended` is `empty`) or where all of them diverged (`diverged`).
+    `fit.job.ended` is `empty`), or where all of them diverged or have no score (`diverged`).
 
     Args:
         fit: the run.
@@ -114,14 +116,18 @@ def ways(
         seeds = [_seed(fit, index, place) for place in range(len(made))]
         rivals = _all_tuned(fit, made, spec.finetune_steps, seeds)
         return _living(fit, _won(rivals, _before(fit, model, TUNED, quality), now))
-    made = [_scored(fit, way, spec.score) for way in made]
+    made = [way for each in made if (way := _scored(fit, each, spec.score)) is not None]
+    if not made:
+        fit.cause = f"the score {spec.score} of every candidate of the next step is no number"
+        return _living(fit, [])
     before = _before(fit, model, spec.score, quality)
     if not trained:
         return _won(made, before, now)
-    order = _order(made, before, now)
-    rest = [made[n] for n in sorted(order[spec.shortlist :])]
-    raced = _race(fit, [made[n] for n in order[: spec.shortlist]], index, now, model, quality)
-    return raced + rest if _living(fit, raced) else []
+    raced, order = list[Way](), _order(made, before, now)
+    while order and not raced:
+        listed, order = order[: spec.shortlist], order[spec.shortlist :]
+        raced = _race(fit, [made[n] for n in listed], index, now, model, quality)
+    return raced + [made[n] for n in sorted(order)] if _living(fit, raced) else []
 
 
 def _living(fit: Fit, ways: list[Way]) -> list[Way]:
@@ -195,9 +201,12 @@ def _made(
     return Way(row, trial, left)
 
 
-def _scored(fit: Fit, way: Way, name: str) -> Way:
-    """Ranked without training."""
+def _scored(fit: Fit, way: Way, name: str) -> Way | None:
+    """Ranked without training; None where the score is no number."""
     value, seconds = score(fit, way.model, name)
+    if not math.isfinite(value):
+        log.warning("%s at width %d: the score %s is %s; left out", way.row.group, way.row.width, name, value)
+        return None
     row = way.row.model_copy(update={"score": value, "scored_by": name, "score_seconds": seconds})
     return replace(way, row=row)
 
@@ -275,10 +284,17 @@ def _seed(fit: Fit, index: int, place: int) -> int:
 
 
 def _before(fit: Fit, model: nn.Module, name: str, quality: Quality | None) -> float:
-    """What the network before the step is worth, in the candidates' measure."""
+    """What the network before the step is worth, in the candidates' measure.
+
+    Raises:
+        Diverged: it is no number.
+    """
     if quality and quality[0] == name:
         return quality[1]
-    return fit.answers(model).accuracy if name == TUNED else score(fit, model, name)[0]
+    value = fit.answers(model).accuracy if name == TUNED else score(fit, model, name)[0]
+    if not math.isfinite(value):
+        raise Diverged(f"the score {name} of the network before the step is {value}; take another --score")
+    return value
 
 
 def _order(rivals: Sequence[Way], before: float, now: float) -> list[int]:
@@ -297,16 +313,10 @@ def _won(rivals: list[Way], before: float, now: float) -> list[Way]:
 
 
 def score(fit: Fit, model: nn.Module, name: str) -> tuple[float, float]:
-    """A training-free score, and how long it took.
-
-    Raises:
-        Diverged: it is no number.
-    """
+    """A training-free score, which may be no number, and how long it took."""
     began, job = time.perf_counter(), fit.job
     with fit.store.timed("score"):
         images = job.task.train.take(slice(0, fit.spec.score_images))
         probe = Probe(job.task.normalise(images.images), images.labels, job.seed)
         value = PROXIES[name].score(model, probe)
-    if not math.isfinite(value):
-        raise Diverged(f"the score {name} of a candidate is {value}; take another --score")
     return value, time.perf_counter() - began

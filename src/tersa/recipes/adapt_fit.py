@@ -65,6 +65,7 @@ class Fit:
         aim: share of the latency limit that is aimed at; less after a network whose interval was above it.
         crew: workers that fine-tune candidates.
         data_dir: where they look for data first.
+        cause: why no candidate of a step lived, in words, where they did not diverge.
     """
 
     job: Job
@@ -75,6 +76,7 @@ class Fit:
     aim: float = AIM
     crew: Crew = field(default_factory=Crew)
     data_dir: Path | None = None
+    cause: str = ""
     resources: dict[str, Counter] = field(default_factory=dict[str, Counter])
 
     def __post_init__(self) -> None:

@@ -59,8 +59,13 @@ class AdaptPlan(Record):
     time: str
 
 
-def plan(spec: AdaptSpec, setting: Setting) -> AdaptPlan:
+def plan(spec: AdaptSpec, setting: Setting, *, fresh_table: bool = False) -> AdaptPlan:
     """Estimate the work of `adapt(spec)`; the latency table is read and nothing is written.
+
+    Args:
+        spec: what is asked.
+        setting: how it would be carried out.
+        fresh_table: the network's layers would be measured again, whatever the table knows.
 
     Raises:
         UsageError, DataError, ModelError: what `adapt` would raise before its work.
@@ -76,7 +81,9 @@ def plan(spec: AdaptSpec, setting: Setting) -> AdaptPlan:
     if spec.goals.latency is not None:
         anatomy = layers_of(begin.pruned(), task.shape, groups, batch=spec.batch)
         path = Path(spec.table) if spec.table else default_path()
-        there, missing = count_missing(path, anatomy, parse(spec.target))
+        there, missing = count_missing(
+            path, anatomy, parse(spec.target), allow_foreign=spec.allow_foreign, fresh=fresh_table
+        )
     config = baseline_config(spec, task, begin.model)
     with threads_of(setting):
         each = iteration_seconds(model, task, config, device=choose(setting.device))

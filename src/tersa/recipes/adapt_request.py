@@ -54,7 +54,7 @@ class AdaptSpec(ShrinkSpec):
         delta: share of the first latency that a step of NetAdapt takes off.
         decay: what every step's delta is multiplied by against the one before.
         finetune_steps: iterations of a short fine-tune.
-        score_images: training images that a training-free score looks at.
+        score_images: training images that a training-free score looks at; some look at none.
         check_every: steps of NetAdapt between two measurements of the whole network.
         front: networks of a Pareto front between the baseline and the budget; 0 for none.
         table: SQLite file of the latency table, or None for the user's.
@@ -117,12 +117,14 @@ class AdaptSpec(ShrinkSpec):
         )
         if self.search == "netadapt":
             plain, faithful = self.hybrid == 0, self.score == "finetune"
-            every = self.hybrid == 1 and not self.shortlist
+            every = self.hybrid == 1 and not self.shortlist and not faithful
+            blind = not faithful and not every and not find_proxy(self.score).images
             rows += [
                 (("check_every",), not timed, "between two measurements, and no --latency is asked"),
                 (("hybrid", "shortlist", "score_images"), faithful, "not with --score finetune"),
                 (("shortlist",), plain and not faithful, "for fine-tuned candidates; --hybrid 0 has none"),
-                (("score", "score_images"), every and not faithful, "--hybrid 1 --shortlist 0 never scores"),
+                (("score", "score_images"), every, "--hybrid 1 --shortlist 0 never scores"),
+                (("score_images",), blind, f"--score {self.score} looks at the images' shape alone"),
             ]
         return [
             f"{', '.join(flags)}: no effect: {why}"

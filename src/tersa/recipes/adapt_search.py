@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from tersa.adapt.budget import Damage, Priced, solve
 from tersa.adapt.cost import Cost, Limit
 from tersa.adapt.grid import widths as widths_to_try
-from tersa.errors import UsageError
+from tersa.errors import Diverged, UsageError
 from tersa.prune.groups import Groups
 from tersa.prune.surgery import after, remove_
 from tersa.recipes.adapt_candidates import ways
@@ -76,15 +76,26 @@ def by_budget(fit: Fit) -> int:
         network, groups, gone = _narrowed(fit, importances, widths)
         what = f"solved for {share_words(fit, share)}, removed {plural(len(gone), 'channel')}"
         if fit.spec.front and fit.spec.finetune_steps:
-            with fit.store.timed("finetune"):
-                retrain_(job, network, fit.spec.finetune_steps, seed=job.seed + 1000 * index)
-            what += f", fine-tuned {plural(fit.spec.finetune_steps, 'iteration')}"
+            what += f", {_tuned(fit, network, index)}"
         row = fit.weigh(network, groups, index, what, time.perf_counter() - began)
         job.way.add("steps", row, network, gone)
+        fit.store.lap()
         job.say("solve", index / points, f"{row.parameters:,} parameters, {row.validation_accuracy:.2f} %")
         if not share:
             return index
     raise AssertionError("the last point of a front is the budget asked")
+
+
+def _tuned(fit: Fit, network: nn.Module, index: int) -> str:
+    """Fine-tune a point of a front, in place, and say so; where that diverges it stays as it was solved."""
+    iterations = plural(fit.spec.finetune_steps, "iteration")
+    try:
+        with fit.store.timed("finetune"):
+            retrain_(fit.job, network, fit.spec.finetune_steps, seed=fit.job.seed + 1000 * index)
+    except Diverged as error:
+        log.warning("point %d of the front: %s; it is left without its fine-tune", index, error)
+        return f"its fine-tune of {iterations} diverged and was left out"
+    return f"fine-tuned {iterations}"
 
 
 def share_words(fit: Fit, share: float) -> str:
@@ -163,7 +174,7 @@ def why_missed(fit: Fit, groups: Groups) -> str:
     widths, whole = fit.widths(groups), fit.anatomy.widths
     left = f"that has {asked(fit).at(widths):.3g} times the limit"
     if fit.job.ended == "diverged":
-        return f"every candidate of the next step diverged; {left}"
+        return f"{fit.cause or 'every candidate of the next step diverged'}; {left}"
     if all(width == widths_to_try(full)[0] for width, full in zip(widths, whole, strict=True)):
         return f"every layer is as narrow as it goes or must stay; {left}"
     if fit.spec.search == "netadapt" and fit.job.ended == "empty":
@@ -184,11 +195,11 @@ def _narrowed(
 def by_netadapt(fit: Fit) -> int:
     """Narrow one group at a step until the budget is met; returns the last step.
 
-    Ends early where no group can give way or all candidates diverged; `job.ended` says so.
+    Ends early where no group can give way, or all candidates diverged or have no score; `job.ended` says so.
 
     Raises:
         TargetError: the runtime has gone.
-        Diverged: a score without training is no number.
+        Diverged: the score without training of the network before a step is no number.
     """
     rows, job = begin(fit), fit.job
     model = job.network("steps", rows[-1].index)
@@ -210,6 +221,7 @@ def by_netadapt(fit: Fit) -> int:
         step = fit.weigh(model, groups, index, what, seconds, answers)
         fit.store.add_candidates([way.row for way in found])
         job.way.add("steps", step, model, job.groups.units[~torch.isin(job.groups.units, groups.units)])
+        fit.store.lap()
         rows.append(step)
         done = (first - fit.cost().at(fit.widths(groups))) / max(first - 1.0, 1e-9)
         remark = f"step {index}: {step.validation_accuracy:.2f} %, {what}"

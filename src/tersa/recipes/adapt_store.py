@@ -2,7 +2,8 @@
 
 Three more tables in the run's `history.db`. Rows of a step are written before the step itself, and those of a
 step that did not come to be are dropped when the run goes on, so that a resumed run decides as one that was
-never stopped: measured times are read, not measured again.
+never stopped: measured times are read, not measured again. The time of a stage is stored as it goes on, with
+that of each part of it: a killed run forgets no more than the part that it was in.
 
 Example:
     >>> import tempfile
@@ -33,6 +34,7 @@ class AdaptStore:
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / DATABASE
+        self._running: dict[str, float] = {}  # stages being timed, and up to when that is stored
         with self._open() as connection:
             for table in ("candidates", "checks"):
                 connection.execute(
@@ -79,22 +81,37 @@ class AdaptStore:
             return [text for (text,) in connection.execute(f"SELECT record FROM {table} ORDER BY rowid")]
 
     def spend(self, stage: str, seconds: float) -> None:
-        """Add time to a stage."""
+        """Add time to a stage, and to the stages around it what they have taken so far."""
+        self._add([(stage, seconds), *self._so_far()])
+
+    def lap(self) -> None:
+        """Store what the stages that are being timed have taken so far."""
+        self._add(self._so_far())
+
+    def _so_far(self) -> list[tuple[str, float]]:
+        now = time.perf_counter()
+        found = [(stage, now - since) for stage, since in self._running.items()]
+        self._running = dict.fromkeys(self._running, now)
+        return found
+
+    def _add(self, rows: Sequence[tuple[str, float]]) -> None:
         with self._open() as connection:
-            connection.execute(
+            connection.executemany(
                 "INSERT INTO spent VALUES (?, ?) ON CONFLICT (stage) DO UPDATE SET "
                 "seconds = seconds + excluded.seconds",
-                (stage, seconds),
+                rows,
             )
 
     @contextmanager
     def timed(self, stage: str) -> Generator[None]:
-        """Add the time of a block to a stage."""
-        began = time.perf_counter()
+        """Add the time of a block to a stage; blocks of other stages may lie in it."""
+        assert stage not in self._running
+        self._running[stage] = time.perf_counter()
         try:
             yield
         finally:
-            self.spend(stage, time.perf_counter() - began)
+            self.lap()
+            del self._running[stage]
 
     def seconds(self) -> dict[str, float]:
         """Time of every stage so far."""

@@ -32,6 +32,7 @@ from typing import Literal
 import torch
 
 from tersa.adapt.grid import widths as widths_to_try
+from tersa.adapt.measuring import wanted
 from tersa.adapt.netadapt import Reduction, bisecting
 from tersa.adapt.proxies import PROXIES, Probe
 from tersa.adapt.resource import Table
@@ -262,28 +263,36 @@ def _network(
 def layer_points(subject: Subject, table: Table) -> list[LayerPoint]:
     """Figures 5.3 and 5.4: the widest convolution and fully connected layer, over their channels.
 
-    Inputs take three values of the table, outputs all of it.
+    Measured points alone: the table's inputs nearest to a quarter, a half and all of the layer's, each with
+    all of its outputs.
     """
     found: list[LayerPoint] = []
+    measured = wanted(subject.anatomy)
     for kind in ("conv", "linear"):
-        own = [
+        layers = [
             (inputs * outputs, layer.family, inputs, outputs)
             for layer, (_, inputs, outputs) in zip(
                 subject.anatomy.layers, subject.anatomy.channels(), strict=True
             )
             if layer.family.operation == kind
         ]
-        if not own:
+        if not layers:
             continue
-        _, family, inputs, outputs = max(own, key=lambda each: each[0])
-        for share in (4, 2, 1):
-            for out in widths_to_try(outputs):
-                value = table.of(family, max(1, inputs // share), out).value
-                found.append(
-                    LayerPoint(
-                        kind=kind, layer=family.text(), inputs=max(1, inputs // share), outputs=out, ms=value
-                    )
-                )
+        _, family, inputs, outputs = max(layers, key=lambda each: each[0])
+        own = [each for each in measured if each.family == family and each.outputs <= outputs]
+        ins = {each.inputs for each in own if each.inputs <= inputs}
+        shown = {min(ins, key=lambda each: (abs(each - inputs / share), each)) for share in (4, 2, 1)}
+        found += [
+            LayerPoint(
+                kind=kind,
+                layer=family.text(),
+                inputs=each.inputs,
+                outputs=each.outputs,
+                ms=table.of(family, each.inputs, each.outputs).value,
+            )
+            for each in sorted(own, key=lambda each: (each.inputs, each.outputs))
+            if each.inputs in shown
+        ]
     return found
 
 

@@ -105,7 +105,7 @@ class Timed(Record):
 
 
 class LayerPoint(Record):
-    """Latency of a layer alone, in milliseconds, at its channels."""
+    """Measured latency of a layer alone, in milliseconds, at its channels."""
 
     kind: Literal["conv", "linear"]
     layer: str

@@ -16,23 +16,45 @@ import numpy as np
 import numpy.typing as npt
 from torch import nn
 
+from tersa.data.task import Task
 from tersa.export.coded import read_coded
+from tersa.models.family import draw_anew_
 from tersa.models.summary import parameters
 from tersa.numerics import paired_loss
 from tersa.prune.sparse import storage
 from tersa.prune.surgery import remove_
 from tersa.recipes.compress import compress
 from tersa.recipes.compress_result import Compression
+from tersa.recipes.folder import read_spec
 from tersa.recipes.job import Job
-from tersa.recipes.request import ShrinkSpec
+from tersa.recipes.request import ShrinkSpec, baseline_config
 from tersa.recipes.retraining import lessons_of
 from tersa.records import CodedFile, SparseSize, Twin
-from tersa.train.config import TrainConfig
+from tersa.train.config import TrainConfig, override
 from tersa.train.device import reproducible
 from tersa.train.evaluation import evaluate, predict
 from tersa.train.loop import Progress, train
 
 Right = npt.NDArray[np.bool_]
+
+SCRATCH = "scratch.training"
+"""State of the training from scratch, in a run's folder until the run has ended."""
+
+
+def twin_config(spec: ShrinkSpec, task: Task, model: str) -> TrainConfig:
+    """How the baseline was trained, by this run or by the one that it begins with; never with a teacher.
+
+    Args:
+        spec: of this run.
+        task: the data.
+        model: spec of the baseline.
+    """
+    made = read_spec(Path(spec.run)) if spec.run else {}
+    if "config" in made:
+        config = TrainConfig.model_validate(made["config"])
+        return override(config, {"seed": spec.seed, "distillation": "none"})
+    earlier = {name: made[name] for name in ("epochs", "training") if name in made}
+    return baseline_config(spec.model_copy(update=earlier), task, model)
 
 
 def from_scratch(job: Job, config: TrainConfig, step: int, before: Right) -> Twin:
@@ -45,19 +67,17 @@ def from_scratch(job: Job, config: TrainConfig, step: int, before: Right) -> Twi
         before: the baseline's right answers on the test split.
     """
     task, began = job.task, time.perf_counter()
-    module = job.fresh()
+    module = (job.drawn or job.fresh)()
     remove_(module, job.groups, job.way.gone(step))
     with reproducible(job.seed, "cpu"):
-        for part in module.modules():
-            draw = getattr(part, "reset_parameters", None)
-            if callable(draw):
-                draw()
+        draw_anew_(module)
 
     def show(at: Progress) -> None:
         job.say("from scratch", min(0.99, at.iteration / at.iterations), f"loss {at.loss:.3f}")
 
     job.say("from scratch", 0.0, "")
-    done = train(module, task, config, device=job.device, progress=show)
+    state = job.way.folder / SCRATCH
+    done = train(module, task, config, device=job.device, progress=show, checkpoint=state, resume=True)
     validation = evaluate(module, task.validation, task, device=job.device).accuracy
     tested = evaluate(module, task.test, task, device=job.device)
     job.say("from scratch", 1.0, f"{validation:.2f} % on validation")
@@ -137,4 +157,8 @@ def coded_file(
             "codes": made.code_bytes,
             "biases and others": made.bias_bytes,
         },
+        most_bytes=made.most_bytes,
+        size_met=made.size_met,
+        floor=made.floor,
+        floor_met=made.floor_met,
     )

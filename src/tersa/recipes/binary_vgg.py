@@ -15,7 +15,7 @@ and stand in the table, because they decide more than the method does:
     bvgg16           the document's network, fully binary
     bvgg16-8bit      the same with 8-bit first and last layers; not in the document
     cnv              BNN-PYNQ's CNV, fully binary
-    xnor-net         VGG-small, a factor per channel of weights, first and last layer in floating point
+    xnor-net         VGG-small, factors of weights and inputs, first and last layer in floating point
     lab              VGG-small, loss-aware factors from Adam's second moments
     main-subsidiary  VGG-11, filters pruned by a subsidiary network
     dsq              VGG-small, soft quantisation that sharpens, first and last layer in floating point
@@ -46,6 +46,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import ConfigDict, Field
+from torch import nn
 
 from tersa.data.sources import load
 from tersa.errors import UsageError, faults, unknown
@@ -53,10 +54,11 @@ from tersa.files import write_atomic
 from tersa.models.load import load as load_model
 from tersa.models.operations import operations
 from tersa.models.zoo import bits_of
+from tersa.quant.subsidiary import without_masked
 from tersa.recipes.folder import RESULT, open_folder, releasing
 from tersa.recipes.published_binary import accuracies
 from tersa.recipes.setting import Setting
-from tersa.recipes.train import TrainedRun, TrainRequest, plan_training, run_training
+from tersa.recipes.train import WEIGHTS, TrainedRun, TrainRequest, plan_training, run_training
 from tersa.records import SCHEMA, Record, read_record, write_record
 from tersa.report.numbers import plural
 from tersa.study.cluster import Crew, check_place
@@ -99,7 +101,12 @@ METHODS: tuple[Method, ...] = (
     Method("bvgg16", "B-VGG16", "bvgg16"),
     Method("bvgg16-8bit", "", "bvgg16+w1a1:first=8/8,last=8/8", note="not in the document"),
     Method("cnv", "BNN-PYNQ", "cnv+w1a1"),
-    Method("xnor-net", "XNOR-Net", "vgg-small+w1a1:first=float,last=float,scale=channel"),
+    Method(
+        "xnor-net",
+        "XNOR-Net",
+        "vgg-small+w1a1:first=float,last=float,scale=xnor",
+        note="the factor K of the inputs is a float, which no packed program holds",
+    ),
     Method(
         "lab",
         "LAB",
@@ -168,7 +175,7 @@ class RowResult(Record):
     epochs: int
     """Ours."""
     parameters: int
-    """Weights."""
+    """Weights, without those that masks have removed."""
     packed_bytes: int
     """Of the weights at their bits."""
     binary_macs: int
@@ -402,8 +409,7 @@ def _row(method: Method, folder: Path, reason: str, shape: tuple[int, int, int])
     bits = bits_of(method.model)
     total = None
     if run is not None:
-        model = load_model(method.model, shape, len(run.classes)).module
-        total = operations(model, shape, method.model).total
+        total = operations(_trained(method, place, shape, len(run.classes)), shape, method.model).total
     return RowResult(
         name=method.name,
         network=method.network,
@@ -424,6 +430,18 @@ def _row(method: Method, folder: Path, reason: str, shape: tuple[int, int, int])
         folder=f"{ROWS_FOLDER}/{method.name}" if run else "",
         note="; ".join(filter(None, [method.note, _ending(run) if run else reason])),
     )
+
+
+def _trained(method: Method, place: Path, shape: tuple[int, int, int], classes: int) -> nn.Module:
+    """A row's network; one with masks as it was trained, without the filters that they remove."""
+    bits = bits_of(method.model)
+    if bits is None or not bits.masked:
+        return load_model(method.model, shape, classes).module
+    model = load_model(method.model, shape, classes, checkpoint=place / WEIGHTS).module
+    try:
+        return without_masked(model)
+    except UsageError:  # a mask that keeps nothing: the masks stay
+        return model
 
 
 def _ending(run: TrainedRun) -> str:

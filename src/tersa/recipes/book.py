@@ -51,6 +51,17 @@ STUCK = {
     "dni-document": "with the document's own settings the rule collapses here (see `tersa.rules.synthetic`)",
 }
 """Why a rule of document 000 falls short by more than `FAR` points."""
+SPREAD = {
+    "global": "one run on each side: the least and the greatest variance of a layer are of single moments",
+    "layer": "with the document's settings HSIC's weights grow without bounds here under ranges of layers",
+}
+"""Why variances and extremes of weights (tables 5.1 and 5.2) differ, by the range of quantisation."""
+COUNTED = {
+    "convolutional": "the document counts a depthwise and a pointwise layer as one and leaves out the stem",
+    "pooling": "AlexNet's fourth pooling here is the adaptive one, which changes nothing",
+    "activation": "ours counts every ReLU: after depthwise and pointwise layers, and in the classifier",
+}
+"""Why counts of layers (table 4.1 of document 003) differ, by the kind of layer."""
 FAR = -10.0
 
 
@@ -301,10 +312,20 @@ def _reason(theirs: Published, verdict: Verdict, summary: Summary | None, ours: 
     if ours.remark:
         parts.append(ours.remark)
     if verdict not in ("holds", "other hardware") and theirs.value is not None and not summary.own:
-        rule = theirs.what.split()[0]
-        far = ours.value is not None and ours.value - theirs.value < FAR
-        parts.append(STUCK[rule] if far and rule in STUCK else REASONS[theirs.experiment])
+        parts.append(_why(theirs, ours))
     return "; ".join(parts)
+
+
+def _why(theirs: Published, ours: Ours) -> str:
+    """Why ours differs, where a run says nothing of its own."""
+    rule = theirs.what.split()[0]
+    if theirs.experiment == TRAINING and theirs.unit != "%":
+        return SPREAD["layer" if "range layer" in theirs.what else "global"]
+    kind = next((word for word in COUNTED if f"{word} layers" in theirs.what), None)
+    if theirs.experiment == "hardware" and kind is not None:
+        return COUNTED[kind]
+    far = ours.value is not None and theirs.value is not None and ours.value - theirs.value < FAR
+    return STUCK[rule] if far and rule in STUCK else REASONS[theirs.experiment]
 
 
 def _verdict(counts: Mapping[str, int], possible: int, carried: int) -> str:

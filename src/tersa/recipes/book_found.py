@@ -226,7 +226,7 @@ def _of_comparison(table: Path, page: Path, *, name: str) -> Summary:
         with table.open(newline="", encoding="utf-8") as file:
             lines = list(csv.DictReader(file))
         text = page.read_text(encoding="utf-8") if page.is_file() else ""
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{table} cannot be read: {error}") from None
     keys = {_cell(row): key_of(file, row, "accuracy") for file in (GRID, FLOATS) for row in rows_of(file)}
     values: list[Ours] = []
@@ -281,7 +281,7 @@ def _pruned(folder: Path, result: PruningResult) -> Summary:
         experiment="pruning",
         name=folder.name,
         command=result.command or f"tersa reproduce pruning --{result.mode}",
-        shortened=result.shortened,
+        shortened=result.shortened or result.mode == "quick",
         seconds=result.curve_seconds / result.workers,
         verdict=result.verdict,
         values=values,

@@ -96,7 +96,8 @@ def markdown(made: Book) -> str:
     parts = [
         "# What the documents published, and what we found",
         f"{made.verdict}. {detail(made)}",
-        "Written by `tersa reproduce book`; every value is in `cells.csv`, drawings are in `book.html`.",
+        "Written by `tersa reproduce book`; every value is in `cells.csv`, drawings are in `book.html`, "
+        "which is not in the repository: `tersa reproduce book docs/results` writes it to `studies/book`.",
         _table(
             ("run", "made by", "length", "processor", "date", "time"),
             [_run(each) for each in made.summaries],
@@ -133,7 +134,7 @@ def _run(summary: Summary) -> tuple[str, ...]:
     return (
         summary.file.removesuffix(".json"),
         f"`{summary.command}`" if summary.command else "not recorded",
-        "shortened" if summary.shortened else "as published",
+        "own methods" if summary.own else "shortened" if summary.shortened else "as published",
         summary.processor or "not recorded",
         summary.date or "not recorded",
         took,

@@ -1,6 +1,7 @@
 """What one published value is worth here: ours beside it, in one word.
 
-    holds           within the tolerance, or inside our 95 % interval; below `LEARNED` both count as collapsed
+    holds           within the tolerance, or inside our 95 % interval; accuracies of document 000 that are
+                    both below `LEARNED` count as collapsed alike
     surpassed       ours is better by more than the tolerance
     falls short     ours is worse by more than the tolerance
     differs         by more than the tolerance, where no side is the better one; a conclusion that is not ours
@@ -62,7 +63,8 @@ def judge(theirs: Published, ours: Ours | None) -> Verdict:
     assert ours.value is not None
     gap = ours.value - theirs.value
     inside = ours.low is not None and ours.high is not None and ours.low <= theirs.value <= ours.high
-    collapsed = theirs.experiment == "quantized-training" and max(ours.value, theirs.value) < LEARNED
+    accuracy = theirs.experiment == "quantized-training" and theirs.unit == "%"
+    collapsed = accuracy and max(ours.value, theirs.value) < LEARNED
     if inside or collapsed or abs(gap) <= tolerance(theirs):
         return "holds"
     if not theirs.better:

@@ -15,7 +15,8 @@ is cheapest in error and bits together.
     floor, no limit    after the width that keeps the floor, `TRADES` are tried on as many values or twice as
                        many, until one loses the floor; the smallest file that keeps it is taken
     most_bytes         one training, in which the trade is steered until the file has that size; the most
-                       accurate moment whose file fits is taken
+                       accurate moment whose file fits is taken. With `bits="auto"` a file that stays smaller
+                       than it may be and loses the floor is tried again with twice as many values
     neither            no trade; the most accurate moment is taken
 
 A moment is the state at one of `MOMENTS` evaluations in the last third of a training, or k-means before it.
@@ -97,6 +98,9 @@ MARGIN = 0.005
 
 TRADED_BITS = 5
 """n of `auto` with a limit in bytes, where the trade decides how many values are used."""
+
+SPARE = 0.05
+"""Share of a limit in bytes from which on what is left of it is worth another training, with more values."""
 
 SAMPLE = 1000
 """Training images that curvatures are measured on."""
@@ -238,12 +242,14 @@ def _best(found: Sequence[_Candidate], floor: float | None, most_bytes: int | No
 
 
 def _try(work: _Work, floor: float | None) -> list[_Candidate]:
-    """The width asked for, or widths from 2 bits up to the first that keeps the floor; then trades."""
+    """The width asked for, or widths from few bits up to the first that keeps the floor; then trades."""
     how, tried = work.how, list[_Candidate]()
-    widths = (TRADED_BITS,) if how.most_bytes else range(FEWEST_BITS, MOST_BITS + 1)
+    widths = range(TRADED_BITS if how.most_bytes else FEWEST_BITS, MOST_BITS + 1)
     for bits in widths if how.bits == "auto" else (how.bits,):
         tried.append(_candidate(work, bits, floor, FIRST_TRADE if how.most_bytes else None))
         if floor is not None and tried[-1].accuracy >= floor:
+            break
+        if how.most_bytes and tried[-1].size > (1 - SPARE) * how.most_bytes:
             break
     last = tried[-1]
     if how.most_bytes or not how.iterations or not how.reassign or floor is None or last.accuracy < floor:

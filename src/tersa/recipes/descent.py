@@ -26,7 +26,7 @@ from tersa.recipes.channels import Channels
 from tersa.recipes.deploy import export_options
 from tersa.recipes.goals import Standing, within_bounds
 from tersa.recipes.job import Ending, Job, Remover
-from tersa.recipes.retraining import retrain_
+from tersa.recipes.retraining import forget, retrain_
 from tersa.recipes.zeroed import Zeroed
 from tersa.records import Stage, Step
 from tersa.train.evaluation import evaluate
@@ -146,10 +146,12 @@ def _lighten(job: Job) -> Step:
         job.say(job.light, min(0.99, at.iteration / at.iterations), f"loss {at.loss:.3f}")
 
     job.say(job.light, 0.0, "")
-    retrain_(job, model, job.protocol.tune, seed=job.seed + 500, progress=show)
+    state = job.way.folder / "steps" / "001.training"
+    retrain_(job, model, job.protocol.tune, seed=job.seed + 500, progress=show, keep=state)
     what = f"replaced convolutions by {job.light}, distilled {job.protocol.tune} iterations from the baseline"
     row = weigh(job, model, 1, "light", what, began)
     job.way.add("steps", row, model, torch.empty(0, dtype=torch.long))
+    forget(state)
     job.say(job.light, 1.0, f"{row.parameters:,} parameters, {row.validation_accuracy:.2f} %")
     return row
 

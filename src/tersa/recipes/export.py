@@ -13,7 +13,7 @@ from tersa.errors import UsageError, unknown
 from tersa.models.load import kind_of
 from tersa.models.zoo import parse
 from tersa.recipes.formats import FORMATS, Order
-from tersa.recipes.subjects import Subject, find_point, find_subject, needs_task
+from tersa.recipes.subjects import Subject, check_fits, find_point, find_subject, needs_task
 from tersa.records import SCHEMA, Agreement, Record
 
 
@@ -114,7 +114,10 @@ def _subject(request: ExportRequest, task: Task | None) -> Subject:
             data_dir=request.data_dir,
             network=request.network,
         )
-    return find_point(Path(request.source), request.at, data_dir=request.data_dir)
+    found = find_point(Path(request.source), request.at, data_dir=request.data_dir)
+    if task is not None:
+        check_fits(found, task, request.source)
+    return found
 
 
 def _check(request: ExportRequest) -> None:
@@ -136,6 +139,8 @@ def _check(request: ExportRequest) -> None:
         raise UsageError(
             f"--at picks a step of a run of shrink or prune; give --run DIR: {request.source} is no folder"
         )
+    if request.at is not None and request.checkpoint is not None:
+        raise UsageError("--at takes the weights of a stored step; leave out --checkpoint")
     if needs_task(request.source):
         _check_model(request.source.strip())
     if request.data is None and needs_task(request.source):

@@ -123,8 +123,8 @@ def write_onnx(order: Order) -> Made:
 def write_qonnx(order: Order) -> Made:
     """The QONNX file, executed by the qonnx package; needs that package."""
     module = _network(order, "qonnx")
+    model = build_qonnx(module, order.subject.header)  # first: it says what QONNX cannot hold
     program = _program(order, module)
-    model = build_qonnx(module, order.subject.header)
     images = _images(order, QONNX_IMAGES)
     with tempfile.TemporaryDirectory(prefix="tersa.") as folder:
         trial = Path(folder) / order.out.name

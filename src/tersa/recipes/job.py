@@ -100,7 +100,8 @@ class Job(Retraining):
 
     Attributes:
         groups: channel groups of the network that is pruned.
-        fresh: builds an untrained network of its class and size.
+        fresh: builds a network of its class and size, for weights from disk.
+        drawn: the same with weights as its spec draws them; None for `fresh`.
         goals: what is asked.
         dock: exports and weighs candidates.
         way: the steps on disk.
@@ -115,6 +116,7 @@ class Job(Retraining):
     goals: Goals
     dock: Dock
     way: Trajectory
+    drawn: Callable[[], nn.Module] | None = None
     light: str = ""
     zeros: bool = False
     ended: Ending | None = None

@@ -16,19 +16,20 @@ import torch
 from torch import nn
 
 from tersa.data.task import Task
+from tersa.errors import TargetError
 from tersa.export.check import agreement, classify, require
 from tersa.export.run_script import write_run_script
 from tersa.files import replacing
 from tersa.models.summary import macs, parameters
 from tersa.numerics import paired_loss
 from tersa.prune.holding import alive
-from tersa.recipes.beside import coded_file, from_scratch, sparse_size
+from tersa.recipes.beside import SCRATCH, coded_file, from_scratch, sparse_size, twin_config
 from tersa.recipes.deploy import Option, race
 from tersa.recipes.evidence import confusion, examples, layer_rows
 from tersa.recipes.folder import RESULT, read_spec
 from tersa.recipes.goals import judged, keeps_accuracy, within_bounds
 from tersa.recipes.job import Job
-from tersa.recipes.request import ShrinkSpec, baseline_config, command_of
+from tersa.recipes.request import ShrinkSpec, command_of
 from tersa.recipes.setting import Setting
 from tersa.recipes.start import zeroed_by
 from tersa.records import (
@@ -36,6 +37,7 @@ from tersa.records import (
     CodedFile,
     Comparison,
     Figures,
+    Goal,
     Quantiles,
     ShrinkResult,
     SparseSize,
@@ -107,6 +109,7 @@ def finish(o: Outcome) -> ShrinkResult:
     for name in ("candidate.onnx", "candidate-int8.onnx"):
         (o.folder / "steps" / name).unlink(missing_ok=True)
     write_record(o.folder / RESULT, result)
+    (o.folder / SCRATCH).unlink(missing_ok=True)
     o.setting.say("test and measure", 1.0, result.verdict)
     return result
 
@@ -122,7 +125,7 @@ class Beside:
 
 def _beside(o: Outcome, before: _Tested) -> Beside:
     job, spec, pruned = o.job, o.spec, o.kept > 0
-    config = baseline_config(spec, job.task, o.trained.spec)
+    config = twin_config(spec, job.task, o.trained.spec)
     return Beside(
         from_scratch(job, config, o.kept, before.correct)
         if spec.scratch and pruned and not job.zeroes
@@ -156,7 +159,11 @@ def _test(path: Path, task: Task) -> _Tested:
 
 
 def _measure(o: Outcome, artefacts: list[Path]) -> list[Comparison]:
-    """The baseline against each file of the result on the usual runtimes, the goal's target first."""
+    """The baseline against each file of the result on the usual runtimes, the goal's target first.
+
+    Raises:
+        TargetError: the goal's target has gone since the baseline was measured on it.
+    """
     dock = o.job.dock
     files = [o.chosen.artefact, *(x.artefact for x in o.options if x is not o.chosen)]
     names = [dock.target]
@@ -165,9 +172,10 @@ def _measure(o: Outcome, artefacts: list[Path]) -> list[Comparison]:
     found: list[Comparison] = []
     for name in names:
         for artefact in files:
-            found.append(
-                race(dock, dock.reference or artefact, artefact, seconds=o.setting.seconds, target=name)
-            )
+            timed = race(dock, dock.reference or artefact, artefact, seconds=o.setting.seconds, target=name)
+            if not found and timed.verdict == "not offered":
+                raise TargetError(f"{name} cannot be measured any more: {timed.reason}; --resume goes on")
+            found.append(timed)
             o.setting.say("test and measure", len(found) / (len(names) * len(files) + 1), name)
     return found
 
@@ -194,7 +202,7 @@ def _compose(
         o.folder / "baseline.onnx",
         main.before.latency_ms,
         "fp32",
-        parameters(o.trained.module),
+        alive(o.trained.module) if o.job.zeroes else parameters(o.trained.module),
     )
     new = _figures(
         o.network,
@@ -214,6 +222,7 @@ def _compose(
     tolerance = None if new.precision == "fp32" else 0.0
     right, wrong = examples(task, task.test, after.logits)
     goals = judged(spec.goals, old, new, loss.points, _reasons(o, loss.points, main))
+    goals += _coded_goals(beside.coded)
     result = ShrinkResult(
         verb=spec.verb,
         name=o.folder.name,
@@ -340,17 +349,38 @@ def _reasons(o: Outcome, lost: float, main: Comparison) -> dict[str, str]:
         stop = o.stop
     elif o.job.ended == "broken" and (o.row.index == last or not o.spec.goals.guarded):
         stop = f"the network did not run below {count}"
-    elif o.spec.goals.guarded:
+    elif o.spec.goals.guarded and o.row.index != last:
         stop = f"the accuracy allowed no smaller network than {count}"
     elif o.job.ended == "diverged":
         stop = f"retraining diverged below {count}"
     elif o.job.ended == "schedule":
         stop = f"the schedule ended at {count}"
+    elif ":" in o.job.protocol.granularity:
+        stop = f"{o.job.protocol.granularity} leaves {count}"
     else:
-        stop = f"pruning ended at {count}: every layer is down to one channel or must stay"
+        unit = o.job.protocol.granularity if o.job.zeroes else "channel"
+        stop = f"pruning ended at {count}: every layer is down to one {unit} or must stay"
     slow = f"{stop}; {main.reason}" if main.reason else stop
     floors = {"max-loss": floor, "min-accuracy": floor}
     return floors | {"size": stop, "macs": stop, "parameters": stop, "latency": slow}
+
+
+def _coded_goals(coded: CodedFile | None) -> list[Goal]:
+    """The limit of the entropy-coded file, where one was asked."""
+    if coded is None or coded.most_bytes is None:
+        return []
+    reason = f"the smallest file that training gave, of {coded.bits}-bit weights before coding"
+    return [
+        Goal(
+            name="coded-size",
+            asked=coded.most_bytes,
+            reached=coded.size_bytes,
+            unit="bytes",
+            met=coded.size_met,
+            text=f"at most {coded.most_bytes:,} bytes of entropy-coded file",
+            reason="" if coded.size_met else reason,
+        )
+    ]
 
 
 def _notes(o: Outcome) -> list[str]:

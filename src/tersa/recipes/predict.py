@@ -15,11 +15,12 @@ Example:
 
 from __future__ import annotations
 
+import io
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -237,9 +238,20 @@ def read_picture(path: Path) -> Picture:
             warnings.simplefilter("ignore")  # Pillow's remarks on odd and large files; what matters raises
             return decode_picture(content, str(path), PHOTO_PIXELS)
     try:
-        array: Array = np.load(path, allow_pickle=False)
+        array: Any = np.load(io.BytesIO(content), allow_pickle=False)
     except Exception as error:  # noqa: BLE001 - numpy fed with damaged bytes raises almost anything
         raise DataError(f"{path} is not a readable .npy file: {brief(error)}") from None
+    if not isinstance(array, np.ndarray):
+        raise DataError(f"{path} is an archive of arrays (.npz), not one image; save each image with np.save")
+    return _pictured(cast(Array, array), path)
+
+
+def _pictured(array: Array, path: Path) -> Picture:
+    """An array as (C, H, W).
+
+    Raises:
+        DataError: it is no image.
+    """
     if not array.size:
         raise DataError(f"{path} has shape {array.shape}; an image has at least one pixel")
     if array.ndim == 2:

@@ -127,11 +127,8 @@ class ShrinkSpec(Record):
             raise UsageError(
                 "--steps belongs to a schedule; give --schedule one-shot, steady, geometric or cubic"
             )
-        if protocol.granularity != "map" and self.goals.macs:
-            raise UsageError(
-                f"--macs is out of reach of --granularity {protocol.granularity}: zeros are computed with "
-                "like other weights; give --granularity map"
-            )
+        if protocol.granularity != "map":
+            _check_zeros(self.goals, protocol.granularity)
         if self.epochs is not None and self.checkpoint is not None:
             raise UsageError("--epochs trains a baseline, --checkpoint brings one; leave out one of them")
         if self.run and (self.model or self.checkpoint or self.epochs is not None):
@@ -152,6 +149,29 @@ class ShrinkSpec(Record):
             )
         if self.batch < 1:
             raise UsageError(f"--batch {self.batch}: must be 1 or more")
+
+
+def _check_zeros(goals: Goals, granularity: str) -> None:
+    """Refuse what single zeros cannot reach: they are stored and computed with like other weights.
+
+    Raises:
+        UsageError: a bound on MACs, latency or the ONNX file, or on parameters below what n:m leaves.
+    """
+    for name, bound in (("macs", goals.macs), ("latency", goals.latency), ("size", goals.size)):
+        if bound is not None:
+            instead = " (or --coded-size with --cluster)" if name == "size" else ""
+            raise UsageError(
+                f"--{name} is out of reach of --granularity {granularity}: zeros are stored and computed "
+                f"with like other weights; bound --parameters{instead}, or give --granularity map"
+            )
+    left, _, of = granularity.partition(":")
+    if of and goals.parameters is not None and goals.parameters.relative:
+        share = int(left) / int(of)
+        if goals.parameters.value < share:
+            raise UsageError(
+                f"--parameters {goals.parameters.value:g}x is out of reach of --granularity {granularity}, "
+                f"which leaves {share:g}x; ask for that or more, or give --granularity weight"
+            )
 
 
 def share_of(text: str) -> float:

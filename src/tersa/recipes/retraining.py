@@ -17,6 +17,7 @@ import logging
 import math
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from pathlib import Path
 
 from torch import Tensor, nn
 
@@ -94,6 +95,7 @@ def retrain_(
     seed: int,
     only: Collection[str] | None = None,
     progress: Callable[[Progress], None] | None = None,
+    keep: Path | None = None,
 ) -> None:
     """Distil from the baseline for some iterations; weights end as plain contiguous tensors on the CPU.
 
@@ -106,6 +108,8 @@ def retrain_(
         seed: of the order of images.
         only: names of the parameters that may change, None for all.
         progress: called while it trains.
+        keep: where its state is kept, epoch by epoch, so that one that was killed goes on; None for nowhere.
+            The caller removes it (`forget`) once the result is stored.
 
     Raises:
         Diverged: the loss became NaN or infinite every time.
@@ -119,7 +123,7 @@ def retrain_(
     before = {name: value.detach().clone() for name, value in model.state_dict().items()}
     was = _glance(job, model)
     rate = job.protocol.learning_rate
-    for _ in range(TRIES):
+    for attempt in range(TRIES):
         config = override(base, {"learning_rate": rate, "iterations": iterations})
         with learning(model, only):
             done = train(
@@ -130,6 +134,8 @@ def retrain_(
                 device=job.device,
                 evaluate_every=0,
                 progress=progress,
+                checkpoint=None if keep is None else _attempt(keep, attempt),
+                resume=True,
             )
         model.to("cpu").eval()
         if done.status != "diverged" and not _collapsed(job, iterations, was, _glance(job, model)):
@@ -137,6 +143,17 @@ def retrain_(
         model.load_state_dict(before)
         rate /= 4
     raise Diverged(f"retraining diverged {TRIES} times, at last with a learning rate of {4 * rate:g}")
+
+
+def _attempt(keep: Path, number: int) -> Path:
+    """Where an attempt at a training keeps its state: each has a learning rate of its own."""
+    return keep.with_name(f"{keep.name}.{number}")
+
+
+def forget(keep: Path) -> None:
+    """Remove the states of a training whose result is stored."""
+    for number in range(TRIES):
+        _attempt(keep, number).unlink(missing_ok=True)
 
 
 @dataclass

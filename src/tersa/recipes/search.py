@@ -19,7 +19,7 @@ from tersa.recipes.deploy import Option, export_options
 from tersa.recipes.descent import descend_, pause, weigh
 from tersa.recipes.goals import keeps_accuracy, within_bounds
 from tersa.recipes.job import Job
-from tersa.recipes.retraining import retrain_
+from tersa.recipes.retraining import forget, retrain_
 from tersa.recipes.zeroed import masked_training
 from tersa.records import Step
 from tersa.report.numbers import plural
@@ -161,18 +161,20 @@ class Search:
         job = self.job
         began = time.perf_counter()
         model = job.network("steps", index)
-        name = _name(parameters(model))
+        name, state = _name(parameters(model)), job.way.folder / "tuned" / f"{index:03d}.training"
 
         def show(at: Progress) -> None:
             job.say(name, min(0.99, at.iteration / at.iterations), f"loss {at.loss:.3f}")
 
         job.say(name, 0.0, "")
         with masked_training(job, model):
-            retrain_(job, model, job.protocol.tune, seed=job.seed + 1000 * index + 500, progress=show)
+            seed = job.seed + 1000 * index + 500
+            retrain_(job, model, job.protocol.tune, seed=seed, progress=show, keep=state)
         what = f"fine-tuned {plural(job.protocol.tune, 'iteration')}" if job.protocol.tune else "as it was"
         what += ", distilling from the baseline" if job.protocol.tune and job.protocol.teacher_weight else ""
         row = weigh(job, model, index, "distil", what, began)
         job.way.add("tuned", row, model)
+        forget(state)
         return row, model
 
 

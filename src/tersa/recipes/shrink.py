@@ -35,7 +35,7 @@ from tersa.prune.blocks import NM
 from tersa.prune.criteria import CRITERIA, weight_scores
 from tersa.prune.evidence import collect
 from tersa.prune.groups import Groups, find_groups
-from tersa.prune.holding import full_masks
+from tersa.prune.holding import alive, full_masks
 from tersa.prune.masks import choose_masks, parse_granularity
 from tersa.prune.protocol import choose, fits, within
 from tersa.prune.surgery import verify
@@ -108,8 +108,6 @@ def shrink(
         raise UsageError(f"--out {out} is the run whose network is pruned; give another folder")
     with threads_of(setting):
         start = find_start(spec, task)
-        if start.trained and spec.epochs is not None:
-            raise UsageError(f"--epochs trains a baseline, but {spec.model} brings its weights; leave it out")
         groups = prunable(start.pruned(), task, protocol_of(spec, task))
         folder = open_folder(Path(out), spec.verb, spec, resume=resume, overwrite=overwrite)
         return finished(folder) or _run(spec, setting, task, start, groups, folder, device, began)
@@ -144,6 +142,7 @@ def _run(
         baseline=trained.module,
         groups=groups,
         fresh=begin.pruned,
+        drawn=begin.drawn,
         goals=spec.goals,
         protocol=protocol_of(spec, task),
         dock=dock,
@@ -281,5 +280,5 @@ def weigh_baseline(dock: Dock, model: nn.Module, folder: Path) -> None:
         macs=option.standing.macs,
         size_bytes=option.artefact.size_bytes,
         latency_ms=itself.before.latency_ms.median,
-        parameters=parameters(model),
+        parameters=alive(model) if dock.zeroes else parameters(model),
     )

@@ -17,11 +17,12 @@ Example:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from torch import nn
+from torch import Tensor, nn
 
 from tersa.data.task import Task
 from tersa.errors import UsageError
@@ -44,7 +45,8 @@ class Begin:
         pruned_model: spec of the network that loses channels.
         trained: it comes with weights.
         network: the baseline, with its weights if it has any.
-        pruned: the network that loses channels, untrained, at the baseline's sizes.
+        pruned: the network that loses channels, at the baseline's sizes, for weights from disk.
+        drawn: the same with weights as its spec draws them; those of a file stay as they are.
         zeroed: what an earlier run zeroed in it (`weight`, `kernel`, `2:4`), empty for nothing.
     """
 
@@ -53,6 +55,7 @@ class Begin:
     trained: bool
     network: Callable[[], nn.Module]
     pruned: Callable[[], nn.Module]
+    drawn: Callable[[], nn.Module]
     zeroed: str = ""
 
 
@@ -69,6 +72,8 @@ def find_start(spec: ShrinkSpec, task: Task) -> Begin:
             f"--cluster: {spec.run or begin.model} is a low-bit network, whose weights share few values "
             "already; leave it out, and pack the result (tersa export --format tersa)"
         )
+    if begin.trained and spec.epochs is not None:
+        raise UsageError(f"--epochs trains a baseline, but {begin.model} brings its weights; leave it out")
     return begin
 
 
@@ -76,12 +81,17 @@ def _of_model(spec: ShrinkSpec, task: Task) -> Begin:
     classes, name = len(task.classes), str(spec.model)
     checkpoint = Path(spec.checkpoint) if spec.checkpoint else None
     first = load(name, task.shape, classes, seed=spec.seed, checkpoint=checkpoint)
+
+    def pruned() -> nn.Module:
+        return load(spec.pruned_model, task.shape, classes, seed=spec.seed).module
+
     return Begin(
         name,
         spec.pruned_model,
         first.trained,
         lambda: load(name, task.shape, classes, seed=spec.seed, checkpoint=checkpoint).module,
-        lambda: load(spec.pruned_model, task.shape, classes, seed=spec.seed).module,
+        pruned,
+        pruned,
     )
 
 
@@ -97,15 +107,33 @@ def _of_run(spec: ShrinkSpec, task: Task, folder: Path) -> Begin:
         raise UsageError(f"{folder} was made on data '{data}', not on '{spec.data}'; give --data {data}")
     weights = read_checkpoint(folder / WEIGHTS)
 
-    def build(suffix: str = "") -> nn.Module:
+    def build(suffix: str = "", *, drawn: bool = False) -> nn.Module:
         module = load(name, task.shape, len(task.classes), seed=spec.seed).module
-        resize_(module, weights)
+        whole = copy.deepcopy(module)
+        resize_(module, _cut(module.state_dict(), weights) if drawn else weights)
         for each in split(f"net{suffix}")[1]:
-            lighten_(module, each.kind, each.layers, squeeze=each.squeeze, seed=spec.seed)
+            layers = lighten_(whole, each.kind, each.layers, squeeze=each.squeeze)
+            lighten_(module, each.kind, layers, squeeze=each.squeeze, seed=spec.seed)
         return module
 
     suffix = f"+{spec.light}" if spec.light else ""
-    return Begin(name, name + suffix, True, build, lambda: build(suffix), zeroed_by(folder))
+    return Begin(
+        name,
+        name + suffix,
+        True,
+        build,
+        lambda: build(suffix),
+        lambda: build(suffix, drawn=True),
+        zeroed_by(folder),
+    )
+
+
+def _cut(state: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The first values of each tensor, as many as there are in its namesake."""
+    return {
+        name: value[tuple(slice(0, side) for side in like[name].shape)].clone() if name in like else value
+        for name, value in state.items()
+    }
 
 
 def zeroed_by(folder: Path) -> str:

@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,7 +26,17 @@ from tersa.binary.convert import convert
 from tersa.data.sources import load as load_data
 from tersa.data.task import Task
 from tersa.errors import DataError, ModelError, TargetError, UsageError
-from tersa.export.artefact import PACKED, PRECISIONS, Artefact, Header, is_ours, read_artefact, read_foreign
+from tersa.export.artefact import (
+    PACKED,
+    PRECISIONS,
+    Artefact,
+    Header,
+    is_ours,
+    read_artefact,
+    read_foreign,
+    tersa_version,
+)
+from tersa.export.artefact import SCHEMA as METADATA
 from tersa.export.bundle import SUFFIX, write_bundle
 from tersa.export.check import TOLERANCE, Images, agreement, classify, module_logits, require
 from tersa.export.coded import read_coded
@@ -104,7 +114,8 @@ def find_subject(
         checkpoint: weights for a model.
         seed: of the weights of a model that is not trained.
         foreign: take ONNX files of other programs too, untrained.
-        data_dir: where to look first for the data of a run that has no ONNX file.
+        data_dir: where to look first for the data of a run without an ONNX file, where an older tersa made
+            it and its result does not say how its images are normalised.
         network: the model behind a `.coded` file, where that is a user's own (`net.py:build`).
 
     Raises:
@@ -122,15 +133,23 @@ def find_subject(
     if checkpoint is not None:
         raise UsageError(f"{text} has its own weights; leave out --checkpoint {checkpoint}")
     found = _from_run(path, task, data_dir) if path.is_dir() else _from_file(path, foreign, network)
-    if task is None or found.foreign:
-        return found
+    if task is not None and not found.foreign:
+        check_fits(found, task, text)
+    return found
+
+
+def check_fits(found: Subject, task: Task, text: str) -> None:
+    """The data have the images and classes that a network takes.
+
+    Raises:
+        UsageError: they have not.
+    """
     if found.header.shape != task.shape:
         raise UsageError(f"{text} takes images {found.header.shape}, {task.name} has {task.shape}")
     if len(found.header.classes) != len(task.classes):
         raise UsageError(
             f"{text} has {len(found.header.classes)} classes, {task.name} has {len(task.classes)}"
         )
-    return found
 
 
 def _from_file(path: Path, foreign: bool, network: str | None) -> Subject:
@@ -155,14 +174,30 @@ def _from_run(folder: Path, task: Task | None, data_dir: Path | None) -> Subject
         if file is None:
             raise UsageError(f"{folder} holds neither an ONNX file nor a network with its weights")
         return Subject(str(folder), file.header, file=file)
-    if file is None:
-        task = _trained_on(spec, str(spec.get("data") or result.get("task")), task, data_dir)
-    header = file.header if file else Header.of(cast("Task", task))
+    header = file.header if file else _stored_header(folder, result)
+    if header is None:
+        name = str(spec.get("data") or result.get("task"))
+        header = Header.of(_trained_on(spec, name, task, data_dir))
     module = load(str(model), header.shape, len(header.classes)).module
     resize_(module, read_checkpoint(weights))
     if file is not None:
         file = replace(file, module=Deployed(evaluation_copy(module), header))
     return Subject(str(folder), header, module, file)
+
+
+def _stored_header(folder: Path, result: Mapping[str, Any]) -> Header | None:
+    """What `tersa train` notes of a run's images; None where it is not there, as in runs of older versions.
+
+    Raises:
+        ModelError: it is there and cannot be.
+    """
+    found = {name: result.get(name) for name in ("classes", "shape", "mean", "std")}
+    if any(value is None for value in found.values()):
+        return None
+    texts = {name: json.dumps(value) for name, value in found.items()}
+    texts["input_shape"] = texts.pop("shape")
+    written = {"schema": str(METADATA), "precision": "fp32", "tersa_version": tersa_version()}
+    return Header.parse(written | texts, str(folder / RESULT))
 
 
 def _trained_on(spec: Mapping[str, Any], name: str, task: Task | None, data_dir: Path | None) -> Task:

@@ -65,7 +65,8 @@ class TrainRequest(Record):
     checkpoint: str | None = None
     """Weights to start from."""
     teacher: str | None = None
-    """Model that is followed; `distillation` says how."""
+    """Model that is followed; `distillation` says how. A low-bit network that follows one in floating point
+    is an Apprentice (`train.losses`)."""
     teacher_checkpoint: str | None = None
     """Trained weights of the teacher."""
     validation: int | float | None = None
@@ -130,6 +131,12 @@ class TrainedRun(Record):
     """Settings of the training."""
     classes: list[str]
     """Names, in label order."""
+    shape: tuple[int, int, int] | None = None
+    """(C, H, W) of one image; None in a run of an older tersa, as are the next two."""
+    mean: tuple[float, ...] | None = None
+    """Per channel of pixels in 0..1: what the network's input is less by."""
+    std: tuple[float, ...] | None = None
+    """Per channel: what it is then divided by."""
     split_sizes: dict[str, int]
     """Images of train, validation and test."""
     sha256: dict[str, str]
@@ -405,6 +412,9 @@ def _finish(
         bits=bits_in_words(spec.model),
         config=spec.config,
         classes=list(task.classes),
+        shape=task.shape,
+        mean=task.mean,
+        std=task.std,
         split_sizes=_sizes(task),
         sha256={**task.provenance.sha256, **{Path(name).name: value for name, value in files.items()}},
         device=device,

@@ -167,8 +167,9 @@ def point(way: Trajectory, at: str) -> tuple[Table, Step]:
 
     Args:
         way: its steps.
-        at: `12`, the number of a step; or `0.995` or `99.5%`: the network of fewest parameters, fine-tuned or
-            not, whose validation accuracy is at least that.
+        at: `12`, the number of a row as the report shows it: steps of pruning from 0, then those that were
+            fine-tuned; or `0.995` or `99.5%`: the network of fewest parameters, fine-tuned or not, whose
+            validation accuracy is at least that.
 
     Raises:
         UsageError: not such a text, no such step, or no network that accurate; what there is, is named.
@@ -182,13 +183,13 @@ def point(way: Trajectory, at: str) -> tuple[Table, Step]:
         ) from None
     rows: list[tuple[Table, Step]] = [(table, row) for table in ("steps", "tuned") for row in way.rows(table)]
     if text.isdigit():
-        found = [pair for pair in rows if pair[1].index == int(text)]
-        if not found:
-            last = max((row.index for _, row in rows), default=0)
+        if int(text) >= len(rows):
+            tuned = sum(table == "tuned" for table, _ in rows)
+            last = f"{len(rows) - 1}" + (f", the last {tuned} of them fine-tuned" if tuned else "")
             raise UsageError(
                 f"--at {text}: the run has steps 0 to {last}; an accuracy is 0.{text} or {text}%"
             )
-        return found[-1]
+        return rows[int(text)]
     asked = value if text.endswith("%") else 100.0 * value
     if not 0.0 <= asked <= 100.0:
         raise UsageError(f"--at '{at}' is not an accuracy; write a share (0.995) or percent (99.5%)")

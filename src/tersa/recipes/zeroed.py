@@ -31,11 +31,17 @@ from tersa.recipes.pruning import Protocol, listed
 from tersa.recipes.retraining import Follower, follower_of, retrain_
 from tersa.report.numbers import plural
 
+GRADIENT_BATCH = 250
+"""Images of one backward pass."""
+
 
 def masked_training(job: Job, model: nn.Module) -> AbstractContextManager[None]:
-    """Zeros of a run that zeroes stay zero for a block; other runs train freely."""
-    names = masked(job.protocol, model) if job.zeroes else ()
-    return held(model, masks_of(model, names)) if job.zeroes else nullcontext()
+    """Zeros of a run that zeroes stay zero for a block, those of an earlier run in every layer; other runs
+    train freely.
+    """
+    if not job.zeroes:
+        return nullcontext()
+    return held(model, masks_of(model, maskable(model) if job.zeros else masked(job.protocol, model)))
 
 
 def masked(protocol: Protocol, model: nn.Module) -> tuple[str, ...]:
@@ -63,6 +69,7 @@ class Zeroed:
         kind: what goes at once.
         masks: which weights are alive.
         whole: which were when the run began.
+        earlier: zeros that an earlier run left in layers out of scope.
         follower: the training that goes on, where one does.
         first: scores of the baseline, where they are taken once.
     """
@@ -72,6 +79,7 @@ class Zeroed:
     kind: Granularity
     masks: Masks
     whole: Masks
+    earlier: Masks
     follower: Follower | None = None
     first: dict[str, Tensor] | None = None
 
@@ -83,7 +91,9 @@ class Zeroed:
         begun = job.network("steps", int(bool(job.light)))
         whole = masks_of(begun, names) if job.zeros else full_masks(begun, names)
         masks = masks_of(model, names) if index > bool(job.light) else whole
-        return Zeroed(job, model, kind, masks, whole, follower_of(job, model, index))
+        others = [name for name in maskable(begun) if name not in names] if job.zeros else []
+        earlier = masks_of(begun, others)
+        return Zeroed(job, model, kind, masks, whole, earlier, follower_of(job, model, index))
 
     @property
     def unit(self) -> str:
@@ -151,7 +161,7 @@ class Zeroed:
         if not touched:  # a step of a schedule that removes nothing
             touched = {name for name, mask in self.masks.items() if not bool(mask.all())}
         only = None if protocol.retrain_scope == "all" else self._tensors(touched)
-        with held(self.model, self.masks):
+        with held(self.model, {**self.masks, **self.earlier}):
             if self.follower:
                 self.follower.learn_(protocol.retrain, only)
             else:
@@ -188,10 +198,14 @@ class Zeroed:
         """dL/dw of all weights, dead ones too, on the images that are scored."""
         images = self._images(torch.Generator().manual_seed(self.job.seed + index))
         weights = [self.model.get_parameter(name) for name in self.masks]
-        x = self.job.task.normalise(images.images.to(self.job.device))
-        cost = F.cross_entropy(self.model(x), images.labels.to(self.job.device))
-        found = torch.autograd.grad(cost, weights)
-        return {name: each.cpu() for name, each in zip(self.masks, found, strict=True)}
+        sums = [torch.zeros_like(weight) for weight in weights]
+        for start in range(0, len(images), GRADIENT_BATCH):
+            part = images.take(slice(start, start + GRADIENT_BATCH))
+            x = self.job.task.normalise(part.images.to(self.job.device))
+            cost = F.cross_entropy(self.model(x), part.labels.to(self.job.device), reduction="sum")
+            for total, found in zip(sums, torch.autograd.grad(cost, weights), strict=True):
+                total += found
+        return {name: (each / len(images)).cpu() for name, each in zip(self.masks, sums, strict=True)}
 
 
 def _units(mask: Tensor, unit: str) -> Tensor:

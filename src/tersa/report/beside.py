@@ -60,8 +60,9 @@ def coded_words(coded: CodedFile) -> str:
         if coded.same == coded.images
         else f"what it decodes to gives other logits on {plural(coded.images - coded.same, 'image')}"
     )
+    missed = "" if coded.floor_met else f" No coding kept {percent(coded.floor or 0.0)} on validation."
     return (
         f"{coded.file}: {count(coded.size_bytes)} bytes, {times(coded.ratio)} times smaller than the "
         f"baseline's weights at 32 bits; {coded.bits}-bit weights, {percent(coded.test_accuracy)} on test "
-        f"({_moved(coded.loss_points)}); {exact}."
+        f"({_moved(coded.loss_points)}); {exact}.{missed}"
     )

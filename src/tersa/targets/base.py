@@ -61,6 +61,7 @@ class Effort:
         warmup_seconds: per session and start, at most (three rounds, or a call that takes longer, are made).
         starts: processes of each side, one after the other; 1 for sides that cannot be started anew or whose
             calls are so long that three rounds of each start would take five times the seconds.
+        start: which of them is timed, from 0; `time_sides` says it to the sides.
     """
 
     seconds: float = 1.0
@@ -68,6 +69,7 @@ class Effort:
     round_ms: float = 4.0
     warmup_seconds: float = 0.5
     starts: int = 1
+    start: int = 0
 
     def __post_init__(self) -> None:
         if not (self.seconds > 0 and self.rounds >= 3 and self.round_ms > 0 and self.warmup_seconds > 0):

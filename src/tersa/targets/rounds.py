@@ -35,7 +35,7 @@ import sys
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -225,7 +225,7 @@ def time_sides(
         for side in order:
             side.restart()
         for side in order:
-            side.warm_up(effort)
+            side.warm_up(replace(effort, start=start))
         parts.append(_rounds(sides, calls, rounds, patience, wall))
     times = np.concatenate(parts, axis=1)
     lengths = tuple(part.shape[1] for part in parts) if starts > 1 else ()

@@ -470,10 +470,21 @@ def _snapshot(run: _Run) -> Snapshot:
     )
 
 
+def _lay_out_(optimizer: Optimizer) -> None:
+    """What the optimiser remembers of a weight lies in memory as the weight does, as it did before it was
+    written: over tensors that lie differently PyTorch rounds the same sums differently.
+    """
+    for parameter, state in optimizer.state.items():
+        for name, value in state.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
+                state[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+
+
 def _restore_(run: _Run, snapshot: Snapshot) -> None:
     """Put a run back where it was."""
     run.model.load_state_dict(snapshot.weights)
     run.optimizer.load_state_dict(snapshot.optimizer)
+    _lay_out_(run.optimizer)
     if run.replayed:
         rates_in_tensors_(run.optimizer, run.device)
     run.kept = {name: tensor.to(run.device) for name, tensor in snapshot.kept.items()}

@@ -11,9 +11,15 @@ y = (1 - s) one_hot(label) + s / K.
 
 where p^T = softmax(z / T) and q^T = softmax(v / T). Nothing here holds state or knows of networks.
 
+A low-bit student of a trained teacher in floating point is what Apprentice calls scheme B; begun from
+trained weights in floating point (`--checkpoint`) it is scheme C. Scheme A, which trains the teacher at the
+same time, is not here.
+
 References:
     Document 002, equation 2.1 (the document form).
     Hinton, Vinyals & Dean, Distilling the Knowledge in a Neural Network (2015), section 2.
+    Mishra & Marr, Apprentice: Using Knowledge Distillation Techniques to Improve Low-Precision Network
+    Accuracy (ICLR 2018).
 
 Example:
     >>> import torch

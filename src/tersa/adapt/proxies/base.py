@@ -41,9 +41,11 @@ class Proxy:
         score: of a network; higher is better.
         about: the formula in a line.
         gradients: it sends something back through the network.
+        images: it looks at the images; else at their shape alone, and their number changes nothing.
     """
 
     name: str
     score: Callable[[nn.Module, Probe], float]
     about: str
     gradients: bool = True
+    images: bool = True

@@ -126,5 +126,5 @@ def spread(eigenvalues: Tensor) -> float:
 
 GRAD_NORM = Proxy("grad_norm", grad_norm, "sum of the norms of the weights' gradients")
 TAYLOR = Proxy("taylor", taylor, "sum of |weight times gradient|")
-SYNFLOW = Proxy("synflow", synflow, "log of the sum of |parameter times gradient of the flow|")
+SYNFLOW = Proxy("synflow", synflow, "log of the sum of |parameter times gradient of the flow|", images=False)
 JACOB_COV = Proxy("jacob_cov", jacob_cov, "spread of the correlations between the images' Jacobians")

@@ -71,4 +71,4 @@ def _once(model: nn.Module, shape: torch.Size, generator: torch.Generator) -> fl
     return float(change.log()) + sum(spreads)
 
 
-ZEN = Proxy("zen", score, "log of the output's change, batch norms put back", gradients=False)
+ZEN = Proxy("zen", score, "log of the output's change, batch norms put back", gradients=False, images=False)
