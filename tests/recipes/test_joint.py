@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +22,7 @@ from tersa.export.coded import read_coded
 from tersa.models.zoo import build
 from tersa.prune.clustering import cluster, sort_out
 from tersa.prune.groups import find_groups
-from tersa.recipes import joint_networks, joint_trials, joint_workers
+from tersa.recipes import joint_networks, joint_plan, joint_trials, joint_workers
 from tersa.recipes.deploy import not_offered
 from tersa.recipes.goals import Bound, Goals, Start
 from tersa.recipes.joint import DATABASE, Place, joint_search
@@ -29,7 +30,7 @@ from tersa.recipes.joint_networks import axes_of, narrowing, violation
 from tersa.recipes.joint_plan import plan_search
 from tersa.recipes.joint_request import JointSpec, command_of
 from tersa.recipes.joint_result import SearchResult, TriedNetwork, burden, front, pick
-from tersa.recipes.joint_trials import shown
+from tersa.recipes.joint_trials import Axis, Trials, own_study, shown, url_of
 from tersa.recipes.setting import Setting
 from tersa.study import gather
 from tersa.study.cluster import Crew
@@ -160,7 +161,7 @@ def test_a_kill_inside_a_trial_tries_its_settings_again(
 def test_a_shared_storage_is_joined(whole: tuple[Path, SearchResult], tmp_path: Path) -> None:
     out, result = whole
     url = f"sqlite:///{out / DATABASE}"
-    place = Place(url, "run")
+    place = Place(url, result.study)
     joined = joint_search(SMALL, tmp_path / "other", trials=TRIALS, place=place, setting=quick(tmp_path))
     assert list(map(plain, joined.trials)) == list(map(plain, result.trials))
     assert joined.chosen == result.chosen
@@ -168,6 +169,117 @@ def test_a_shared_storage_is_joined(whole: tuple[Path, SearchResult], tmp_path: 
     other = SMALL.model_copy(update={"tune": 11})
     with pytest.raises(UsageError, match=r"has other settings: tune was 10, is now 11"):
         joint_search(other, tmp_path / "third", trials=1, place=place, setting=quick(tmp_path))
+
+
+def test_a_renamed_folder_keeps_its_trials(whole: tuple[Path, SearchResult], tmp_path: Path) -> None:
+    out, result = whole
+    shutil.copytree(out, tmp_path / "renamed")
+    setting = quick(tmp_path, cache=out.parent / "cache")
+    more = joint_search(SMALL, tmp_path / "renamed", trials=TRIALS + 1, setting=setting, resume=True)
+    assert list(map(plain, more.trials[:TRIALS]))[:TRIALS] == [
+        plain(row.model_copy(update={"on_front": more.trials[place].on_front}))
+        for place, row in enumerate(result.trials)
+    ]
+    assert (len(more.trials), more.study) == (TRIALS + 1, result.study)
+
+
+def test_the_search_of_a_folder_has_a_name_of_its_own(tmp_path: Path) -> None:
+    file = tmp_path / "mine" / DATABASE
+    assert own_study(file) == "search"
+    file.parent.mkdir()
+    Trials.open(url_of(file), "an older name", AXES, ("size",), 0, {})
+    assert own_study(file) == "an older name", "the only one, however the folder is called"
+    Trials.open(url_of(file), "mine", AXES, ("size",), 0, {})
+    assert own_study(file) == "mine"
+    renamed = file.parent.rename(tmp_path / "ours") / DATABASE
+    with pytest.raises(
+        UsageError, match=r"holds the searches an older name, mine; name the folder as the one"
+    ):
+        own_study(renamed)
+    Trials.open(url_of(renamed), "search", AXES, ("size",), 0, {})
+    assert own_study(renamed) == "search"
+    renamed.write_bytes(b"no database")
+    with pytest.raises(UsageError, match=r"search\.db cannot be read: .*start again with --overwrite"):
+        own_study(renamed)
+
+
+def test_a_folder_goes_on_with_the_storage_that_it_was_begun_with(tmp_path: Path) -> None:
+    """Its files are named by the numbers of trials, which mean nothing in another storage."""
+    spec = JointSpec(model="mlp:8", epochs=1, tune=1, costs=("macs",), widths=(1.0,), bits="none")
+    url, out = f"sqlite:///{tmp_path / 'shared.db'}", tmp_path / "run"
+
+    def go_on(folder: Path, place: Place | None = None, trials: int = 1) -> SearchResult:
+        setting = quick(tmp_path)
+        return joint_search(spec, folder, trials=trials, place=place, setting=setting, resume=True)
+
+    assert go_on(out, Place(url)).study == "run"
+    renamed = out.rename(tmp_path / "renamed")
+    assert go_on(renamed, Place(url), 2).study == "run", "as the folder says"
+    with pytest.raises(UsageError, match=r"storage was sqlite:///.*shared\.db, is now not given"):
+        go_on(renamed)
+    with pytest.raises(UsageError, match="study was run, is now other"):
+        go_on(renamed, Place(url, "other"))
+    with pytest.raises(UsageError, match=r"storage was .*shared\.db, is now .*else\.db"):
+        go_on(renamed, Place(f"sqlite:///{tmp_path / 'else.db'}"))
+
+
+AXES = [Axis("prune", low=0.0, high=0.5, step=0.05)]
+BEGUN = {"data": "/a/photos", "images": "1", "run": "/a/net", "checkpoint": None, "baseline": "w", "tune": 9}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, ""),
+        ({"data": "/b/photos", "run": "/b/net"}, ""),
+        ({"run": None, "checkpoint": "/b/net.safetensors"}, ""),
+        (
+            {"run": "/b/net", "baseline": "v"},
+            r"baseline of other weights; give those .*\(/a/net there\) with --run",
+        ),
+        (
+            {"data": "/b/photos", "images": "2"},
+            "data was /a/photos, is now /b/photos; images was 1, is now 2;",
+        ),
+        (
+            {"baseline": "v", "tune": 8},
+            "baseline was w, is now v; tune was 9, is now 8; give another --study",
+        ),
+    ],
+)
+def test_a_storage_is_joined_by_content_not_by_path(
+    changes: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    url = url_of(tmp_path / "shared.db")
+    Trials.open(url, "x", AXES, ("size",), 0, BEGUN)
+    if said:
+        with pytest.raises(UsageError, match=said):
+            Trials.open(url, "x", AXES, ("size",), 0, {**BEGUN, **changes})
+    else:
+        Trials.open(url, "x", AXES, ("size",), 0, {**BEGUN, **changes})
+
+
+def test_a_baseline_that_each_machine_trains_is_named_as_what_differs(tmp_path: Path) -> None:
+    url, begun = url_of(tmp_path / "shared.db"), {**BEGUN, "run": None}
+    Trials.open(url, "x", AXES, ("size",), 0, begun)
+    with pytest.raises(UsageError, match=r"each machine trains its own.*another --study.*--widths 1"):
+        Trials.open(url, "x", AXES, ("size",), 0, {**begun, "baseline": "v"})
+
+
+def test_a_plan_counts_workers_but_no_more_than_cores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(joint_plan, "cores", lambda: 4)
+    monkeypatch.setattr(joint_plan, "iteration_seconds", lambda *given, **options: 1.0)
+    spec = JointSpec(model="mlp:8", tune=10, widths=(1.0,), costs=("macs",), bits="none", epochs=1)
+    alone, two, many, cluster = (
+        plan_search(spec, quick(tmp_path), 16, crew).seconds
+        for crew in (None, Crew(2, 1), Crew(16, 1), Crew(16, 1, "ray"))
+    )
+    each = 10 + joint_plan.WEIGHING
+    assert alone - two == pytest.approx(8 * each)
+    assert alone - many == pytest.approx(12 * each)
+    assert alone - cluster == pytest.approx(15 * each)
 
 
 @pytest.mark.slow
@@ -251,11 +363,14 @@ def test_a_plan_of_nothing_is_refused_as_the_search_is(tmp_path: Path) -> None:
 
 
 def test_all_faults_come_together() -> None:
-    spec = JointSpec(widths=(0.0, 1.0), costs=(), bits="6..2", target="onnxrutime", checkpoint="x.pt")
+    spec = JointSpec(
+        widths=(0.0, 1.0), costs=(), bits="6..2", most=0.03, target="onnxrutime", checkpoint="x.pt"
+    )
     with pytest.raises(UsageError) as caught:
         spec.check()
     starts = (
         "--widths 0:",
+        "--most 0.03: ratios go in steps of 0.05; give 0 for no pruning, or 0.05 or more",
         "--costs is empty",
         "--bits '6..2'",
         "--widths trains narrower",
@@ -350,6 +465,10 @@ def test_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     plan = json.loads(capsys.readouterr().out)
     assert [axis["name"] for axis in plan["axes"]] == ["prune", "bits.fc1.weight", "bits.fc2.weight"]
     assert not (tmp_path / "run").exists()
+    assert execute(["search", *words, "--dry-run", "--most", "0.07", "--workers", "2", "--trials", "9"]) == 0
+    told = capsys.readouterr()
+    assert "--most 0.07: ratios go in steps of 0.05, the largest is 0.05" in told.err
+    assert "with 2 workers; nothing was done" in " ".join(told.out.split())
     assert execute(["search", *words, "--trials", "2", "--size", "10", "--json"]) == 3
     found = json.loads(capsys.readouterr().out)
     assert [goal["met"] for goal in found["goals"]] == [False]

@@ -80,6 +80,7 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert printed["cell"]["rule"] == "fa"
     assert printed["cell"]["seed"] == 1
     assert 0 <= printed["test_accuracy"] <= 100
+    assert Path(printed["report"]).is_file()
     assert execute([*words[:-2], "--out", str(tmp_path / "plan"), "--dry-run"]) == 0
     assert json.loads(capsys.readouterr().out)["updates"] > 0
     assert not (tmp_path / "plan").exists()

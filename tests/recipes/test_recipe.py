@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from tersa.cli.main import execute
-from tersa.errors import Diverged, UsageError
+from tersa.errors import DataError, Diverged, UsageError
 from tersa.models.checkpoint import read as read_checkpoint
 from tersa.recipes import recipe_networks
-from tersa.recipes.recipe import Recipe, find_recipe, override, parse, shipped
+from tersa.recipes.folder import SPEC
+from tersa.recipes.recipe import Recipe, find_recipe, override, parse, read_recipe, shipped
 from tersa.recipes.recipe_check import check
 from tersa.recipes.recipe_jobs import JOBS
 from tersa.recipes.recipe_kind import Cost
@@ -247,6 +248,28 @@ def test_the_page_links_the_pages_of_the_steps(small: tuple[Path, RecipeResult])
     assert "tersa run small.toml" in page
 
 
+def test_the_page_of_a_step_shows_the_command_of_the_recipe(small: tuple[Path, RecipeResult]) -> None:
+    out, result = small
+    for step in result.steps:
+        if step.report:
+            command = f"tersa run small.toml  # step {step.name}"
+            assert json.loads((out / step.name / "result.json").read_text())["command"] == command
+            assert command in (out / step.report).read_text(encoding="utf-8")
+
+
+def test_the_page_of_a_recipe_without_common_settings_is_written_again(tmp_path: Path) -> None:
+    out = tmp_path / "plain"
+    run_recipe(made('step = [{job = "train", model = "mlp:8", epochs = 1}]'), out, setting=quick())
+    page = out / "report.html"
+    first = page.read_text(encoding="utf-8")
+    page.unlink()
+    assert execute(["report", str(out)]) == 0
+    assert page.read_text(encoding="utf-8") == first
+    (out / SPEC).write_text('name = "plain"\norder = ["train"]\n')
+    with pytest.raises(DataError, match=r"spec\.toml is not that of a recipe: job: .*run it again with"):
+        read_recipe(out, "")
+
+
 def test_a_finished_recipe_is_handed_back(small: tuple[Path, RecipeResult]) -> None:
     out, result = small
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
@@ -309,6 +332,76 @@ def test_a_step_that_fails_is_named_and_the_others_are_kept(
         run_recipe(made(TWO), tmp_path / "run", setting=quick())
     assert len(json.loads((tmp_path / "run" / DONE).read_text())["steps"]) == 1
     assert not (tmp_path / "run" / "result.json").exists()
+
+
+WILD = """
+[[step]]
+job = "train"
+model = "mlp:8"
+epochs = 1
+optimizer = "sgd"
+schedule = "constant"
+learning_rate = 3e38
+clip_norm = 0
+
+[[step]]
+job = "export"
+run = "train"
+"""
+
+
+def test_a_training_that_diverged_ends_the_recipe_and_again_when_it_goes_on(tmp_path: Path) -> None:
+    for resume in (False, True):
+        with pytest.raises(Diverged, match=r"step 'train' \(train\): .*a lower learning_rate.*--overwrite"):
+            run_recipe(made(WILD), tmp_path / "run", setting=quick(), resume=resume)
+    assert not (tmp_path / "run" / "export").exists()
+    assert not (tmp_path / "run" / DONE).exists()
+
+
+def test_a_missed_goal_of_clustering_is_exit_code_3(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, out = tmp_path / "job.toml", tmp_path / "out"
+    file.write_text("""
+    common = { data = "digits" }
+    step = [{ job = "train", model = "mlp:32", epochs = 3 },
+            { job = "cluster", run = "train", iterations = 0 }]
+    """)
+    words = ["run", str(file), "--threads", "1", "--json", "--out", str(out)]
+    asked = {
+        ("cluster.bits=1", "cluster.max_loss=0"): ("max-loss", False),
+        ("cluster.bits=8", "cluster.max_loss=20"): ("max-loss", True),
+        ("cluster.size=50B", "cluster.iterations=2"): ("size", False),
+    }
+    for changes, (name, met) in asked.items():
+        assert execute([*words, *changes, "--overwrite"]) == (0 if met else 3), changes
+        found = json.loads(capsys.readouterr().out)
+        assert [(goal["name"], goal["met"], bool(goal["reason"])) for goal in found["goals"]] == [
+            (name, met, not met)
+        ]
+        assert ("missed" in found["steps"][1]["verdict"]) != met
+
+
+def test_common_settings_reach_the_experiments_that_know_them() -> None:
+    """`data` is known to both steps of the recipe, `mode` to one, `seed` to the other."""
+    recipe = made(shipped()["documents"], "seed=4", "mode=full", "data=digits")
+    pruning, study = check(recipe, Path("nowhere"), quick(), [])
+    assert (pruning.settings["mode"], pruning.settings["data"]) == ("full", "digits")
+    assert "seed" not in pruning.settings
+    assert study.request.spec.seeds == [4]
+    found = faults_in(shipped()["documents"], "pruning.seed=1", "epochss=2")
+    assert any("unknown setting of pruning 'seed'; did you mean 'seeds'?" in fault for fault in found)
+    assert any("unknown setting of [common] 'epochss'" in fault for fault in found)
+    alone = 'common = {data = "digits", seed = 1}\nstep = [{job = "reproduce", experiment = "pruning"}]'
+    (fault,) = faults_in(alone)
+    assert fault == "unknown setting of [common] 'seed'; did you mean 'seeds'?; no step knows it"
+
+
+def test_seeds_of_a_study_win_over_the_seed_of_a_recipe() -> None:
+    for own, seeds in (("seeds = 2", 2), ("axes = {seed = [5, 6]}", None), ("seed = 3", [3]), ("", [1])):
+        text = f'common = {{data = "digits", seed = 1}}\n[[step]]\njob = "study"\n{own}'
+        (study,) = check(made(text), Path("nowhere"), quick(), [])
+        assert study.request.spec.seeds == seeds
 
 
 @pytest.mark.slow

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -10,6 +12,7 @@ from tersa.cli.main import execute
 from tersa.errors import UsageError
 from tersa.recipes.recipe_jobs import JOBS
 from tersa.recipes.recipe_search import SearchRequest, search_request
+from tersa.study.cluster import Crew
 
 pytest.importorskip("optuna")
 
@@ -72,6 +75,23 @@ def test_settings_are_those_of_the_verb_and_may_be_lists() -> None:
         40,
     )
     assert {"trials", "workers", "latency", "bits", "most"} <= JOBS["search"].settings
+
+
+def test_the_time_of_a_step_is_that_of_its_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    from tersa.recipes import recipe_search
+    from tersa.recipes.recipe import parse
+    from tersa.recipes.recipe_check import check
+    from tersa.recipes.recipe_run import estimate
+    from tersa.recipes.setting import Setting
+
+    asked = list[Any]()
+    monkeypatch.setattr(
+        recipe_search, "plan_search", lambda *given: asked.append(given[-1]) or SimpleNamespace(seconds=7.0)
+    )
+    recipe = parse('step = [{job = "search", model = "mlp:8", workers = 3}]', "x.toml", [])
+    (step,) = check(recipe, Path("nowhere"), Setting(threads=2), [])
+    assert estimate(step) == 7.0
+    assert asked == [Crew(workers=3, threads=2)]
 
 
 def test_all_faults_come_together() -> None:

@@ -164,6 +164,31 @@ def test_paired_tests_are_corrected_and_ordered() -> None:
     assert view.effects[0].p == 1.0
 
 
+def test_runs_without_quantisation_are_tested_too() -> None:
+    """Some of them beside quantised ones, or nothing but them."""
+    plain = [
+        trained(90.0 + rate + 0.1 * math.sin(seed), learning_rate=rate, seed=seed)
+        for rate in (0.5, 1.0)
+        for seed in (1, 2, 3)
+    ]
+    (effect,) = view_of(plain, "x").effects
+    assert (effect.field, effect.pairs, effect.p < 0.05) == ("learning rate", 3, True)
+    rates = [each for each in view_of([*plain, *grid()], "x").effects if each.field == "learning rate"]
+    assert [each.pairs for each in rates] == [3]
+
+
+def test_a_single_pair_is_no_test_and_is_not_corrected_for() -> None:
+    rows = [
+        trained(90.0 + batch / 64 + 0.1 * math.sin(seed * batch), batch=batch, seed=seed)
+        for batch in (32, 64)
+        for seed in (1, 2, 3)
+    ]
+    (alone,) = view_of(rows, "x").effects
+    found = {each.field: each for each in view_of([*rows, trained(80.0, rule="fa", seed=1)], "x").effects}
+    assert (found["rule"].test, found["rule"].p, found["rule"].pairs) == ("none", 1.0, 1)
+    assert found["batch"].p == alone.p < 0.05
+
+
 def test_networks_are_compared_where_width_or_depth_alone_differs() -> None:
     rows = [
         row

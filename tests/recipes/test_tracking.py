@@ -73,13 +73,13 @@ class Client:
         self._run(identity).metrics += metrics
         self._run(identity).params += params
 
-    def log_artifact(self, identity: str, path: str) -> None:
+    def log_artifact(self, identity: str, path: str, artifact_path: str | None = None) -> None:
         if (Path(path).parent / "unreadable").exists():
             raise Refused("no room\nat all")
-        self._run(identity).files.append(Path(path).name)
+        self._run(identity).files.append("/".join(filter(None, (artifact_path, Path(path).name))))
 
-    def set_terminated(self, identity: str) -> None:
-        self._run(identity).info.status = "FINISHED"
+    def set_terminated(self, identity: str, status: str = "FINISHED") -> None:
+        self._run(identity).info.status = status
 
 
 @pytest.fixture
@@ -152,6 +152,9 @@ def test_one_that_broke_off_half_way_is_logged_again(store: dict[str, Any], run:
         track([run], "x")
     (run / "unreadable").unlink()
     assert track([run], "x")[0].status == "logged"
+    assert [each.info.status for each in store["tersa"]] == ["FAILED", "FINISHED"]
+    again = track([run], "x")[0]
+    assert (again.status, again.run) == ("there before", "r1"), "the one that ended, not the one before it"
 
 
 def test_many_epochs_go_in_parts(store: dict[str, Any], run: Path) -> None:
@@ -204,6 +207,21 @@ def test_files_that_moved_with_their_run_are_found(run: Path) -> None:
     moved = files_of(run, {"artefacts": ["/elsewhere/first/model.safetensors"]})
     assert run / "model.safetensors" in moved
     assert len(moved) == len(set(moved)) == 4
+
+
+def test_files_of_steps_keep_their_folders(store: dict[str, Any], run: Path) -> None:
+    named = ["base/model.safetensors", "two/model.safetensors", str(run / "two" / "deep" / "x.onnx")]
+    for name in named:
+        (run / name).parent.mkdir(parents=True, exist_ok=True)
+        (run / name).write_bytes(b"weights")
+    artefacts = [*named, "model.safetensors", "../first/base/model.safetensors", "gone/x.onnx"]
+    (run / "result.json").write_text(json.dumps({**RESULT, "artefacts": artefacts}))
+    assert track([run], "x")[0].files == 7
+    (kept,) = store["tersa"]
+    assert sorted(kept.files) == [
+        "base/model.safetensors", "model.safetensors", "report.html", "result.json", "spec.toml",
+        "two/deep/x.onnx", "two/model.safetensors",
+    ]  # fmt: skip
 
 
 def test_the_command_prints_what_was_logged(store: dict[str, Any], run: Path) -> None:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from statistics import median
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tersa.recipes import published
 from tersa.study.cell import Cell, CellResult
@@ -74,6 +77,61 @@ def test_one_pair_decides_nothing() -> None:
 def test_where_the_limit_lies(accuracies: dict[int, float], expected: str) -> None:
     rows = [row for bits, a in accuracies.items() for row in made(a, quant="symmetric", bits=bits)]
     assert verdict("H2", rows) == expected
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "said"),
+    [
+        ({4: 60.0, 8: 97.0}, "the median curve needs 5 to 8 bits"),
+        ({7: 96.0, 8: 97.0}, "the median curve needs 2 to 7 bits"),
+        ({6: 60.0, 8: 97.0}, "the median curve needs 7 to 8 bits"),
+    ],
+)
+def test_widths_that_nobody_tried_leave_the_limit_open(accuracies: dict[int, float], said: str) -> None:
+    """The real limit may lie at any of them."""
+    rows = [row for bits, a in accuracies.items() for row in made(a, quant="symmetric", bits=bits)]
+    low, _, high = said.split()[4:7]
+    missing = ", ".join(str(bits) for bits in range(int(low), int(high)))
+    assert verdict("H2", rows) == "open"
+    assert evidence("H2", rows).startswith(said)
+    assert evidence("H2", rows).endswith(f"; needs cells of {missing} bits, too")
+
+
+def test_a_gap_far_from_the_expected_limit_does_not_matter() -> None:
+    rows = [
+        row
+        for bits, a in {2: 10.0, 4: 96.0, 8: 97.0}.items()
+        for row in made(a, quant="symmetric", bits=bits)
+    ]
+    assert verdict("H2", rows) == "refuted"
+    assert "needs 3 to 4 bits" in evidence("H2", rows)
+    most = made(97.0) + [row for bits in (6, 7) for row in made(50.0, quant="symmetric", bits=bits)]
+    assert verdict("H2", most) == "refuted"
+    assert "needs 8 bits or more" in evidence("H2", most)
+
+
+def test_the_widths_that_are_named_are_those_of_unsure_curves() -> None:
+    """One curve needs 7 bits for sure, the other 2 to 5: the median lies between 4.5 and 6."""
+    sure = {6: 50.0, 7: 97.0, 8: 97.0}
+    rows = [row for bits, a in sure.items() for row in made(a, quant="symmetric", bits=bits)]
+    rows += [row for bits in (5, 8) for row in made(97.0, quant="symmetric", bits=bits, range="global")]
+    assert verdict("H2", rows) == "open"
+    assert evidence("H2", rows).startswith("the median curve needs 4.5 to 6 bits")
+    assert evidence("H2", rows).endswith("; needs cells of 2, 3, 4 bits, too")
+
+
+@given(st.lists(st.integers(2, 9), min_size=1, max_size=6))
+def test_with_every_width_the_median_of_the_fewest_bits_decides(limits: list[int]) -> None:
+    """As the document's whole grids of 2 to 8 bits have it: each curve keeps from its limit on."""
+    rows = [
+        finished(Cell(quant="symmetric", bits=bits, gain=1.0 + place), 97.0 if bits >= limit else 50.0)
+        for place, limit in enumerate(limits)
+        for bits in range(2, 9)
+    ] + [finished(Cell(), 97.0)]
+    middle = median(limits)
+    assert verdict("H2", rows) == ("holds" if 6 <= middle <= 7 else "refuted")
+    words = f"{middle:g} bits" if middle <= 8 else "more than 8 bits"
+    assert evidence("H2", rows).startswith(f"the median curve needs {words} ({len(limits)} curves);")
 
 
 def test_a_curve_that_dips_is_not_safe_below_the_dip() -> None:

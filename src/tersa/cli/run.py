@@ -46,7 +46,13 @@ def run(
         bool, typer.Option("--list", help="The shipped recipes, and the jobs that a step can do.")
     ] = False,
     show: Annotated[bool, typer.Option("--show", help="Print the recipe, and do nothing.")] = False,
-    out: options.Out = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            help="Folder for the results; an existing one needs --resume or --overwrite. [runs/RECIPE]",
+        ),
+    ] = None,
     data_dir: options.DataDir = None,
     device: options.Device = "auto",
     threads: options.Threads = None,

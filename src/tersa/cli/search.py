@@ -17,14 +17,16 @@ if TYPE_CHECKING:
     from tersa.recipes.joint_request import JointSpec
     from tersa.recipes.joint_result import SearchResult
     from tersa.recipes.setting import Setting
+    from tersa.study.cluster import Crew
 
 EPILOG = """\b
 Examples:
   tersa search --data digits --trials 30
   tersa search --data mnist --model lenet --max-loss 0.5 --latency 0.5x --costs latency,size
-  tersa search --run runs/net --data mnist --widths 1 --scope layer --bits 2..8 --trials 100
-  tersa search --data mnist --out runs/search-mnist --trials 200 --resume
-  tersa search --data mnist --storage postgresql://me@host/searches --study mnist
+  tersa search --data mnist --model lenet --max-loss 0.5 --latency 0.5x --costs latency,size \\
+      --trials 200 --resume
+  tersa search --run runs/net --data mnist --widths 1 --scope layer --bits 2..8 --out runs/search-net
+  tersa search --data mnist --storage postgresql://me@host/searches --study mnist --out runs/shared
 
 Needs Optuna: pip install 'tersa[search]'. Exit code 3: done, but a goal was missed (the best is kept)."""
 
@@ -66,7 +68,13 @@ def search(
         typer.Option("--scope", help="One pruning ratio for the network, or one for each layer."),
     ] = "network",
     most: Annotated[
-        float, typer.Option("--most", min=0.0, max=0.99, help="Largest pruning ratio; 0 for no pruning.")
+        float,
+        typer.Option(
+            "--most",
+            min=0.0,
+            max=0.99,
+            help="Largest pruning ratio, rounded down to steps of 0.05; 0 for no pruning.",
+        ),
     ] = 0.8,
     bits: Annotated[
         str, typer.Option("--bits", metavar="LOW..HIGH", help="Of each layer's weights, 1 to 8; or none.")
@@ -101,7 +109,7 @@ def search(
 ) -> None:
     """Search width, pruning ratio and bits per layer together; the Pareto front of accuracy and cost."""
     from tersa.recipes.goals import Goals
-    from tersa.recipes.joint_request import COSTS, JointSpec
+    from tersa.recipes.joint_request import COSTS, STEP, JointSpec
     from tersa.recipes.joint_trials import load_optuna, shown
     from tersa.recipes.request import DEFAULT_GOALS
     from tersa.recipes.setting import Setting, crew_of
@@ -137,9 +145,12 @@ def search(
         epochs=epochs,
         validation=validation,
     )
+    if most >= STEP and spec.most_ratio < most - 1e-9:
+        terminal.note(f"--most {most:g}: ratios go in steps of {STEP:g}, the largest is {spec.most_ratio:g}")
     folder = out or Path("runs") / f"search-{Path(data).stem}"
+    crew = crew_of(workers, threads, on)
     if dry_run:
-        _plan(terminal, spec, Setting(data_dir, device, threads), folder, trials)
+        _plan(terminal, spec, Setting(data_dir, device, threads), folder, trials, crew)
         return
     from tersa.recipes.joint import Place, joint_search
 
@@ -154,7 +165,7 @@ def search(
             trials=trials,
             place=Place(storage, study),
             setting=setting,
-            crew=crew_of(workers, threads, on),
+            crew=crew,
             resume=resume,
             overwrite=overwrite,
         )
@@ -182,18 +193,22 @@ def _shares(text: str) -> tuple[float, ...]:
         raise UsageError(f"--widths '{text}': not shares separated by commas, such as 1,0.75,0.5") from None
 
 
-def _plan(terminal: Terminal, spec: JointSpec, setting: Setting, folder: Path, trials: int) -> None:
+def _plan(
+    terminal: Terminal, spec: JointSpec, setting: Setting, folder: Path, trials: int, crew: Crew
+) -> None:
     """What would be searched, without doing it."""
     from tersa.recipes.joint_plan import plan_search
+    from tersa.report.numbers import plural
     from tersa.train.estimate import in_words
 
-    plan = plan_search(spec, setting, trials)
+    plan = plan_search(spec, setting, trials, crew)
     rows = [(axis.name, axis.values) for axis in plan.axes]
     terminal.table(f"Plan for {folder}: {plan.model}", ("searched", "values"), rows, left=2)
     there = f"{plan.combinations:,}" if plan.combinations < MANY else f"{plan.combinations:.1e}"
+    at_once = "" if crew.alone else f" with {plural(crew.workers, 'worker')}"
     terminal.say(
         f"{plan.trials} networks of {there} that can be made, about "
-        f"{in_words(plan.seconds)}; nothing was done"
+        f"{in_words(plan.seconds)}{at_once}; nothing was done"
     )
     terminal.result(plan)
 

@@ -25,7 +25,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -44,13 +44,13 @@ from tersa.models.zoo import default_spec
 from tersa.numerics import paired_loss
 from tersa.prune.groups import Groups
 from tersa.recipes.deploy import Dock, race, shippable
-from tersa.recipes.folder import RESULT, open_folder, releasing
+from tersa.recipes.folder import RESULT, SPEC, open_folder, read_spec, releasing
 from tersa.recipes.goals import judged
 from tersa.recipes.joint_networks import Workshop, network_of, searched, try_network, weighed
 from tersa.recipes.joint_report import REPORT, write_report
-from tersa.recipes.joint_request import COSTS, JointSpec, command_of
+from tersa.recipes.joint_request import COSTS, JointSpec, PlacedSpec, command_of
 from tersa.recipes.joint_result import SearchResult, TriedNetwork, distinct, front, pick
-from tersa.recipes.joint_trials import Asked, Trials, combinations, load_optuna, shown, url_of
+from tersa.recipes.joint_trials import Asked, Trials, combinations, load_optuna, own_study, shown, url_of
 from tersa.recipes.joint_workers import train_networks
 from tersa.recipes.request import protocol_of
 from tersa.recipes.setting import Setting, threads_of
@@ -74,7 +74,8 @@ class Place:
 
     Attributes:
         storage: a database URL; empty for a file in the search's folder.
-        study: name of the search there; empty for the folder's name.
+        study: name of the search there; empty for the one that the folder was begun with, else the folder's
+            name in a database, and the only one in the folder's file.
     """
 
     storage: str = ""
@@ -114,14 +115,14 @@ def joint_search(
         DataError, ModelError, TargetError: data, network or runtime do not fit.
         Diverged: the baseline's training ended in NaN, or every network's.
     """
-    began, setting, place = time.perf_counter(), setting or Setting(), place or Place()
-    crew = crew or Crew()
+    began, setting, out = time.perf_counter(), setting or Setting(), Path(out)
+    crew, place = crew or Crew(), _named(place or Place(), out, resume)
     load_optuna()
     check_place(crew.on)
     spec.check()
     if trials < 1:
         raise UsageError(f"--trials {trials}: 1 or more")
-    url = place.storage and shown(place.storage) and place.storage
+    url, storage = place.storage, shown(place.storage) if place.storage else None
     device = choose_device(setting.device)
     task = load_task(spec.data, data_dir=setting.data_dir, seed=spec.seed, validation=spec.validation)
     if not spec.run:
@@ -130,7 +131,8 @@ def joint_search(
         begin = find_start(spec.shrinking(), task)
         groups = prunable(begin.pruned(), task, protocol_of(spec.shrinking(), task))
         axes = searched(spec, begin, groups)
-        folder = open_folder(Path(out), "search", spec, resume=resume, overwrite=overwrite)
+        kept = PlacedSpec(**dict(spec), storage=storage, study=place.study or None)
+        folder = open_folder(out, "search", kept, resume=resume, overwrite=overwrite)
         done = _finished(folder, trials, combinations(axes))
         if done is not None:
             return done
@@ -139,7 +141,7 @@ def joint_search(
         deciding["images"] = fingerprint(task)
         store = Trials.open(
             url or url_of(folder / DATABASE),
-            place.study or folder.resolve().name,
+            place.study or own_study(folder / DATABASE),
             axes,
             spec.costs,
             spec.seed,
@@ -152,7 +154,13 @@ def joint_search(
             raise UsageError(
                 f"all {plural(store.diverged, 'network')} diverged; give fewer --bits or a lower --most"
             )
-        return _finish(work, store, rows, shown(url) if url else DATABASE, trials, began)
+        return _finish(work, store, rows, storage or DATABASE, trials, began)
+
+
+def _named(place: Place, out: Path, resume: bool) -> Place:
+    """With the name of the search, where it is not the only one of its file."""
+    known = read_spec(out).get("study", "") if resume and (out / SPEC).is_file() else ""
+    return replace(place, study=place.study or known or (out.resolve().name if place.storage else ""))
 
 
 def _finished(folder: Path, trials: int, possible: int) -> SearchResult | None:

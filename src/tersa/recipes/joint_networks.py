@@ -40,7 +40,7 @@ from tersa.prune.protocol import choose, layer_widths
 from tersa.prune.surgery import after, remove_, resize_
 from tersa.recipes.deploy import Dock, race
 from tersa.recipes.goals import Goals, Start
-from tersa.recipes.joint_request import MOST_BITS, JointSpec
+from tersa.recipes.joint_request import MOST_BITS, STEP, JointSpec
 from tersa.recipes.joint_result import TriedNetwork
 from tersa.recipes.joint_trials import Axis
 from tersa.recipes.request import baseline_config, protocol_of
@@ -53,8 +53,6 @@ from tersa.train.loop import Progress, train
 
 RATE, RATE_OF_VALUES = 2e-3, 1e-3
 """Peak learning rates of the fine-tune, and of shared values."""
-STEP = 0.05
-"""Between two pruning ratios."""
 SECONDS = 0.5
 """Timed calls of each side of a measurement that steers."""
 FOLDER, WIDTHS = "trials", "widths"
@@ -127,8 +125,7 @@ def axes_of(spec: JointSpec, model: nn.Module, groups: Groups) -> list[Axis]:
     if len(set(spec.widths)) > 1:
         axes.append(Axis("width", tuple(sorted(set(spec.widths)))))
     names = [group.name for group in groups.groups] if spec.scope == "layer" else []
-    if spec.most >= STEP:
-        most = STEP * int(spec.most / STEP + 1e-9)
+    if most := spec.most_ratio:
         axes += [Axis(f"prune.{name}", low=0.0, high=most, step=STEP) for name in names] or [
             Axis("prune", low=0.0, high=most, step=STEP)
         ]

@@ -9,6 +9,9 @@ Example:
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 from tersa.data.sources import load as load_task
 from tersa.models.zoo import default_spec
 from tersa.recipes.joint_networks import SECONDS, searched
@@ -19,6 +22,8 @@ from tersa.recipes.setting import Setting, threads_of
 from tersa.recipes.shrink import prunable
 from tersa.recipes.start import find_start
 from tersa.records import Record
+from tersa.study.cluster import LOCAL, Crew, check_place
+from tersa.targets.environment import cores
 from tersa.train.config import extent
 from tersa.train.device import choose
 from tersa.train.estimate import iteration_seconds
@@ -42,7 +47,8 @@ class SearchPlan(Record):
         model: as it was asked for, or the data's default.
         trials: networks to try; no more than there are.
         combinations: of all axes.
-        seconds: estimated: widths to train and trials, each as costly as the largest network's.
+        seconds: estimated: widths to train and trials, each as costly as the largest network's; as many
+            trials at once as workers have cores, and one latency after the other.
     """
 
     model: str
@@ -52,12 +58,20 @@ class SearchPlan(Record):
     seconds: float
 
 
-def plan_search(spec: JointSpec, setting: Setting, trials: int) -> SearchPlan:
+def plan_search(spec: JointSpec, setting: Setting, trials: int, crew: Crew | None = None) -> SearchPlan:
     """Estimate the work of a search.
+
+    Args:
+        spec: what is asked.
+        setting: how it is carried out.
+        trials: networks to try.
+        crew: how many of them are trained at once; None for one.
 
     Raises:
         UsageError, DataError, ModelError: what the search would raise before its work.
     """
+    crew = crew or Crew()
+    check_place(crew.on)
     spec.check()
     task = load_task(spec.data, data_dir=setting.data_dir, seed=spec.seed, validation=spec.validation)
     if not spec.run:
@@ -68,7 +82,7 @@ def plan_search(spec: JointSpec, setting: Setting, trials: int) -> SearchPlan:
     axes = searched(spec, begin, groups)
     trials = min(trials, combinations(axes))
     config = baseline_config(base, task, begin.model)
-    with threads_of(setting):
+    with threads_of(setting if crew.alone else replace(setting, threads=crew.threads)):
         each = iteration_seconds(begin.network(), task, config, device=choose(setting.device))
     length = 0 if begin.trained else extent(config, len(task.train)).iterations * len(set(spec.widths))
     tuning = spec.tune * (1.5 if spec.bit_range else 1.0)
@@ -78,8 +92,16 @@ def plan_search(spec: JointSpec, setting: Setting, trials: int) -> SearchPlan:
         axes=[_planned(axis) for axis in axes],
         trials=trials,
         combinations=combinations(axes),
-        seconds=each * length + trials * (each * tuning + WEIGHING + clock),
+        seconds=each * length + _rounds(trials, crew) * (each * tuning + WEIGHING) + trials * clock,
     )
+
+
+def _rounds(trials: int, crew: Crew) -> int:
+    """How often as many networks as can be are trained at once; workers here have no more than its cores."""
+    if crew.alone:
+        return trials
+    most = max(1, cores() // crew.threads) if crew.on == LOCAL else crew.workers
+    return math.ceil(trials / min(crew.workers, most))
 
 
 def _planned(axis: Axis) -> PlannedAxis:

@@ -27,6 +27,8 @@ from tersa.records import Record
 
 COSTS: tuple[CostName, ...] = ("latency", "size", "macs", "parameters")
 MOST_BITS = 8
+STEP = 0.05
+"""Between two pruning ratios."""
 NO_BITS = "none"
 
 
@@ -54,7 +56,8 @@ class JointSpec(Record):
     scope: Literal["network", "layer"] = "network"
     """One pruning ratio for the network, by scores that compare all channels; or one for each layer."""
     most: float = Field(default=0.8, ge=0, lt=1)
-    """Largest pruning ratio: share of the trained network's channels that go."""
+    """Largest pruning ratio: share of the trained network's channels that go, in steps of `STEP`: what lies
+    between two is the lower one. 0 for no pruning."""
     bits: str = "2..6"
     """Bits of a layer's weights, from .. to (2^n shared values); `none` for float weights."""
     tune: int = Field(default=300, ge=1)
@@ -84,6 +87,15 @@ class JointSpec(Record):
         return low, high
 
     @property
+    def most_ratio(self) -> float:
+        """The largest ratio that is tried: a whole number of steps.
+
+        >>> f"{JointSpec(most=0.42).most_ratio:g}"
+        '0.4'
+        """
+        return STEP * int(self.most / STEP + 1e-9)
+
+    @property
     def timed(self) -> bool:
         """Latency is measured."""
         return "latency" in self.costs or self.goals.latency is not None
@@ -100,6 +112,11 @@ class JointSpec(Record):
                 found.append(f"--widths {width:g}: a share of the channels is above 0 and at most 1")
         if not self.widths:
             found.append("--widths is empty; give 1 for the network as it is")
+        if 0 < self.most < STEP:
+            found.append(
+                f"--most {self.most:g}: ratios go in steps of {STEP:g}; give 0 for no pruning, "
+                f"or {STEP:g} or more"
+            )
         if not self.costs:
             found.append(f"--costs is empty; give some of {', '.join(COSTS)}")
         try:
@@ -133,6 +150,15 @@ class JointSpec(Record):
             epochs=self.epochs,
             validation=self.validation,
         )
+
+
+class PlacedSpec(JointSpec):
+    """The same, and where the trials are, whose numbers name the files beside them: `spec.toml`."""
+
+    storage: str | None = None
+    """A database's URL without its password, or None for the file in the folder."""
+    study: str | None = None
+    """Name of the search there, or None for the only one of that file."""
 
 
 def command_of(spec: JointSpec, trials: int) -> str:

@@ -32,6 +32,10 @@ STARTUP = 8
 ROW, SPEC, TROUBLE = "network", "spec", "trouble"
 """Names of what is kept beside Optuna's own columns."""
 GOAL = "goals"
+OWN = "search"
+"""Name of the search in its folder's own file, which stays when the folder is renamed."""
+BY_CONTENT = {"data": "images", "run": "baseline", "checkpoint": "baseline"}
+"""Paths, which differ between machines, and the digests that stand for what is there."""
 
 log = logging.getLogger(__name__)
 
@@ -114,6 +118,31 @@ def url_of(path: Path) -> str:
     return URL.create("sqlite", database=str(path)).render_as_string()
 
 
+def own_study(path: Path) -> str:
+    """Name of the search in a folder's own file: `OWN`, or that of the only one, as older versions named it.
+
+    Raises:
+        UsageError: several searches, none of them of the folder's name; or a damaged file.
+    """
+    if not path.is_file():
+        return OWN
+    optuna = load_optuna()
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        names: list[str] = optuna.get_all_study_names(storage=url_of(path))
+    except (SQLAlchemyError, optuna.exceptions.OptunaError, OSError, RuntimeError) as error:
+        raise UsageError(f"{path} cannot be read: {brief(error)}; start again with --overwrite") from None
+    if not names or OWN in names:
+        return OWN
+    here = path.resolve().parent.name
+    if len(names) == 1 or here in names:
+        return names[0] if len(names) == 1 else here
+    raise UsageError(
+        f"{path} holds the searches {', '.join(sorted(names))}; name the folder as the one that is meant"
+    )
+
+
 def shown(url: str) -> str:
     """A database URL without its password.
 
@@ -131,6 +160,17 @@ def shown(url: str) -> str:
             "--storage is not a database URL; write sqlite:///FILE, postgresql://USER:PASSWORD@HOST/NAME or "
             "mysql://USER:PASSWORD@HOST/NAME"
         ) from None
+
+
+def _share(known: Mapping[str, Any]) -> str:
+    """How a machine gets the baseline of a search that has these settings."""
+    given = known.get("run") or known.get("checkpoint")
+    if given:
+        return f"give those that it was begun with ({given} there) with --run or --checkpoint, as there"
+    return (
+        "each machine trains its own, and they differ; train one (tersa train), and begin a search under "
+        "another --study on every machine with --run or --checkpoint of that one, and --widths 1"
+    )
 
 
 @dataclass
@@ -189,17 +229,24 @@ class Trials:
             with quiet():
                 self.study.set_metric_names(["validation accuracy", *self.costs])
             return
-        differences = [
-            f"{key} was {known.get(key, 'not given')}, is now {wanted.get(key, 'not given')}"
+        differing = [
+            key
             for key in sorted(known.keys() | wanted.keys())
             if known.get(key) != wanted.get(key)
+            and known.get(BY_CONTENT.get(key, key)) != wanted.get(BY_CONTENT.get(key, key))
         ]
-        if differences:
-            raise UsageError(
-                f"the search '{self.study.study_name}' in {where} has other settings: "
-                f"{'; '.join(differences)}; "
-                "give another --study, or its settings"
-            )
+        if not differing:
+            return
+        name = f"the search '{self.study.study_name}' in {where}"
+        if set(differing) <= {"baseline", "run", "checkpoint"}:
+            raise UsageError(f"{name} has a baseline of other weights; {_share(known)}")
+        told = [
+            f"{key} was {known.get(key, 'not given')}, is now {wanted.get(key, 'not given')}"
+            for key in differing
+        ]
+        raise UsageError(
+            f"{name} has other settings: {'; '.join(told)}; give another --study, or its settings"
+        )
 
     def rows(self) -> list[TriedNetwork]:
         """Every network that was tried, in order.

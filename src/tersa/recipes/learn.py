@@ -2,6 +2,7 @@
 
     runs/NAME/spec.toml           the cell: every setting that decides the result
               model.safetensors   the trained (snapped) weights, named as in the zoo's module
+              report.html         the page of a study of one cell
               result.json         written last, with the accuracy after each epoch
 
 It is a study of one cell: the same engine, numbers and defaults (document 000's). The test split is evaluated
@@ -31,6 +32,7 @@ from tersa.data.task import Task
 from tersa.errors import faults
 from tersa.files import replacing
 from tersa.recipes.folder import RESULT, open_folder, releasing
+from tersa.recipes.learn_report import REPORT, write_report
 from tersa.recipes.setting import Setting
 from tersa.records import SCHEMA, Environment, Record, read_record, write_record
 from tersa.rules.base import Extras
@@ -78,14 +80,19 @@ class LearnedRun(Record):
     """Machine and versions."""
     artefacts: list[str]
     """Files in the run's folder."""
+    report: str = ""
+    """The page, in the run's folder; empty where an older tersa made none."""
     seconds: float
     """Wall time of the training."""
     message: str = ""
     """Why it diverged."""
 
     def absolute(self, folder: Path) -> Self:
-        """The same with the artefacts' whole paths."""
-        return self.model_copy(update={"artefacts": [str(folder / name) for name in self.artefacts]})
+        """The same with the whole paths of the artefacts and the page."""
+        files = [str(folder / name) for name in self.artefacts]
+        return self.model_copy(
+            update={"artefacts": files, "report": str(folder / self.report) if self.report else ""}
+        )
 
 
 class LearnPlan(Record):
@@ -171,7 +178,9 @@ def run_learning(
     task, network = _prepare(cell, setting)
     folder = open_folder(out, "train", cell, resume=resume, overwrite=overwrite)
     if not (folder / RESULT).is_file():
-        write_record(folder / RESULT, _train(cell, folder, task, network, setting, device))
+        result = _train(cell, folder, task, network, setting, device)
+        write_report(folder, result)
+        write_record(folder / RESULT, result)
     return read_record(folder / RESULT, LearnedRun)
 
 
@@ -218,6 +227,7 @@ def _train(
         device=device,
         environment=environment(torch.get_num_threads()),
         artefacts=[WEIGHTS],
+        report=REPORT,
         seconds=result.seconds,
         message=result.message,
     )

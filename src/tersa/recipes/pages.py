@@ -4,8 +4,8 @@
 with `--resume`.
 
 Example:
-    >>> sorted(PAGES)
-    ['adapt', 'adaptation', 'bench', 'binary-vgg', 'hardware', 'prune', 'run', 'search', 'shrink', 'train']
+    >>> " ".join(sorted(PAGES))
+    'adapt adaptation bench binary-vgg hardware prune run search shrink train train --rule'
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from tersa.recipes.runs import read_run, read_shrink
 from tersa.records import read_record
 
 REPORT = "report.html"
+LEARNED = "train --rule"
+"""A training under a learning rule or a quantiser: its result is of another kind."""
 
 
 def rewrite(folder: Path) -> str:
@@ -41,14 +43,24 @@ def rewrite(folder: Path) -> str:
 
 
 def _kind(folder: Path) -> str:
-    """The verb, or the document's experiment; `shrink` for a result that names none or cannot be read."""
+    """The verb, the document's experiment, or `LEARNED`; `shrink` for a result that names none or cannot be
+    read."""
+    verb = read_run(folder).verb
+    if verb in ("reproduce", "train"):
+        raw = _raw(folder / RESULT)
+        return LEARNED if verb == "train" and "cell" in raw else str(raw.get("document", verb))
+    return verb or "shrink"
+
+
+def _raw(path: Path) -> dict[str, Any]:
+    """A result as it lies there; empty where it cannot be read, which its own reader says."""
     import json
 
-    verb = read_run(folder).verb
-    if verb == "reproduce":
-        raw: dict[str, Any] = json.loads((folder / RESULT).read_text(encoding="utf-8"))
-        return str(raw.get("document", verb))
-    return verb or "shrink"
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _shrunk(folder: Path) -> str:
@@ -66,6 +78,13 @@ def _trained(folder: Path) -> str:
     result = read_record(folder / RESULT, TrainedRun)
     write_report(folder, result)
     return f"{result.test_accuracy:.2f} % of {result.split_sizes['test']:,} test images are named rightly"
+
+
+def _learned(folder: Path) -> str:
+    from tersa.recipes.learn import LearnedRun
+    from tersa.recipes.learn_report import write_report
+
+    return write_report(folder, read_record(folder / RESULT, LearnedRun))
 
 
 def _searched(folder: Path) -> str:
@@ -121,6 +140,7 @@ def _binary(folder: Path) -> str:
 
 PAGES: dict[str, Callable[[Path], str]] = {
     "train": _trained,
+    LEARNED: _learned,
     "shrink": _shrunk,
     "prune": _shrunk,
     "adapt": _shrunk,

@@ -37,10 +37,10 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
-from tersa.errors import UsageError, unknown
-from tersa.recipes.folder import read_spec
+from tersa.errors import DataError, UsageError, unknown
+from tersa.recipes.folder import SPEC, read_spec
 from tersa.records import Record
 
 SUFFIX = ".toml"
@@ -82,11 +82,11 @@ class RecipeSpec(Record):
 
     name: str
     """For people."""
-    common: dict[str, Any]
-    """Settings of every step that knows them."""
+    common: dict[str, Any] = Field(default_factory=dict[str, Any])
+    """Settings of every step that knows them; a file leaves empty tables out."""
     order: list[str]
     """Names of the steps."""
-    steps: dict[str, dict[str, Any]]
+    steps: dict[str, dict[str, Any]] = Field(default_factory=dict[str, dict[str, Any]])
     """Job and settings of each."""
 
     @staticmethod
@@ -104,15 +104,25 @@ def read_recipe(folder: Path, description: str) -> Recipe:
     """The recipe that a folder was made by.
 
     Raises:
-        DataError: its spec cannot be read.
+        UsageError: no readable spec there.
+        DataError: it is not that of a recipe.
     """
     given = read_spec(folder)
-    spec = RecipeSpec.model_validate({name: given.get(name) for name in RecipeSpec.model_fields})
-    steps: list[StepSpec] = []
-    for name in spec.order:
-        settings = dict(spec.steps[name])
-        steps.append(StepSpec(name=name, job=str(settings.pop("job")), settings=settings))
+    try:
+        spec = RecipeSpec.model_validate({key: given[key] for key in RecipeSpec.model_fields if key in given})
+        steps = [_read_step(name, spec.steps.get(name, {})) for name in spec.order]
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise DataError(
+            f"{folder / SPEC} is not that of a recipe: {where}: {first['msg']}; run it again with --overwrite"
+        ) from None
     return Recipe(name=spec.name, description=description, common=spec.common, steps=steps)
+
+
+def _read_step(name: str, stored: dict[str, Any]) -> StepSpec:
+    settings = dict(stored)
+    return StepSpec.model_validate({"name": name, "job": settings.pop("job", None), "settings": settings})
 
 
 def shipped() -> dict[str, str]:

@@ -105,15 +105,16 @@ def check(recipe: Recipe, out: Path, setting: Setting, found: list[str]) -> list
 
 def _strangers(recipe: Recipe) -> list[str]:
     """Settings of `common` that no step knows."""
-    known = {name for step in recipe.steps if step.job in JOBS for name in _names(JOBS[step.job])}
+    known = {
+        name
+        for step in recipe.steps
+        if step.job in JOBS
+        for name in JOBS[step.job].takes(step.settings, recipe.common)
+    }
     if not known:
         return []
     strange = [str(unknown("setting of [common]", key, known)) for key in recipe.common if key not in known]
     return [f"{text.partition(' known: ')[0].rstrip(';')}; no step knows it" for text in strange]
-
-
-def _names(kind: Kind) -> set[str]:
-    return {*kind.settings, *kind.other_names}
 
 
 def _all(at: _Checking, found: list[str]) -> tuple[list[Ready], list[str]]:
@@ -168,12 +169,12 @@ def _check_name(model: str) -> None:
 
 def _settings(recipe: Recipe, step: StepSpec, kind: Kind, found: list[str]) -> dict[str, Any]:
     """Of the step and of `common`, under the job's own names; unknown ones are faults and left out."""
-    names = _names(kind)
+    names, taken = kind.names, kind.takes(step.settings, recipe.common)
     found += [
         str(unknown(f"setting of {kind.name}", key, names)) for key in step.settings if key not in names
     ]
     own = {key: value for key, value in step.settings.items() if key in names}
-    shared = {key: value for key, value in recipe.common.items() if key in names and _fits(key, own)}
+    shared = {key: value for key, value in recipe.common.items() if key in taken and _fits(key, own)}
     given: dict[str, Any] = {}
     for key, value in {**shared, **own}.items():
         name = kind.other_names.get(key, key)
@@ -187,7 +188,7 @@ def _fits(key: str, own: Mapping[str, Any]) -> bool:
     """Whether a common setting holds for a step: a run brings its network, a file its study."""
     if key in ("model", "checkpoint", "epochs") and "run" in own:
         return False
-    return not (key in ("data", "model") and "file" in own)
+    return not (key in ("data", "model", "seed") and "file" in own)
 
 
 def _resolve(

@@ -127,6 +127,7 @@ class Kind:
         estimate: about how many seconds that takes, measured on a few batches.
         file: name of the file in its folder that other steps take, where they do not take the folder.
         other_names: settings that the command line calls otherwise.
+        shared: which of `settings` a step with these settings takes from `[common]`; None for all.
     """
 
     name: str
@@ -140,6 +141,21 @@ class Kind:
     estimate: Callable[[Any, Trial], float | None] = lambda request, trial: None
     file: Callable[[Any], str] = lambda request: ""
     other_names: Mapping[str, str] = field(default_factory=dict[str, str])
+    shared: Callable[[Mapping[str, Any]], frozenset[str]] | None = None
+
+    @property
+    def names(self) -> frozenset[str]:
+        """Settings that it knows, under all their names."""
+        return self.settings | self.other_names.keys()
+
+    def takes(self, own: Mapping[str, Any], common: Mapping[str, Any]) -> frozenset[str]:
+        """Names of common settings that hold for a step, where they are given.
+
+        Args:
+            own: settings of the step.
+            common: settings of all steps.
+        """
+        return self.names if self.shared is None else self.shared({**common, **own})
 
 
 def trying(found: list[str], build: Callable[[], T]) -> T | None:

@@ -16,13 +16,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from tersa.errors import UsageError, faults
+from tersa.errors import Diverged, UsageError, faults
 from tersa.models.load import load as load_model
 from tersa.models.zoo import bits_of, default_spec
 from tersa.recipes.adapt import adapt
 from tersa.recipes.adapt_request import PROTOCOL as ADAPT_PROTOCOL
 from tersa.recipes.adapt_request import AdaptSpec, checked, specified
 from tersa.recipes.cluster import CODED, ClusterRequest, run_cluster
+from tersa.recipes.compress_result import MOST_BITS, Compressed
 from tersa.recipes.export import ExportRequest, export_subject
 from tersa.recipes.goals import Goals, parse_bound
 from tersa.recipes.goals import Kind as BoundKind
@@ -34,7 +35,7 @@ from tersa.recipes.setting import Setting
 from tersa.recipes.shrink import prunable, shrink
 from tersa.recipes.start import find_start
 from tersa.recipes.train import WEIGHTS, TrainRequest, plan_training, resolve, run_training
-from tersa.records import ShrinkResult
+from tersa.records import Goal, ShrinkResult
 from tersa.report.numbers import factor, percent, plural, si, size
 from tersa.train.config import TrainConfig, override
 from tersa.train.device import choose
@@ -222,6 +223,11 @@ def _estimate_train(request: TrainRequest, trial: Trial) -> float | None:
 
 def _train(request: TrainRequest, folder: Path, setting: Setting) -> Outcome:
     result = run_training(request, folder, setting=setting, resume=True)
+    if result.status == "diverged":
+        raise Diverged(
+            "the training ended in NaN or infinity, and --resume would hand the same one back: give other "
+            "settings (a lower learning_rate, clip_norm = 1) with --overwrite or another --out"
+        )
     after = Cost(
         test_accuracy=result.test_accuracy,
         parameters=result.parameters,
@@ -229,9 +235,8 @@ def _train(request: TrainRequest, folder: Path, setting: Setting) -> Outcome:
         size_bytes=(folder / WEIGHTS).stat().st_size,
     )
     bits = f", {result.bits}" if result.bits else ""
-    diverged = "diverged; " if result.status == "diverged" else ""
     return Outcome(
-        verdict=f"{diverged}{percent(result.test_accuracy)} on test, {plural(result.epochs, 'epoch')}{bits}",
+        verdict=f"{percent(result.test_accuracy)} on test, {plural(result.epochs, 'epoch')}{bits}",
         model=result.model,
         after=after,
         artefacts=[str(folder / name) for name in result.artefacts],
@@ -291,24 +296,51 @@ def _cluster(request: ClusterRequest, folder: Path, setting: Setting) -> Outcome
     )
     after = before.model_copy(update={"test_accuracy": result.test_accuracy, "size_bytes": result.size_bytes})
     made = result.compressed
-    kept = (
-        ""
-        if made.floor_met and made.size_met
-        else "; the floor was not kept"
-        if made.size_met
-        else ("; the size was not reached")
-    )
+    goals = cluster_goals(request, made)
+    missed = "".join(f"; missed: {goal.text}" for goal in goals if not goal.met)
     return Outcome(
         verdict=(
             f"{made.bits}-bit weights in {size(result.size_bytes)}, {factor(made.ratio)} smaller than the "
             f"{si(made.original_bytes // 4)} parameters it came from; "
-            f"{percent(result.test_accuracy)} on test{kept}"
+            f"{percent(result.test_accuracy)} on test{missed}"
         ),
         model=result.model,
         before=before,
         after=after,
+        goals=goals,
         artefacts=[str(folder / name) for name in result.artefacts],
     )
+
+
+def cluster_goals(request: ClusterRequest, made: Compressed) -> list[Goal]:
+    """What was asked of the coded file: its size, or a floor on validation, which `auto` alone has too."""
+    if made.most_bytes is not None:
+        return [
+            Goal(
+                name="size",
+                asked=made.most_bytes,
+                reached=made.size_bytes,
+                unit="bytes",
+                met=made.size_met,
+                text=f"at most {made.most_bytes:,} bytes",
+                reason="" if made.size_met else "the smallest file that training gave",
+            )
+        ]
+    if made.floor is None:
+        return []
+    allowed = request.max_loss or 0.0
+    tried = f"{made.bits} bits" if request.bits != "auto" else f"up to {MOST_BITS} bits"
+    return [
+        Goal(
+            name="max-loss",
+            asked=allowed,
+            reached=made.accuracy_before - made.validation_accuracy,
+            unit="points",
+            met=made.floor_met,
+            text=f"lose at most {allowed:g} points on validation",
+            reason="" if made.floor_met else f"shared values of {tried} lost more",
+        )
+    ]
 
 
 def _kind(verb: Verb, about: str) -> Kind:

@@ -79,7 +79,8 @@ def run_recipe(
         if any(each.name == step.made.name for each in done.steps):
             setting.say(step.made.name, 1.0, "done before")
             continue
-        done = Done(steps=[*done.steps, _carry_out(step, setting, folder)])
+        own = replace(setting, command=command_of(recipe, step.made.name, setting.command))
+        done = Done(steps=[*done.steps, _carry_out(step, own, folder)])
         write_record(folder / DONE, done)
     result = _result(recipe, ready, done.steps, setting)
     write_report(folder, recipe, result)
@@ -92,6 +93,15 @@ def estimate(step: Ready) -> float | None:
     return step.kind.estimate(step.request, step.trial)
 
 
+def command_of(recipe: Recipe, step: str, command: str) -> str:
+    """What the page of a step shows as its command: that of the recipe, with a remark for people.
+
+    >>> command_of(Recipe(name="small", steps=[]), "base", "tersa run small.toml seed=3")
+    'tersa run small.toml seed=3  # step base'
+    """
+    return f"{command}  # step {step}" if command else f"step {step} of the recipe {recipe.name}"
+
+
 def _carry_out(step: Ready, setting: Setting, folder: Path) -> StepResult:
     """One step.
 
@@ -99,7 +109,7 @@ def _carry_out(step: Ready, setting: Setting, folder: Path) -> StepResult:
         TersaError: of the step's own kind, with its name in front.
     """
     began, name = time.perf_counter(), step.made.name
-    own = replace(setting, say=_named(setting.say, name), command="")
+    own = replace(setting, say=_named(setting.say, name))
     try:
         outcome = step.kind.work(step.request, step.made.folder, own)
     except TersaError as error:

@@ -118,13 +118,21 @@ def _estimate(request: SearchRequest, trial: Trial) -> float | None:
     spec = request.spec
     if trial.source is not None:
         spec = spec.model_copy(update={"run": None, "model": trial.source.model})
-    return plan_search(spec, trial.setting, request.trials).seconds / request.workers
+    return plan_search(spec, trial.setting, request.trials, _crew(request, trial.setting)).seconds
+
+
+def _crew(request: SearchRequest, setting: Setting) -> Crew:
+    return Crew(workers=request.workers, threads=setting.threads or 1)
 
 
 def _work(request: SearchRequest, folder: Path, setting: Setting) -> Outcome:
-    crew = Crew(workers=request.workers, threads=setting.threads or 1)
     result = joint_search(
-        request.spec, folder, trials=request.trials, setting=setting, crew=crew, resume=True
+        request.spec,
+        folder,
+        trials=request.trials,
+        setting=setting,
+        crew=_crew(request, setting),
+        resume=True,
     )
     whole = result.absolute(folder)
     return Outcome(

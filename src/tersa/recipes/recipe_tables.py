@@ -9,7 +9,7 @@ Example:
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -187,7 +187,8 @@ def _try_bench(request: BenchRequest, trial: Trial) -> str:
 
 def _bench(request: BenchRequest, folder: Path, setting: Setting) -> Outcome:
     placed = request.model_copy(update={"data_dir": str(setting.data_dir) if setting.data_dir else None})
-    result = run_bench(placed, make_plan(placed), folder, resume=True, say=setting.say)
+    plan = make_plan(placed)
+    result = run_bench(placed, plan, folder, resume=True, command=setting.command, say=setting.say)
     write_bench(folder, result)
     wrong = [gap for gap in result.not_offered if gap.kind in ("wrong outputs", "failed")]
     if wrong:
@@ -227,7 +228,9 @@ class StudyStep(Record):
     description: str = ""
     """What it is to find out."""
     seeds: int | list[int] | None = None
-    """Seeds 1..n of every setting, or these; None: 3."""
+    """Seeds 1..n of every setting, or these; None: `seed`, or else 3."""
+    seed: int | None = None
+    """The one seed of every setting, where `seeds`, `fixed` and `axes` say nothing of it."""
     skip: bool = False
     """Leave combinations without meaning out."""
     fixed: dict[str, Value] = Field(default_factory=dict[str, Value])
@@ -252,7 +255,7 @@ def study_request(settings: Mapping[str, Any]) -> StudyOrder:
     """
     step = built(lambda: StudyStep(**settings), "study")
     if step.file is not None:
-        idle = [name for name in ("seeds", "skip", "fixed", "axes", "also") if name in settings]
+        idle = [name for name in ("seeds", "seed", "skip", "fixed", "axes", "also") if name in settings]
         if idle:
             raise UsageError(
                 f"file brings the study; leave out {', '.join(idle)}, or write them without file"
@@ -268,7 +271,7 @@ def study_request(settings: Mapping[str, Any]) -> StudyOrder:
         spec = StudySpec(
             name=step.title,
             description=step.description,
-            seeds=step.seeds,
+            seeds=_seeds(step),
             skip=step.skip,
             fixed={**more, **step.fixed},
             axes=step.axes,
@@ -276,6 +279,11 @@ def study_request(settings: Mapping[str, Any]) -> StudyOrder:
         )
     expand(spec)
     return StudyOrder(spec, step.workers)
+
+
+def _seeds(step: StudyStep) -> int | list[int] | None:
+    named = step.seeds is not None or "seed" in {*step.fixed, *step.axes}
+    return step.seeds if named or step.seed is None else [step.seed]
 
 
 def _try_study(order: StudyOrder, trial: Trial) -> str:
@@ -404,8 +412,18 @@ def _try_again(order: AgainOrder, trial: Trial) -> str:
 
 
 def _again(order: AgainOrder, folder: Path, setting: Setting) -> Outcome:
-    command = setting.command or f"tersa reproduce {order.experiment}"
-    return AGAIN[order.experiment].work(order.wanted, folder, replace(setting, command=command))
+    return AGAIN[order.experiment].work(order.wanted, folder, setting)
+
+
+REPRODUCE = frozenset({"experiment"}).union(*(each.request.model_fields for each in AGAIN.values())) - {
+    "data_dir"
+}
+
+
+def _of_experiment(settings: Mapping[str, Any]) -> frozenset[str]:
+    """What the chosen experiment knows; everything where there is no such experiment."""
+    chosen = AGAIN.get(str(settings.get("experiment")))
+    return REPRODUCE if chosen is None else REPRODUCE & {"experiment", *chosen.request.model_fields}
 
 
 TABLES = (
@@ -445,11 +463,11 @@ TABLES = (
         "reproduce",
         "a document's experiment again, beside its numbers",
         "table",
-        frozenset({"experiment"}).union(*(each.request.model_fields for each in AGAIN.values()))
-        - {"data_dir"},
+        REPRODUCE,
         {"runs": ("network",)},
         again_request,
         _try_again,
         _again,
+        shared=_of_experiment,
     ),
 )

@@ -254,6 +254,7 @@ def _summary(
     folder: Path, spec: dict[str, Any], result: dict[str, Any], status: str, date: str
 ) -> RunSummary:
     figures = result.get("result") if isinstance(result.get("result"), dict) else result
+    latency = _inside(figures, "latency_ms")
     return RunSummary(
         name=folder.name,
         folder=folder,
@@ -265,7 +266,7 @@ def _summary(
         parameters=_whole(_inside(figures, "parameters")),
         macs=_whole(_inside(figures, "macs")),
         size_bytes=_whole(_inside(figures, "size_bytes")),
-        latency_ms=_number(_inside(figures, "latency_ms", "median")),
+        latency_ms=_number(_inside(latency, "median") if isinstance(latency, dict) else latency),
         seconds=_number(result.get("seconds")),
         date=date,
     )

@@ -51,7 +51,7 @@ from tersa.report.study_view import (
 )
 from tersa.study.cell import CellResult
 from tersa.study.hypotheses import judge, shape_of
-from tersa.study.pairing import accuracy, by_setting, pairs, varying
+from tersa.study.pairing import QUANTISER_FIELDS, accuracy, by_setting, pairs, varying
 from tersa.study.statistics import PairedTest, holm, interval, paired_test
 from tersa.study.store import StudyStore
 
@@ -227,17 +227,23 @@ def heat_maps(rows: Sequence[CellResult], layout: Layout) -> tuple[HeatMap, ...]
 
 
 def effects(rows: Sequence[CellResult]) -> tuple[Effect, ...]:
-    """Paired tests between the values of every field that varies, corrected together by Holm's method."""
+    """Paired tests between the values of every field that varies, corrected together by Holm's method.
+
+    What says how weights are quantised is tested on quantised cells. A single pair is shown without a test,
+    and is none of those that are corrected for.
+    """
     found: list[tuple[str, object, object, PairedTest]] = []
     quantised = [row for row in rows if row.cell.quant != "none"]
     fields = varying(rows)
     for field in sorted(fields.keys() - UNTESTED, key=_rank):
         for a, b in _couples(field, fields[field]):
-            both = pairs(quantised if field != "rule" else rows, field, a, b, learned=True)
+            whose = quantised if field in QUANTISER_FIELDS or field == "quant" else rows
+            both = pairs(whose, field, a, b, learned=True)
             if both:
                 test = paired_test([accuracy(x) for x, _ in both], [accuracy(y) for _, y in both])
                 found.append((field, a, b, test))
-    corrected = holm([test.p for *_, test in found])
+    tested = iter(holm([test.p for *_, test in found if test.test != "none"]))
+    corrected = [test.p if test.test == "none" else next(tested) for *_, test in found]
     return tuple(
         Effect(
             name_of(field),

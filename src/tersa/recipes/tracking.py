@@ -4,10 +4,11 @@
     metrics      numbers of `result.json`, lists left out: `result.test_accuracy`; of a training its epochs,
                  one step each: `epoch.validation_accuracy`
     tags         the verb, the command, the commit, the sha256 of `result.json`
-    artefacts    `report.html`, `result.json`, `spec.toml`, and the result's own files
+    artefacts    `report.html`, `result.json`, `spec.toml`, and the result's own files, in the folders that
+                 they have in the run's
 
-A run is logged once: one with the same sha256 in the same experiment is left as it is. Nothing is sent
-anywhere but to the tracking URI that is given.
+A run is logged once: one with the same sha256 in the same experiment is left as it is, unless it broke off,
+when MLflow has it as FAILED. Nothing is sent anywhere but to the tracking URI that is given.
 
 Example:
     >>> leaves({"result": {"macs": 12, "met": True, "sizes": [1, 2]}, "verb": "train"})
@@ -21,6 +22,7 @@ import json
 import time
 import tomllib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -110,12 +112,30 @@ def epochs_of(folder: Path) -> list[tuple[int, dict[str, float]]]:
 
 
 def files_of(folder: Path, result: Mapping[str, Any]) -> list[Path]:
-    """The run's files that are there, each once."""
+    """The run's files that are there, each once, all inside its folder.
+
+    A path that leads elsewhere is that of a run that was moved: the file of that name is taken.
+    """
     named = result.get("artefacts")
     own = [Path(str(each)) for each in named] if isinstance(named, list) else []  # pyright: ignore[reportUnknownArgumentType,reportUnknownVariableType] - JSON
-    inside = [path if path.is_absolute() or path.is_file() else folder / path for path in own]
-    wanted = [folder / REPORT, folder / RESULT, folder / SPEC, *(folder / path.name for path in inside)]
+    wanted = [folder / name for name in (REPORT, RESULT, SPEC)]
+    wanted += [folder / _inside(folder, path) for path in own]
     return list(dict.fromkeys(path for path in wanted if path.is_file()))
+
+
+def _inside(folder: Path, path: Path) -> Path:
+    """A file's place in the run's folder, from a path within it, a whole one, or one from here."""
+    top = folder.resolve()
+    for whole in ((folder / path).resolve(), path.resolve()):
+        if whole.is_relative_to(top) and whole.is_file():
+            return whole.relative_to(top)
+    return Path(path.name)
+
+
+def _place(folder: Path, path: Path) -> str | None:
+    """The folder of an artefact in MLflow; None for the top."""
+    above = path.relative_to(folder).parent.as_posix()
+    return None if above == "." else above
 
 
 def track(folders: Sequence[Path], uri: str, experiment: str = "tersa") -> list[Logged]:
@@ -164,13 +184,12 @@ def _result(folder: Path) -> tuple[dict[str, Any], str]:
 
 
 def _log(client: Any, place: str, folder: Path, read: tuple[dict[str, Any], str]) -> Logged:
-    from mlflow.entities import Metric, Param  # pyright: ignore - optional
-
     result, digest = read
     summary = read_run(folder)
     before = client.search_runs([place], f"tags.`{DIGEST}` = '{digest}'")
-    if any(each.info.status == "FINISHED" for each in before):
-        return Logged(summary.name, before[0].info.run_id, "there before")
+    ended = [each for each in before if each.info.status == "FINISHED"]
+    if ended:
+        return Logged(summary.name, ended[0].info.run_id, "there before")
     tags = {
         DIGEST: digest,
         "tersa.verb": summary.verb,
@@ -179,16 +198,29 @@ def _log(client: Any, place: str, folder: Path, read: tuple[dict[str, Any], str]
         "tersa.status": summary.status,
     }
     run = client.create_run(place, run_name=summary.name, tags={k: v for k, v in tags.items() if v})
-    identity, now = run.info.run_id, int(time.time() * 1000)
-    parameters = [Param(name, value) for name, value in parameters_of(folder).items()]
-    metrics = [Metric(name, value, now, 0) for name, value in metrics_of(result).items()]
+    try:
+        logged = _fill(client, run.info.run_id, summary.name, folder, result)
+    except BaseException:
+        with suppress(Exception):  # what broke it off may keep this from being said
+            client.set_terminated(run.info.run_id, "FAILED")
+        raise
+    client.set_terminated(run.info.run_id)
+    return logged
+
+
+def _fill(client: Any, identity: str, name: str, folder: Path, result: Mapping[str, Any]) -> Logged:
+    """Settings, numbers and files of a run that MLflow has begun."""
+    from mlflow.entities import Metric, Param  # pyright: ignore - optional
+
+    now = int(time.time() * 1000)
+    parameters = [Param(key, value) for key, value in parameters_of(folder).items()]
+    metrics = [Metric(key, value, now, 0) for key, value in metrics_of(result).items()]
     for epoch, row in epochs_of(folder):
-        metrics += [Metric(name, value, now, epoch) for name, value in row.items()]
+        metrics += [Metric(key, value, now, epoch) for key, value in row.items()]
     for kind, entries in (("params", parameters), ("metrics", metrics)):
         for start in range(0, len(entries), BATCH[kind]):
             client.log_batch(identity, **{kind: entries[start : start + BATCH[kind]]})
     files = files_of(folder, result)
     for path in files:
-        client.log_artifact(identity, str(path))
-    client.set_terminated(identity)
-    return Logged(summary.name, identity, "logged", len(parameters), len(metrics), len(files))
+        client.log_artifact(identity, str(path), _place(folder, path))
+    return Logged(name, identity, "logged", len(parameters), len(metrics), len(files))

@@ -37,6 +37,8 @@ FALL = 5.0
 considerably."""
 LIMIT = (6.0, 7.0)
 """Bits at which the document expects the limit."""
+FEWEST, BEYOND = 2, 9
+"""Bits of a curve's limit where no width fails, and where none up to 8 keeps."""
 
 Verdict = Literal["holds", "refuted", "open"]
 
@@ -86,18 +88,26 @@ def limit_at_six_or_seven(rows: Sequence[CellResult]) -> tuple[Verdict, str]:
     """H2: the fewest bits from which on a curve stays within `FALL` points of its reference, as a median.
 
     A curve is a setting over its bits. Curves whose reference is below `LEARNED` are left out; those that
-    fall at every width count as one bit more than their most.
+    fall at every width up to 8 count as 9 bits. Where widths next to a curve's limit were not tried, the
+    limit is known between two ends only, and so is the median: the claim holds or is refuted where both ends
+    say so.
     """
-    found = {name: [least for least in map(_least_bits, curves) if least] for name, curves in _curves(rows)}
-    known = {name: bits for name, bits in found.items() if bits}
+    found = {name: [limit for limit in map(_limit, curves) if limit] for name, curves in _curves(rows)}
+    known = {name: limits for name, limits in found.items() if limits}
     if not known:
         return "open", "needs cells of several bit widths that reach 8 bits or are held against float32"
-    every = [least for bits in known.values() for least in bits]
-    words = "; ".join(f"{name}: {_bits(median(bits))}" for name, bits in known.items())
-    middle = float(median(every))
-    holds = LIMIT[0] <= middle <= LIMIT[1]
-    text = f"the median curve needs {_bits(middle)} ({len(every)} curves); {words}"
-    return ("holds" if holds else "refuted"), text
+    every = [limit for limits in known.values() for limit in limits]
+    words = "; ".join(f"{name}: {_bits(*_median(limits))}" for name, limits in known.items())
+    low, high = _median(every)
+    text = f"the median curve needs {_bits(low, high)} ({len(every)} curves); {words}"
+    if high < LIMIT[0] or low > LIMIT[1]:
+        return "refuted", text
+    if LIMIT[0] <= low and high <= LIMIT[1]:
+        return "holds", text
+    unsure = [(least, most) for least, most in every if least < most]
+    near = [(least, most) for least, most in unsure if least <= LIMIT[1] and most >= LIMIT[0]] or unsure
+    missing = sorted({bits for least, most in near for bits in range(least, most)})
+    return "open", f"{text}; needs cells of {', '.join(map(str, missing))} bits, too"
 
 
 def quantisers_equal(rows: Sequence[CellResult]) -> tuple[Verdict, str]:
@@ -250,8 +260,13 @@ def _place(cell: Cell) -> tuple[str, str, str]:
     return cell.data, cell.model, cell.rule
 
 
-def _least_bits(curve: tuple[dict[int, float], float | None]) -> int | None:
-    """Fewest bits from which on the curve stays near its reference; None where nothing can be said."""
+def _limit(curve: tuple[dict[int, float], float | None]) -> tuple[int, int] | None:
+    """Least and most that the fewest bits can be from which on the curve stays near its reference: one more
+    than the widest that fails, and the narrowest that keeps. None where nothing can be said.
+
+    >>> _limit(({4: 60.0, 8: 97.0}, None)), _limit(({7: 96.0, 8: 97.0}, None)), _limit(({6: 1.0, 7: 2.0}, 97))
+    ((5, 8), (2, 7), (8, 9))
+    """
     means, reference = curve
     most = max(means)
     if reference is None:
@@ -260,16 +275,30 @@ def _least_bits(curve: tuple[dict[int, float], float | None]) -> int | None:
         reference = means[most]
     if reference < LEARNED or len(means) < 2:
         return None
-    least = most + 1
+    least = BEYOND
     for bits in sorted(means, reverse=True):
         if means[bits] < reference - FALL:
-            break
+            return bits + 1, least
         least = bits
-    return least
+    return min(least, FEWEST), least
 
 
-def _bits(median_bits: float) -> str:
-    return f"{median_bits:g} bits" if median_bits <= 8 else "more than 8 bits"
+def _median(limits: Sequence[tuple[int, int]]) -> tuple[float, float]:
+    """The ends between which the median of the limits lies."""
+    return float(median(low for low, _ in limits)), float(median(high for _, high in limits))
+
+
+def _bits(low: float, high: float) -> str:
+    """A number of bits that is known between two ends.
+
+    >>> _bits(5, 5), _bits(5, 8), _bits(9, 9), _bits(8, 9)
+    ('5 bits', '5 to 8 bits', 'more than 8 bits', '8 bits or more')
+    """
+    if low == high:
+        return f"{low:g} bits" if low <= 8 else "more than 8 bits"
+    if high <= 8:
+        return f"{low:g} to {high:g} bits"
+    return f"{low:g} bits or more" if low <= 8 else "more than 8 bits"
 
 
 def _values(rows: Iterable[CellResult], field: str) -> list[str]:
