@@ -31,11 +31,7 @@ from pathlib import Path
 import numpy as np
 
 from tersa.export.artefact import Artefact, Header
-from tersa.export.onnx import export_onnx
 from tersa.files import write_atomic
-from tersa.models import build
-from tersa.recipes.bench import STARTS
-from tersa.recipes.bench_matrix import WARMUP_S
 from tersa.records import Environment
 from tersa.targets.base import Effort
 from tersa.targets.environment import environment
@@ -77,6 +73,9 @@ class Slower:
 
 def ratio(artefact: Artefact, targets: tuple[str, str], seconds: float, *, slower: bool = False) -> Found:
     """The first target over the second, from interleaved rounds in new processes; and that of each start."""
+    from tersa.recipes.bench import STARTS  # here: each process would import it anew, which takes 0.3 s
+    from tersa.recipes.bench_matrix import WARMUP_S
+
     image = np.random.default_rng(0).random((1, *artefact.header.shape), dtype=np.float32)
     with ExitStack() as stack:
         workers = [
@@ -160,6 +159,9 @@ def main() -> None:
     options = parser.parse_args()
     rows = read(options.out) if options.resume and options.out.is_file() else []
     known = {(each["question"], each["trial"]) for each in rows}
+    from tersa.export.onnx import export_onnx  # as above
+    from tersa.models import build
+
     with tempfile.TemporaryDirectory(prefix="tersa.") as folder:
         header = Header(tuple("0123456789"), (1, 28, 28), (0.1307,), (0.3081,))
         artefact = export_onnx(build("lenet", header.shape, 10), header, Path(folder) / "net.onnx")

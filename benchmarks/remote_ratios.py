@@ -3,8 +3,9 @@
     python benchmarks/remote_ratios.py ssh://me@localhost [--seconds 2] [--turns 3] [--csv FILE]
 
 Two networks (LeNet-5 and a perceptron) and two levels of ONNX Runtime's rewriting (`graph=all`, `disabled`)
-are compared, here and over ssh in turn. The place must be this machine, or the ratios may differ for a good
-reason. The last line says in how many turns the two intervals overlap.
+are compared, here and over ssh in turn: `a / b` is the time of a over the time of b. The place must be this
+machine, or the ratios may differ for a good reason. The last line says in how many turns the two intervals
+overlap.
 """
 
 from __future__ import annotations
@@ -28,6 +29,20 @@ from tersa.targets.registry import parse
 RESULTS = Path(__file__).parent / "results" / "remote_ratios.csv"
 SHAPE = (1, 28, 28)
 
+Form = tuple[str, str]
+"""A model, and how far ONNX Runtime rewrites its graph."""
+PAIRS: tuple[tuple[Form, Form], ...] = (
+    (("lenet5", "disabled"), ("lenet5", "all")),
+    (("lenet5", "all"), ("mlp:100x100", "all")),
+)
+
+
+def label(before: Form, after: Form) -> str:
+    """`a / b`, as the ratio is; what both share is left out."""
+    if before[0] == after[0]:
+        return f"graph={before[1]} / graph={after[1]}"
+    return f"{before[0]} / {after[0]}"
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
@@ -46,13 +61,10 @@ def main() -> None:
             for index, name in enumerate(("lenet5", "mlp:100x100"))
         }
         image = np.random.default_rng(0).random((1, *SHAPE), dtype=np.float32)
-        pairs = {
-            "graph=all / graph=disabled": [("lenet5", "disabled"), ("lenet5", "all")],
-            "lenet5 / mlp:100x100": [("lenet5", "all"), ("mlp:100x100", "all")],
-        }
         print(f"{'pair':28} {'turn':>4} {'where':6} {'ratio':>7} {'low':>7} {'high':>7}")
         for turn in range(given.turns):
-            for pair, sides in pairs.items():
+            for sides in PAIRS:
+                pair = label(*sides)
                 found: list[Comparison] = []
                 for where, text in (
                     ("here", "onnxruntime@"),

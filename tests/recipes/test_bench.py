@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tersa.data.task import Task
-from tersa.errors import DataError, ModelError, UsageError
+from tersa.errors import DataError, ModelError, TargetError, UsageError
 from tersa.export.artefact import Artefact, Header
 from tersa.export.onnx import export_onnx
 from tersa.models import build
@@ -15,10 +18,10 @@ from tersa.recipes import bench, bench_matrix
 from tersa.recipes.bench import BenchRequest, make_plan, run_bench
 from tersa.recipes.bench_cross import adapted_for, cross_table, split_adapted
 from tersa.recipes.bench_layers import layer_tables, limit_words, roofs
-from tersa.recipes.bench_matrix import Batches, File, Finished, Job, run_matrix
+from tersa.recipes.bench_matrix import Batches, File, Finished, Found, Job, run_matrix
 from tersa.recipes.bench_report import view_of
-from tersa.recipes.bench_result import BenchResult, LayerTable
-from tersa.recipes.bench_verdict import energy_known, headline
+from tersa.recipes.bench_result import BenchResult, LayerTable, Reference
+from tersa.recipes.bench_verdict import energy_known, fewer_starts, headline, unled
 from tersa.recipes.hardware import HardwareRequest, plan_hardware
 from tersa.recipes.subjects import Subject
 from tersa.records import Comparison, Environment, Measurement, Quantiles
@@ -26,6 +29,8 @@ from tersa.report.bench_page import render
 from tersa.targets.ceilings import Ceilings
 from tersa.targets.costs import NodeCost
 from tersa.targets.energy import by_counters, by_power
+from tersa.targets.environment import hardware
+from tersa.targets.lanes import Limits
 from tersa.targets.profile import LayerTime
 from tersa.targets.registry import parse
 from tersa.targets.sweep import Cell, Gap, Row
@@ -167,6 +172,23 @@ def test_cells_of_other_files_are_refused(job: Job, tmp_path: Path) -> None:
         finished.cell("onnxruntime@threads=1", 1)
 
 
+def test_cells_of_another_machine_are_refused(job: Job, tmp_path: Path) -> None:
+    cell = Cell(target="t", batch=1, rows=[], comparisons=[], across=[], gaps=[])
+    finished = Finished(tmp_path, job.files)
+    assert finished.machine == hardware()
+    finished.keep(cell)
+    assert finished.cell("t", 1) == cell
+    finished.machine = "another processor, 4 cores"
+    with pytest.raises(DataError, match=r"was measured on .*, this one is another processor, 4 cores; go on"):
+        finished.cell("t", 1)
+    path = next(tmp_path.glob("cells/*.json"))
+    old = json.loads(path.read_text())
+    del old["machine"]
+    path.write_text(json.dumps(old))
+    with pytest.raises(DataError, match="was measured on a machine that it does not name"):
+        finished.cell("t", 1)
+
+
 def test_without_a_folder_nothing_is_kept(job: Job) -> None:
     finished = Finished(None, job.files)
     finished.keep(Cell(target="t", batch=1, rows=[], comparisons=[], across=[], gaps=[]))
@@ -205,6 +227,55 @@ def test_the_cross_table_is_percent_of_the_original_in_the_same_rounds() -> None
     ]
     assert table.rows[0].low[one] < 50.0 < table.rows[0].high[one]
     assert cross_table(result(rows), {}) is None
+
+
+def test_the_reference_stays_the_one_that_was_named() -> None:
+    """`o` cannot be loaded by torch: nothing there is compared, nor is anything called the reference."""
+    one, two = "torch@threads=1", "onnxruntime@threads=1"
+    rows = [row("a", one, ms=1.0), row("b", one, ms=3.0)]
+    beside = [row("o", two, ms=4.0), row("a", two, ms=2.0), row("b", two, ms=5.0)]
+    found = result([*rows, *beside]).model_copy(
+        update={
+            "reference": Reference(model="o", precisions={one: "fp32", two: "fp32"}, target=one),
+            "comparisons": [compared(beside[0], each) for each in beside[1:]],
+        }
+    )
+    assert [found.leads(each) for each in found.measurements] == [False, False, True, False, False]
+    assert not any(found.anchors(each) for each in found.measurements)
+    table = cross_table(found, {"a": two})
+    assert table is not None
+    assert (table.original, table.original_ms) == ("o", {two: 4.0})
+    assert table.rows[0].percent == {two: pytest.approx(50.0)}
+    assert cross_table(found, {"c": two}) is None
+    assert unled(found) == [f"nothing is compared on {one}: the reference, o, was not measured there in FP32"]
+    verdict, detail = headline(found)
+    assert verdict == "a on torch eager in FP32 is the quickest: 1.00 ms"
+    assert detail == "A call of one image takes 1.00 ms there, and 4.00 ms with the reference."
+    words = [(each.model, each.verdict, each.across) for each in view_of(found).rows]
+    assert words[:3] == [("a", "not compared", ""), ("b", "not compared", ""), ("o", "reference", "")]
+    alone = found.model_copy(update={"measurements": rows, "comparisons": []})
+    assert headline(alone) == (verdict, "A call of one image takes 1.00 ms there.")
+    assert cross_table(alone, {"a": two}) is None
+
+
+def test_the_reference_of_two_forms_is_one_on_each_target() -> None:
+    one, two = "onnxruntime@threads=1", "packed@threads=1"
+    rows = [row("o", one), row("o", two, "packed")]
+    known = Reference(model="o", precisions={one: "fp32", two: "packed"}, target=one)
+    found = result(rows).model_copy(update={"reference": known})
+    assert [(found.leads(each), found.anchors(each)) for each in rows] == [(True, True), (True, False)]
+    assert unled(found) == []
+
+
+def test_fewer_starts_than_asked_are_told() -> None:
+    rows = [row(starts=4), row(starts=1, batch=8), row(starts=1, batch=16)]
+    rows.append(row(target="ssh://pi/onnxruntime@threads=1"))
+    slow, far = fewer_starts(rows, 4)
+    assert slow.startswith("torch@threads=1: 1 of 4 starts of each network at batch 8, 16 (a start or a call")
+    assert far.startswith(
+        "ssh://pi/onnxruntime@threads=1: 1 of 4 starts of each network at batch 1 (rounds on"
+    )
+    assert fewer_starts(rows, 1) == []
 
 
 MACHINE = Ceilings(machine="m", threads=1, macs_per_s={"fp32": 1e9, "int8": 4e9}, copies={1000: 1e9})
@@ -319,6 +390,23 @@ def test_the_page_tells_everything_and_escapes_it() -> None:
     assert "&lt;b&gt;o" in page
 
 
+def test_a_curve_is_drawn_as_the_key_of_the_page_says() -> None:
+    """Five combinations or more have a chart for each model; on the second target a has no FP32."""
+    rows = [
+        row(model, target, precision, batch)
+        for target in ("onnxruntime@threads=1", "openvino@threads=1")
+        for model in ("a", "b")
+        for precision in ("fp32", "int8", "bf16")
+        for batch in (1, 8)
+        if (target, model, precision) != ("openvino@threads=1", "a", "fp32")
+    ]
+    styles: dict[str, set[int]] = {}
+    for panel in view_of(result(rows, comparisons=[])).panels:
+        for curve in panel.curves:
+            styles.setdefault(curve.label, set()).add(curve.style)
+    assert styles == {"FP32": {0}, "INT8": {1}, "BF16": {2}}
+
+
 def test_a_page_of_one_number() -> None:
     page = render(view_of(result([row()])))
     assert "What do larger batches bring?" not in page
@@ -330,6 +418,45 @@ def test_a_plan_without_anything_offered_is_an_error(tmp_path: Path) -> None:
     request = BenchRequest(models=["mlp:4"], targets="torch", precision="int8")
     with pytest.raises(UsageError, match="torch does not offer int8"):
         run_bench(request, make_plan(request), None)
+
+
+def test_work_that_fails_everywhere_is_no_fault_of_the_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    gap = Gap(
+        model="mlp:4", target="t", precision="fp32", batch=1, kind="wrong outputs", reason="they differ"
+    )
+    empty = Cell(target="t", batch=1, rows=[], comparisons=[], across=[], gaps=[gap])
+    monkeypatch.setattr(bench, "run_matrix", lambda _job, _folder, _say: Found([empty], [], 0))
+    request = BenchRequest(models=["mlp:4"])
+    with pytest.raises(TargetError, match="mlp:4 on t: they differ"):
+        run_bench(request, make_plan(request), None)
+
+
+def test_networks_share_the_memory_that_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(bench, "memory_each", lambda count: asked.append(count) or 10**9)
+    request = BenchRequest(models=["mlp:4", "mlp:8"], targets="torch,onnxruntime")
+    assert make_plan(request).limits == Limits(10**9)
+    assert make_plan(request.model_copy(update={"until": "2GB"})).limits == Limits(2 * 10**9)
+    assert asked == [3]
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ({"layers": True}, "--layers profiles in a process that it does not bind; bind all: taskset -c 0"),
+        ({"targets": "torch@threads=2"}, "torch@threads=2 asks for 2 threads; name as many processors"),
+        ({"targets": "ssh://pi/onnxruntime"}, "runs on another machine, whose processors it does not bind"),
+    ],
+)
+def test_what_cores_would_not_hold_for_is_refused(
+    asked: dict[str, Any], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
+    monkeypatch.setattr(bench, "allowed_cores", lambda: [0, 1])
+    with pytest.raises(UsageError, match=f"--cores 0: .*{words}"):
+        make_plan(BenchRequest(models=["mlp:4"], cores="0", **asked))
+    if "threads" in asked.get("targets", ""):
+        assert make_plan(BenchRequest(models=["mlp:4"], cores="0,1", **asked)).cores == (0, 1)
 
 
 def test_a_low_bit_network_runs_in_the_form_that_each_target_has(tmp_path: Path) -> None:

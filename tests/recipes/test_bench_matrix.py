@@ -16,12 +16,13 @@ from tersa.export.artefact import Artefact, Header
 from tersa.export.onnx import export_onnx
 from tersa.models import build
 from tersa.recipes import bench_matrix
-from tersa.recipes.bench_matrix import Batches, File, Job, packs, run_matrix, suits
+from tersa.recipes.bench_matrix import Batches, File, Job, alive, nothing, packs, run_matrix, suits
 from tersa.recipes.subjects import Subject
 from tersa.targets import lanes, sweep
 from tersa.targets.base import Effort, Pixels, RemoteTimes, Session, Target
 from tersa.targets.lanes import Limits
 from tersa.targets.registry import parse
+from tersa.targets.sweep import Gap, GapKind
 from tersa.targets.worker import Died, Facts, First, Order
 
 
@@ -147,7 +148,7 @@ def test_an_anchor_stays_out_of_batches_that_it_did_not_reach(
     rows = [(cell.batch, len(cell.rows), len(cell.across)) for cell in found.cells if cell.rows]
     assert rows == [(1, 1, 0), (2, 1, 0), (1, 1, 1), (2, 1, 1), (4, 1, 0)]
     [_, anchor, _] = FakeWorker.made
-    assert (anchor.batches, anchor.patience, found.notes) == ([1, 2], limits.patience, [])
+    assert (anchor.batches, anchor.patience, found.notes) == ([1, 2], limits.patience(), [])
 
 
 def test_a_low_bit_network_is_the_anchor_in_the_form_that_the_first_target_has(
@@ -159,6 +160,40 @@ def test_a_low_bit_network_is_the_anchor_in_the_form_that_the_first_target_has(
     across = [pair for cell in found.cells for pair in cell.across]
     assert {(pair.before.precision, pair.precision) for pair in across if pair.before} == {("packed", "fp32")}
     assert len(across) == 3
+
+
+def test_a_reference_without_a_file_is_not_replaced(job: Callable[..., Job], file: File) -> None:
+    """Neither by the first network that has one, nor as the anchor."""
+    second = replace(file, subject=replace(file.subject, name="other"))
+    given = {"files": [file, second], "batches": Batches((1,))}
+    found = run_matrix(job("onnxruntime", "torch", **given), None, quiet)
+    assert [(len(cell.comparisons), len(cell.across)) for cell in found.cells] == [(1, 0), (1, 2)]
+    found = run_matrix(job("onnxruntime", "torch", **given, model="no file"), None, quiet)
+    assert [(len(cell.rows), cell.comparisons, cell.across) for cell in found.cells] == [(2, [], [])] * 2
+
+
+def test_the_reference_has_the_form_that_each_target_takes(job: Callable[..., Job], file: File) -> None:
+    files = [file, replace(file, precision="packed")]
+    asked = job("onnxruntime", files=files, packable=frozenset({"net"}))
+    assert [asked.reference_on(parse(name)) for name in ("onnxruntime", "packed")] == ["fp32", "packed"]
+    assert replace(asked, model="no file").reference_on(parse("packed")) is None
+
+
+def test_processes_that_live_together_are_counted() -> None:
+    forms = [("a", "fp32"), ("a", "int8"), ("b", "fp32")]
+    far = ("ssh://pi/onnxruntime", parse("ssh://pi/onnxruntime"))
+    one, two, absent = ("torch", parse("torch")), ("onnxruntime", parse("onnxruntime")), ("x", "not here")
+    assert alive([one, far, absent], forms) == 2  # torch has no int8
+    assert alive([one, two], forms) == 3 + 1  # and the anchor
+    assert alive([far], forms) == 1
+
+
+@pytest.mark.parametrize(("kind", "code"), [("not offered", 2), ("failed", 1), ("out of memory", 1)])
+def test_nothing_measured_is_the_fault_of_the_request_or_of_the_work(kind: GapKind, code: int) -> None:
+    kinds: list[tuple[str, GapKind]] = [("a", "not offered"), ("b", kind)]
+    gaps = [Gap(model=model, target="t", precision="fp32", kind=one, reason="why") for model, one in kinds]
+    error = nothing(gaps)
+    assert (str(error), error.exit_code) == ("a on t: why; b on t: why", code)
 
 
 def test_a_machine_that_is_lost_costs_its_own_cells(job: Callable[..., Job]) -> None:

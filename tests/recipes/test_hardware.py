@@ -7,6 +7,8 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ from tests.recipes.hardware_example import FAST, TORCH, alexnet, result, row
 from torch import nn
 
 import tersa.recipes.hardware as recipe
-from tersa.errors import UsageError
+from tersa.errors import TargetError, UsageError
 from tersa.export.artefact import Artefact, Header
 from tersa.export.check import module_logits
 from tersa.export.onnx import Deployed, evaluation_copy, export_onnx
@@ -89,6 +91,14 @@ def test_cross_evaluation_is_what_the_same_rounds_gave() -> None:
     assert "give runs of tersa adapt" in found("4.7").note
 
 
+def test_an_empty_cross_evaluation_says_what_it_needs() -> None:
+    without = alexnet().model_copy(update={"comparisons": []})
+    table = next(table for table in tables([without]) if table.number == "4.6")
+    assert all(line.published for line in table.rows)
+    assert "fp32 must be among --precision and 1 among --batch" in table.note
+    assert found("4.6").note == ""
+
+
 def test_the_answer_names_the_fastest_and_the_documents_processor() -> None:
     verdict, detail = answer([alexnet()])
     assert verdict == "AlexNet takes 4.00 ms an image on the fastest runtime here"
@@ -104,7 +114,10 @@ def test_rows_say_what_was_measured_and_that_nothing_was_trained() -> None:
     read = list(csv.DictReader(rows_csv(result()).splitlines()))
     assert len(read) == 8
     assert (read[3]["target"], read[3]["precision"], read[3]["latency_ms"]) == (FAST, "int8", "4.0")
-    assert {each["test_accuracy"] for each in read} == {"not trained here"}
+    assert {(each["model"], each["test_accuracy"]) for each in read} == {
+        ("alexnet", "not trained here"),
+        ("fit", "not tested"),
+    }
     assert (read[4]["model"], read[4]["made_for"], read[4]["parameters"]) == ("fit", FAST, "14261202")
 
 
@@ -163,6 +176,8 @@ def test_modes_differ_in_batches_and_precisions() -> None:
     assert "fp16" in full.precisions
     assert quick.groups == [("alexnet", 32), ("mobilenet", 32), ("alexnet", 224), ("mobilenet", 224)]
     assert quick.combinations == 4 * 3 * 3
+    asked = plan_hardware(HardwareRequest(targets=TORCH, precisions=("int8", "fp32", "int8")))
+    assert list(asked.precisions) == ["fp32", "int8"]  # what adapted networks are compared with comes first
 
 
 @pytest.fixture(scope="module")
@@ -225,6 +240,29 @@ def test_a_run_gives_its_files_to_the_matrix_and_goes_on(measured: list[Job], tm
     assert first.module is not None
     assert second.module is not None
     np.testing.assert_array_equal(module_logits(first.module, images), module_logits(second.module, images))
+
+
+def test_int8_of_networks_that_are_not_trained_is_told_with_data_too(
+    measured: list[Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(recipe, "memory_each", lambda count: asked.append(count) or 10**9)
+    request = small().model_copy(update={"precisions": ("fp32", "int8"), "targets": f"{TORCH},onnxruntime"})
+    task = SimpleNamespace(shape=(3, 32, 32), test=[])
+    made = run_hardware(replace(plan_hardware(request), task=cast(Any, task)), tmp_path / "hw")
+    assert [note for note in made.notes if "INT8 ranges come from noise" in note]
+    [job] = measured
+    assert (job.limits.memory, asked, job.model) == (10**9, [3], "mobilenet")  # two files and the anchor
+
+
+def test_work_that_fails_everywhere_is_no_fault_of_the_request(
+    measured: list[Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gap = Gap(model="mobilenet", target=TORCH, precision="fp32", kind="failed", reason="it fell")
+    empty = Cell(target=TORCH, batch=1, rows=[], comparisons=[], across=[], gaps=[gap])
+    monkeypatch.setattr(recipe, "run_matrix", lambda _job, _folder, _say: Found([empty], [], 0))
+    with pytest.raises(TargetError, match="mobilenet on torch@threads=1: it fell"):
+        run_hardware(plan_hardware(small()), tmp_path / "hw")
 
 
 @pytest.mark.slow

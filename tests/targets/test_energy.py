@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tersa.targets.energy import (
     DRAM_PICOJOULES,
+    Nvml,
     Rapl,
     Reading,
     by_counters,
     by_operations,
     by_power,
     counters,
+    first_visible,
     spent,
 )
 
@@ -65,6 +68,52 @@ def test_counters_that_cannot_be_read_are_none(tmp_path: Path) -> None:
     assert Rapl(tmp_path).ranges == {}
     assert counters("cpu", tmp_path) is None
     assert counters("cpu", tmp_path / "nowhere") is None
+
+
+class FakeDriver:
+    """Two GPUs, by number on the bus and by UUID; the second has used three joules."""
+
+    uuids = ("GPU-first", "GPU-second")
+
+    def nvmlInit_v2(self) -> int:
+        return 0
+
+    def nvmlDeviceGetHandleByIndex_v2(self, index: int, handle: Any) -> int:
+        handle._obj.value = 1 + index
+        return int(index >= len(self.uuids))
+
+    def nvmlDeviceGetHandleByUUID(self, uuid: bytes, handle: Any) -> int:
+        known = uuid.decode() in self.uuids
+        handle._obj.value = 1 + self.uuids.index(uuid.decode()) if known else 0
+        return int(not known)
+
+    def nvmlDeviceGetName(self, handle: Any, text: Any, _size: int) -> int:
+        text.value = f"GPU {'AB'[handle.value - 1]}".encode()
+        return 0
+
+    def nvmlDeviceGetTotalEnergyConsumption(self, handle: Any, value: Any) -> int:
+        value._obj.value = 3000 * (handle.value - 1)
+        return 0
+
+
+@pytest.mark.parametrize(
+    ("visible", "name", "millijoules"),
+    [
+        (None, "GPU A", 0),
+        ("1,0", "GPU B", 3000),
+        ("GPU-second", "GPU B", 3000),
+        ("1", "GPU A", None),  # CUDA counts otherwise than the bus
+        ("GPU-third", "GPU B", None),
+        ("MIG-1", "GPU A", None),
+        ("", "GPU A", None),
+        ("7", "GPU A", None),
+    ],
+)
+def test_the_counter_is_of_the_gpu_that_is_measured(
+    visible: str | None, name: str, millijoules: int | None
+) -> None:
+    found = Nvml(name, first_visible(visible), FakeDriver())
+    assert list(found.read().microjoules.values()) == ([] if millijoules is None else [1000 * millijoules])
 
 
 def test_measured_and_estimated_say_what_they_are() -> None:

@@ -11,11 +11,13 @@ import pytest
 
 from tersa.targets import environment as module
 from tersa.targets.environment import (
+    LEAST_MEMORY,
     available_memory,
     commit,
     container,
     environment,
     governor,
+    memory_each,
     memory_limit,
 )
 
@@ -66,6 +68,8 @@ def test_limits_of_a_control_group(tmp_path: Path) -> None:
     assert container(tmp_path) == "1.5 cpus, 4.29 GB"
     (tmp_path / "memory.current").write_text("4294967000\n")
     assert available_memory(tmp_path) == 296
+    (tmp_path / "memory.stat").write_text("file 700\ninactive_file 500\nactive_file 200\n")
+    assert available_memory(tmp_path) == 796
 
 
 def test_limits_of_a_first_version_control_group(tmp_path: Path) -> None:
@@ -78,6 +82,16 @@ def test_limits_of_a_first_version_control_group(tmp_path: Path) -> None:
     (tmp_path / "cpu" / "cpu.cfs_quota_us").write_text("200000")
     (tmp_path / "memory" / "memory.limit_in_bytes").write_text("1000000000")
     assert container(tmp_path) == "2 cpus, 1 GB"
+    (tmp_path / "memory" / "memory.usage_in_bytes").write_text("999999000")
+    (tmp_path / "memory" / "memory.stat").write_text("inactive_file 1\ntotal_inactive_file 30\n")
+    assert available_memory(tmp_path) == 1030
+
+
+def test_processes_that_live_together_share_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "available_memory", lambda _root: 10**10)
+    assert [memory_each(count) for count in (1, 2, 8, 20)] == [8 * 10**9, 4 * 10**9, 10**9, LEAST_MEMORY]
+    monkeypatch.setattr(module, "available_memory", lambda _root: 5 * 10**8)
+    assert memory_each(3) == 4 * 10**8
 
 
 def test_governors_are_named_once_each(tmp_path: Path) -> None:

@@ -6,13 +6,14 @@ import gc
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from tersa.errors import ModelError
 from tersa.export.artefact import Artefact
-from tersa.targets import ssh_runner
+from tersa.targets import rounds, ssh_runner
 from tersa.targets.base import Effort, Pixels, RemoteTimes, Session
 from tersa.targets.measure import (
     Timed,
@@ -156,6 +157,69 @@ def test_caches_that_another_network_filled_are_no_difference(
 @pytest.mark.parametrize("round_ms", [0.5, 4.0])
 def test_rounds_begin_over_ssh_as_they_do_here(per_call_ms: float, round_ms: float) -> None:
     assert ssh_runner.untimed(per_call_ms, round_ms) == untimed_calls(per_call_ms, round_ms)
+
+
+def test_the_rules_over_ssh_are_those_here() -> None:
+    names = (
+        *("ALIKE", "RECOVERY", "RECOVERY_ROUNDS", "OVERTIME", "LEAST_ROUNDS"),
+        *("LEAST_PER_START", "TRIES", "LONGEST_MS", "WARM_SHARE"),
+    )
+    assert [getattr(ssh_runner, name) for name in names] == [getattr(rounds, name) for name in names]
+
+
+@pytest.mark.parametrize(
+    "costs",
+    [
+        [lambda _: 0.5, lambda _: 0.6],  # alike: as many calls in a round
+        [lambda _: 0.6, lambda _: 3.0],
+        [lambda _: 300.0, lambda _: 1.0],
+        [lambda call: 50.0 / (call + 1) + 5.0, lambda call: 5.0 + 5.0 * (call % 2)],  # slowly steady; never
+        [lambda _: 5000.0],
+    ],
+)
+def test_sides_over_ssh_are_timed_as_they_are_here(
+    costs: list[Callable[[int], float]],
+    session: Make,
+    clock: Callable[[], int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    effort = Effort(seconds=0.3, warmup_seconds=0.1)
+    here: list[str] = []
+    sides = [session(cost, str(index), here) for index, cost in enumerate(costs)]
+    wanted = time_rounds(sides, [IMAGES] * len(sides), effort, clock)
+    there: list[str] = []
+    runs = [session(cost, str(index), there).run for index, cost in enumerate(costs)]
+    monkeypatch.setattr(ssh_runner, "time", SimpleNamespace(perf_counter_ns=clock, monotonic=lambda: 0.0))
+    told: list[dict[str, float]] = []
+    message = {
+        "sessions": list(range(len(runs))),
+        "shapes": [list(IMAGES.shape)] * len(runs),
+        **{name: getattr(effort, name) for name in ("seconds", "rounds", "round_ms", "warmup_seconds")},
+    }
+    done = ssh_runner.time_rounds(message, IMAGES.tobytes() * len(runs), runs, told.append, never)["done"]
+    assert there == here
+    assert [(one["calls"], one["warmup"]) for one in done] == [(one.calls, one.warmup) for one in wanted]
+    for index, one in enumerate(wanted):
+        assert [each["ms"] for each in told if each["session"] == index] == pytest.approx(one.times_ms)
+
+
+@pytest.mark.parametrize("counted", [[0, 0], [0, 1, 1, 1], list(range(8))])
+@pytest.mark.parametrize("cost", [1.0, 9.0, 200.0])
+def test_interrupted_rounds_over_ssh_are_made_again_as_they_are_here(
+    cost: float,
+    counted: list[int],
+    session: Make,
+    clock: Callable[[], int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ssh_runner, "time", SimpleNamespace(perf_counter_ns=clock))
+    logs: list[list[str]] = [[], []]
+    counts = [iter(counted), iter(counted)]
+    first, second = (session(lambda call: cost / (1 + call), "A", log) for log in logs)
+    here = Here(first, IMAGES, clock, lambda: next(counts[0])).round(8)
+    there = ssh_runner.one_round(second.run, IMAGES, 8, 1, lambda: next(counts[1]))
+    assert there == pytest.approx(here, rel=1e-3)  # this clock counts whole nanoseconds
+    assert logs[0] == logs[1]
 
 
 def test_an_interrupted_round_is_made_again_with_half_the_calls(

@@ -202,8 +202,19 @@ def test_a_file_that_is_no_network(reachable: Server, artefact: Artefact, tmp_pa
     with pytest.raises(ModelError, match="cannot load the network") as caught:
         remote(reachable, replace(artefact, path=tmp_path / "bad.onnx"))
     assert "\n" not in str(caught.value)
+    assert not ssh._CONNECTIONS, "the connection was left open"
+    assert reachable.quiet()
     with pytest.raises(ModelError, match="no file"):
         remote(reachable, replace(artefact, path=tmp_path / "none.onnx"))
+
+
+@needs_sshd
+def test_a_connection_that_ends_late_leaves_its_successor(reachable: Server) -> None:
+    place, _ = ssh.split(reachable.target("onnxruntime"))
+    old = ssh.connect(place, sys.executable)
+    new = ssh._CONNECTIONS[place, sys.executable] = ssh.Connection(place, sys.executable)
+    old.close()
+    assert ssh.connect(place, sys.executable) is new
 
 
 @pytest.mark.slow
@@ -274,4 +285,9 @@ def test_a_remote_target_describes_itself() -> None:
     assert split_list("ssh://me@host/onnxruntime,threads=2,torch") == [
         "ssh://me@host/onnxruntime@threads=2",
         "torch",
+    ]
+    path = "ssh://me@host/onnxruntime@python=/opt/venv/bin/python"
+    assert split_list(f"{path},threads=2,graph=basic,torch,threads=1") == [
+        f"{path},threads=2,graph=basic",
+        "torch@threads=1",
     ]

@@ -15,7 +15,7 @@ from tersa.export.check import module_logits
 from tersa.targets import lanes, sweep
 from tersa.targets.base import Effort, Pixels, RemoteTimes, Session
 from tersa.targets.energy import Reading
-from tersa.targets.lanes import Anchor, Candidate, Limits
+from tersa.targets.lanes import COMPILING_S, Anchor, Candidate, Limits
 from tersa.targets.registry import parse
 from tersa.targets.sweep import START_S, Contest, Gap
 from tersa.targets.worker import Died, Facts, First, Order
@@ -131,14 +131,45 @@ def test_each_is_compared_with_the_first(contest: Callable[..., Contest]) -> Non
     assert (cell.across, cell.gaps) == ([], [])
 
 
+def test_nothing_stands_in_for_a_reference_that_cannot_be_loaded(contest: Callable[..., Contest]) -> None:
+    with contest("refused", "plain", "slow") as found:
+        cell = found.at(1, QUICK)
+    assert [row.model for row in cell.rows] == ["plain", "slow"]
+    assert cell.comparisons == []
+
+
+def test_a_first_network_that_is_not_the_reference_leads_none(
+    artefact: Artefact, contest: Callable[..., Contest]
+) -> None:
+    contest()  # its fakes
+    made = candidates(artefact, ("plain", "slow"))
+    with Contest("onnxruntime", parse("onnxruntime"), made, led=False) as found:
+        assert found.at(1, QUICK).comparisons == []
+
+
+@pytest.mark.parametrize(
+    ("text", "patience"), [("onnxruntime", 10.0), ("torch", 10.0), ("torch-compile", 10.0 + COMPILING_S)]
+)
+def test_a_first_call_that_compiles_has_time_for_it(
+    text: str, patience: float, artefact: Artefact, contest: Callable[..., Contest]
+) -> None:
+    contest()  # its fakes
+    made = candidates(artefact, ("plain",))
+    with Contest(text, parse(text), made, Limits(call_s=2.0)) as found:
+        found.at(1, QUICK)
+        Anchor(found.lanes[0], 1, found.limits).starts(1)
+    assert FakeWorker.made[0].asked == [(1, patience)] * 2
+
+
 def test_networks_are_started_again_unless_that_takes_long(contest: Callable[..., Contest]) -> None:
     effort = replace(QUICK, starts=4)
     with contest("plain", "slow") as found:
         cell = found.at(4, effort)
         assert [lane.runner.restarts for lane in found.lanes] == [3, 3]  # type: ignore[union-attr]
+        assert [row.starts for row in cell.rows] == [4, 4]
     assert cell.comparisons[0].verdict == "slower"
     with contest("plain", "compiled") as found:
-        assert len(found.at(4, effort).rows) == 2
+        assert [row.starts for row in found.at(4, effort).rows] == [1, 1]
         assert [lane.runner.restarts for lane in found.lanes] == [0, 0]  # type: ignore[union-attr]
 
 
@@ -219,7 +250,7 @@ def test_an_anchor_whose_calls_take_too_long_takes_part_no_more(contest: Callabl
         anchor = Anchor(first.lanes[0], 1024, limits)
         found = [len(second.at(batch, QUICK, anchor).across) for batch in (1, 2, 4, 8)]
         assert found == [1, 1, 0, 0]
-        assert FakeWorker.made[0].asked == [(1, limits.patience), (2, limits.patience)]
+        assert FakeWorker.made[0].asked == [(1, limits.patience()), (2, limits.patience())]
         assert anchor.notes == []
 
 

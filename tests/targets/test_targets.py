@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 
 from tersa.errors import ModelError, TargetError, UsageError
-from tersa.export.artefact import Artefact
+from tersa.export.artefact import NO_SPINNING, Artefact, Header, open_session
 from tersa.export.check import classify, module_logits
-from tersa.targets import registry
+from tersa.export.onnx import export_onnx
+from tersa.models import build
+from tersa.targets import onnx_runtime, openvino_cpu, registry, ssh_runner
 from tersa.targets.base import PRECISIONS, Pixels, Session
 from tersa.targets.registry import KINDS, installed, parse, parse_list, split_list
 
@@ -273,8 +278,45 @@ def test_texts_that_are_no_target(text: str, words: str) -> None:
         parse(text)
 
 
-def test_all_threads() -> None:
+def test_all_threads_are_those_of_the_processors_that_this_process_may_use(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     assert parse("torch@threads=all").threads >= 1
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 2, 5}, raising=False)
+    assert parse("torch@threads=all").threads == 3
+    with pytest.raises(UsageError, match="threads is 1 to 3 for this target here, or all, not '4'"):
+        parse("torch@threads=4")
+
+
+def test_threads_of_onnxruntime_sleep_when_a_call_ends(tmp_path: Path) -> None:
+    """Else they spin for 40 ms in the rounds of the network that is timed next."""
+    header = Header(("a", "b", "c"), (1, 28, 28), (0.3,), (0.4,))
+    wide = export_onnx(build("mlp:1000x1000", header.shape, 3), header, tmp_path / "wide.onnx")
+    images = np.random.default_rng(0).random((64, *header.shape), dtype=np.float32)
+    session = open_session(wide.path, threads=2)
+    spent: list[float] = []
+    for _ in range(5):
+        session.run(None, {session.get_inputs()[0].name: images})
+        before = time.process_time()
+        time.sleep(0.05)
+        spent.append(time.process_time() - before)
+    assert min(spent) < 0.01
+
+
+def test_runtimes_over_ssh_have_the_settings_that_they_have_here(artefact: Artefact) -> None:
+    names = ("intra_op_num_threads", "inter_op_num_threads", "log_severity_level", "graph_optimization_level")
+    for graph, level in onnx_runtime.GRAPH_LEVELS.items():
+        here = open_session(artefact.path, 2, level).get_session_options()
+        there = ssh_runner.onnxruntime_settings(onnxruntime, 2, {"graph": graph})
+        assert [getattr(there, name) for name in names] == [getattr(here, name) for name in names]
+        key, value = NO_SPINNING
+        assert there.get_session_config_entry(key) == here.get_session_config_entry(key) == value
+    for precision in openvino_cpu.HINTS:
+        for hint in openvino_cpu.OPTIONS["hint"]:
+            settings = ssh_runner.openvino_settings(2, {"hint": hint}, precision)
+            assert settings == openvino_cpu.settings(2, hint, precision)
+    assert openvino_cpu.LAYERS == ssh_runner.OPENVINO_LAYERS
+    assert openvino_cpu.NAMES == ssh_runner.OPENVINO_NAMES
 
 
 def test_a_runtime_that_is_missing_names_its_install_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,17 +10,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tersa.cli.console import Terminal
-from tersa.cli.options import Checkpoint, DataDir, DryRun, Json, Network, Out, Overwrite, Resume, Seed
+from tersa.cli.options import Checkpoint, DataDir, DryRun, Json, Network, Overwrite, Resume, Seed
 from tersa.errors import TersaError, UsageError
 
 if TYPE_CHECKING:
     from tersa.recipes.bench_result import BenchResult, CrossTable, LayerTable
     from tersa.targets.sweep import Row
 
-EPILOG = """Example: tersa bench runs/demo/baseline.onnx runs/demo/model.onnx --batch 1,8
-
-tersa bench lenet vit:2x64 --data mnist --targets onnxruntime,openvino,torch --batch 1..64 --precision
-fp32,int8 --out runs/matrix
+EPILOG = """\b
+Examples:
+  tersa bench runs/demo/baseline.onnx runs/demo/model.onnx --batch 1,8
+  tersa bench lenet vit:2x64 --data mnist --targets onnxruntime,openvino,torch \\
+      --batch 1..64 --precision fp32,int8 --out runs/matrix
 
 A killed run goes on with the same command and --resume. Exit code 1: a runtime gave wrong outputs or
 failed."""
@@ -87,7 +88,13 @@ def bench(
         bool, typer.Option("--layers", help="Also where the time goes, layer by layer, and what limits each.")
     ] = False,
     seed: Seed = 0,
-    out: Out = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            help="Folder for the results; an existing one needs --resume or --overwrite. [none is kept]",
+        ),
+    ] = None,
     resume: Resume = False,
     overwrite: Overwrite = False,
     dry_run: DryRun = False,
@@ -173,21 +180,20 @@ def show(terminal: Terminal, result: BenchResult) -> None:
 def _times(terminal: Terminal, result: BenchResult) -> None:
     from tersa.recipes.bench_verdict import short
 
-    first = result.measurements[0]
     pairs = {_key(pair.after): pair for pair in result.comparisons if pair.after is not None}
     across = {_key(pair.after): pair for pair in result.across if pair.after is not None}
     rows: list[tuple[str, ...]] = []
     for row in result.measurements:
         pair = pairs.get(_key(row))
-        is_first = (row.model, row.precision) == (first.model, first.precision)
-        alone = "reference" if is_first else "not compared"
+        alone = "reference" if result.leads(row) else "not compared"
         ratio = (
             (f"{pair.speedup:.2f}x", f"{pair.low:.2f}-{pair.high:.2f}")
             if pair and pair.speedup
             else ("-", "-")
         )
         other = across.get(_key(row))
-        against = f"{other.speedup:.2f}x" if other and other.speedup else "1.00x" if row == first else "-"
+        one = "1.00x" if result.anchors(row) else "-"
+        against = f"{other.speedup:.2f}x" if other and other.speedup else one
         times = (f"{value:.4g}" for value in (row.latency_ms.median, row.latency_ms.p10, row.latency_ms.p90))
         verdict = pair.verdict if pair else alone
         rows.append(
@@ -207,8 +213,8 @@ def _times(terminal: Terminal, result: BenchResult) -> None:
         columns,
         rows,
         left=4,
-        caption="speed-up: over the first model on the same target; first: over the first row, where both "
-        "were timed in the same rounds",
+        caption="speed-up: over the reference on the same target; first: over the reference on the first "
+        "target; both only where they were timed in the same rounds",
     )
 
 

@@ -1,8 +1,9 @@
 """`tersa bench`: models, runtimes, precisions and batch sizes against one another, measured side by side.
 
 For every target and batch size all models in all precisions run in the same interleaved rounds, each in a
-process of its own (`tersa.targets.sweep`), and each is compared with the first. What a runtime does not
-offer, and where memory or time ends, is listed with the reason, never left out.
+process of its own (`tersa.targets.sweep`), and each is compared with the first that was named, the reference,
+where that is measured. What a runtime does not offer, and where memory or time ends, is listed with the
+reason, never left out.
 
     lenet, runs/demo, net.onnx         models as elsewhere; the first is the reference
     runs/fit=openvino                  a model that was adapted for a target: gives the cross table
@@ -16,13 +17,13 @@ import re
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tersa.binary.convert import is_low_bit
 from tersa.data.sources import load as load_data
 from tersa.data.task import Task
-from tersa.errors import ModelError, TargetError, UsageError, unknown
+from tersa.errors import ModelError, TargetError, UsageError, faults, unknown
 from tersa.export.artefact import PACKED
 from tersa.models.load import kind_of
 from tersa.recipes.bench_cross import adapted_for, cross_table, split_adapted
@@ -33,22 +34,25 @@ from tersa.recipes.bench_matrix import (
     File,
     Found,
     Job,
+    alive,
+    nothing,
     packs,
     run_matrix,
     suits,
     with_accuracy,
 )
-from tersa.recipes.bench_result import BenchResult
-from tersa.recipes.bench_verdict import energy_known, headline
+from tersa.recipes.bench_result import BenchResult, Reference
+from tersa.recipes.bench_verdict import energy_known, fewer_starts, headline, unled
 from tersa.recipes.folder import RESULT, open_folder, releasing
 from tersa.recipes.subjects import CODED, Subject, find_subject, needs_task, to_artefact
 from tersa.records import Record, write_record
 from tersa.report.bench_page import REPORT
 from tersa.targets.base import PRECISIONS, Target
-from tersa.targets.environment import available_memory, environment
+from tersa.targets.environment import environment, memory_each
 from tersa.targets.lanes import Limits
 from tersa.targets.packed import SLOW
 from tersa.targets.registry import DEFAULT, parse, split_list
+from tersa.targets.ssh import is_remote
 from tersa.targets.sweep import Gap
 
 Say = Callable[[str, float, str], None]
@@ -59,10 +63,8 @@ OVERHEAD = 2.5
 """Wall time over timed time: warm-up, and the untimed calls of every round."""
 START_SECONDS = 1.0
 """Of a process, about."""
-STARTS, STARTS_FROM_S = 10, 0.5
+STARTS, STARTS_FROM_S = 20, 0.5
 """Processes of each network, one after the other, where this many seconds or more are timed; else one."""
-MEMORY_SHARE = 0.8
-"""Of the memory that is free, what one process may hold where no limit is given."""
 
 FILE_OF = {"fp32": "fp32", "bf16": "fp32", "fp16": "fp32", "int8": "int8"}
 """The precision of the file for each precision to run in: runtimes make 16 bits of FP32 as they load."""
@@ -141,6 +143,12 @@ class Plan:
         if self.precisions:
             return frozenset()
         return frozenset(subject.name for subject in self.subjects if len(self.wanted(subject)) > 1)
+
+    @property
+    def processes(self) -> int:
+        """How many live at the same time at most."""
+        forms = [(subject.name, form) for subject in self.subjects for form in self.wanted(subject)]
+        return alive(self.targets, forms, self.packable)
 
     def rows(self) -> list[tuple[str, str, str, str]]:
         """Every combination: model, target, precision, batch."""
@@ -292,6 +300,7 @@ def make_plan(request: BenchRequest) -> Plan:
     batches = parse_batches(request.batch)
     limits = parse_until(request.until)
     cores = parse_cores(request.cores)
+    _check_cores(cores, targets, request.layers)
     pairs = [split_adapted(text) for text in request.models]
     models = [name for name, _ in pairs]
     twice = sorted({name for name in models if models.count(name) > 1})
@@ -324,12 +333,40 @@ def make_plan(request: BenchRequest) -> Plan:
     ]
     given = {name: target for name, target in pairs if target}
     carried = {name: target for name in models[1:] if (target := adapted_for(Path(name)))}
-    if limits.memory is None:
-        limits = Limits(int(MEMORY_SHARE * available_memory()), limits.call_s)
-    return Plan(
+    plan = Plan(
         *(subjects, targets, precisions, batches, request.seconds, task, carried | given, limits, cores),
         starts=request.starts or (STARTS if request.seconds >= STARTS_FROM_S else 1),
     )
+    if limits.memory is None:
+        plan = replace(plan, limits=Limits(memory_each(plan.processes), limits.call_s))
+    return plan
+
+
+def _check_cores(cores: tuple[int, ...], targets: list[tuple[str, Target | str]], layers: bool) -> None:
+    """Refuse what `--cores` would not hold for.
+
+    Raises:
+        UsageError: everything of it.
+    """
+    if not cores:
+        return
+    wrong = [
+        f"{text} asks for {target.threads} threads; name as many processors, or fewer threads"
+        for text, target in targets
+        if not isinstance(target, str) and not is_remote(text) and target.threads > len(cores)
+    ]
+    wrong += [
+        f"{text} runs on another machine, whose processors it does not bind; measure it by itself"
+        for text, _ in targets
+        if is_remote(text)
+    ]
+    if layers:
+        numbers = ",".join(map(str, cores))
+        wrong.append(
+            f"--layers profiles in a process that it does not bind; bind all: taskset -c {numbers} tersa ..."
+        )
+    if wrong:
+        raise faults(f"--cores {','.join(map(str, cores))}", wrong)
 
 
 @releasing
@@ -348,7 +385,8 @@ def run_bench(
 
     Raises:
         UsageError: `out` exists, or not one combination is offered.
-        DataError: finished cells in `out` are of other files.
+        TargetError: not one combination could be measured.
+        DataError: finished cells in `out` are of other files, or of another machine.
     """
     if out is None:
         with tempfile.TemporaryDirectory(prefix="tersa.") as folder:
@@ -377,7 +415,8 @@ def bench(
 
     Raises:
         UsageError: not one combination is offered.
-        DataError: finished cells in `folder` are of other files.
+        TargetError: not one could be measured.
+        DataError: finished cells in `folder` are of other files, or of another machine.
     """
     start = time.perf_counter()
     tell = say or (lambda _task, _fraction, _remark: None)
@@ -401,6 +440,7 @@ def bench(
         tested=tested,
         starts=plan.starts,
         packable=plan.packable,
+        model=plan.subjects[0].name,
     )
     found = run_matrix(job, folder if keep else None, tell) if files else Found([], [], 0)
     cells = [with_accuracy(cell, found.accuracies) for cell in found.cells]
@@ -411,9 +451,7 @@ def bench(
         }.values()
     )
     if not measurements:
-        raise UsageError(
-            "; ".join(dict.fromkeys(f"{row.model} on {row.target}: {row.reason}" for row in gaps))
-        )
+        raise nothing(gaps)
     notes += found.notes
     if found.again:
         notes.append(f"{found.again} of {len(cells)} cells were measured by an earlier call and read back")
@@ -423,6 +461,7 @@ def bench(
     layers = layer_tables(job, measurements, notes, tell) if request.layers else []
     result = BenchResult(
         data=task.name if task else "",
+        reference=_reference(job),
         measurements=measurements,
         comparisons=[pair for cell in cells for pair in cell.comparisons],
         across=[pair for cell in cells for pair in cell.across],
@@ -435,9 +474,23 @@ def bench(
         artefacts=list(dict.fromkeys(str(file.artefact.path) for file in files)),
         seconds=time.perf_counter() - start,
     )
-    result = result.model_copy(update={"cross": cross_table(result, plan.made_for)})
+    cross = cross_table(result, plan.made_for)
+    notes += [*unled(result), *fewer_starts(measurements, plan.starts)]
+    if plan.made_for and cross is None:
+        notes.append(f"no cross table: no adapted model was timed beside the original, {job.model}")
+    result = result.model_copy(update={"cross": cross, "notes": notes})
     verdict, detail = headline(result)
     return result.model_copy(update={"verdict": verdict, "detail": detail})
+
+
+def _reference(job: Job) -> Reference:
+    names = {text: text if isinstance(one, str) else one.describe() for text, one in job.targets}
+    found = {names[text]: job.reference_on(one) for text, one in job.targets}
+    return Reference(
+        model=job.model,
+        precisions={target: precision for target, precision in found.items() if precision},
+        target=names[job.targets[0][0]],
+    )
 
 
 def allowed_cores() -> list[int]:

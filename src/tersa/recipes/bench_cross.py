@@ -47,26 +47,29 @@ def adapted_for(folder: Path) -> str:
 
 
 def cross_table(result: BenchResult, made_for: dict[str, str]) -> CrossTable | None:
-    """The table at the smallest batch and the first precision, or None where no model was adapted.
+    """The table at the smallest batch and the reference's precision, or None where no model was adapted.
+
+    None, too, where no adapted model was timed beside the reference.
 
     Args:
-        result: with its comparisons, each against the first model on the same target and batch.
+        result: with its comparisons, each against the reference on the same target and batch.
         made_for: target by model.
     """
-    if not made_for:
-        return None
-    first = result.measurements[0]
+    first = next((row for row in result.measurements if result.leads(row)), None)
     batch = min(row.batch for row in result.measurements)
     pairs = [
         pair
         for pair in result.comparisons
-        if pair.after is not None
+        if first is not None
+        and pair.after is not None
         and pair.before is not None
-        and pair.before.model == first.model
-        and pair.before.precision == first.precision
-        and pair.after.precision == first.precision
+        and result.leads(pair.before)
+        and pair.after.model in made_for
+        and pair.before.precision == pair.after.precision == first.precision
         and pair.after.batch == batch
     ]
+    if first is None or not pairs:
+        return None
     rows = [
         CrossRow(
             model=model,

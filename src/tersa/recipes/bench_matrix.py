@@ -1,12 +1,12 @@
 """Measure a plan target by target, batch by batch, and keep every cell as soon as it is measured.
 
 A cell is one target at one batch size: `cells/TARGET-bN.json`, written whole. A kill loses the cell at work;
-with `--resume` finished cells are read back, as long as the artefacts are the same bytes. Accuracies are a
-file of their own for each target.
+with `--resume` finished cells are read back, as long as the artefacts are the same bytes and the machine is
+the same. Accuracies are a file of their own for each target.
 
-The first model in the first precision that suits the first target is the *anchor* there: it is timed in the
-rounds of every other target too, as far as its own memory and time go, so that targets are compared within
-rounds.
+The *reference* is the first model, in the first precision that suits a target. On the first target it is the
+*anchor*: it is timed in the rounds of every other target too, as far as its own memory and time go, so that
+targets are compared within rounds. Where it is not measured, nothing stands in for it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tersa.data.task import Task
-from tersa.errors import DataError
+from tersa.errors import DataError, TargetError, TersaError, UsageError
 from tersa.export.artefact import PACKED, Artefact
 from tersa.export.check import classify, module_logits
 from tersa.export.onnx import as_pixels
@@ -30,6 +30,7 @@ from tersa.recipes.bench_result import Accuracy, Answers, Kept
 from tersa.recipes.subjects import Subject, noise
 from tersa.records import read_record, write_record
 from tersa.targets.base import Effort, Target
+from tersa.targets.environment import hardware
 from tersa.targets.lanes import Anchor, Candidate, Lane, Limits
 from tersa.targets.ssh import is_remote
 from tersa.targets.sweep import Cell, Contest, Gap
@@ -108,7 +109,7 @@ class Job:
 
     Attributes:
         targets: text, and the runtime or why it is not there.
-        files: models in precisions; the first is the anchor.
+        files: models in precisions, those of the reference first.
         batches: images per call.
         seconds: of timed calls per combination.
         limits: where raising the batch ends.
@@ -118,6 +119,7 @@ class Job:
         tested: test images that accuracy is measured on.
         starts: processes of each network, one after the other, that share these seconds.
         packable: models that are here in two forms, packed and not; each target takes the one that `suits`.
+        model: the reference, which may have no file; empty for that of the first file.
     """
 
     targets: Sequence[tuple[str, Target | str]]
@@ -131,6 +133,47 @@ class Job:
     tested: int = 0
     starts: int = 1
     packable: frozenset[str] = frozenset()
+    model: str = ""
+
+    def reference_on(self, target: Target | str) -> str | None:
+        """The precision of the reference on a target, or None where it has no file for it."""
+        model = self.model or self.files[0].subject.name
+        fits = (
+            each.precision
+            for each in self.files
+            if each.subject.name == model and suits(self.packable, model, each.precision, target)
+        )
+        return next(fits, None)
+
+
+def alive(
+    targets: Sequence[tuple[str, Target | str]],
+    forms: Sequence[tuple[str, str]],
+    packable: Collection[str] = (),
+) -> int:
+    """Processes that live at the same time at most: the networks of a target, and the anchor beside them.
+
+    Args:
+        targets: as in `Job`.
+        forms: models in precisions.
+        packable: as in `Job`.
+    """
+    here = [one for text, one in targets if not isinstance(one, str) and not is_remote(text)]
+    most = max(
+        (
+            sum(form in one.precisions and suits(packable, model, form, one) for model, form in forms)
+            for one in here
+        ),
+        default=0,
+    )
+    return max(1, most + (len(here) > 1))
+
+
+def nothing(gaps: Sequence[Gap]) -> TersaError:
+    """The error of a matrix without a measurement: the user's where nothing is offered, else the work's."""
+    reasons = dict.fromkeys(f"{gap.model} on {gap.target}: {gap.reason}" for gap in gaps)
+    kind = UsageError if all(gap.kind == "not offered" for gap in gaps) else TargetError
+    return kind("; ".join(reasons))
 
 
 @dataclass(frozen=True)
@@ -151,16 +194,23 @@ class Finished:
         self.sha256 = {
             each.key: hashlib.sha256(each.artefact.path.read_bytes()).hexdigest() for each in files
         }
+        self.machine = hardware()
         self.read = 0
 
     def cell(self, target: str, batch: int) -> Cell | None:
-        """A finished cell of the same artefacts, or None."""
+        """A finished cell of the same artefacts and machine, or None."""
         path = self._path(f"{_slug(target)}-b{batch}.json")
         if path is None or not path.is_file():
             return None
         kept = read_record(path, Kept)
         if kept.sha256 != self.sha256:
             raise _other(path)
+        if kept.machine != self.machine:
+            found = kept.machine or "a machine that it does not name"
+            raise DataError(
+                f"{path} was measured on {found}, this one is {self.machine}; go on over there, or start "
+                "again with --overwrite"
+            )
         self.read += 1
         return kept.cell
 
@@ -168,7 +218,7 @@ class Finished:
         """Write a finished cell, whole."""
         path = self._path(f"{_slug(cell.target)}-b{cell.batch}.json")
         if path is not None:
-            write_record(path, Kept(sha256=self.sha256, cell=cell))
+            write_record(path, Kept(sha256=self.sha256, machine=self.machine, cell=cell))
 
     def answers(self, target: str) -> list[Accuracy] | None:
         """Finished accuracies of a target, or None."""
@@ -199,7 +249,7 @@ def run_matrix(job: Job, folder: Path | None, say: Say) -> Found:
         say: told (task, fraction, remark) as the work goes on.
 
     Raises:
-        DataError: a kept cell is of other artefacts.
+        DataError: a kept cell is of other artefacts, or of another machine.
     """
     finished = Finished(folder, job.files)
     candidates = [_candidate(job, each) for each in job.files]
@@ -238,6 +288,7 @@ class _Line:
     ) -> None:
         self.job, self.finished, self.text, self.target, self.say = job, finished, text, target, say
         self.candidates = _suited(job, candidates, target)
+        self.led = job.reference_on(target) is not None
         self.name = target.describe()
         self.remote = is_remote(text)
         self.done = {batch: finished.cell(self.name, batch) for batch in job.batches}
@@ -267,7 +318,8 @@ class _Line:
         warmup_s = min(0.5, max(0.05, seconds / 2)) if self.job.starts == 1 else WARMUP_S
         effort = Effort(seconds=seconds, warmup_seconds=warmup_s, starts=self.job.starts)
         self.say(0.0, f"{self.name}: loading")
-        with Contest(self.text, self.target, self.candidates, self.job.limits, self.job.cores) as contest:
+        job = self.job
+        with Contest(self.text, self.target, self.candidates, job.limits, job.cores, led=self.led) as contest:
             if self.tested and self.known is None:
                 self.accuracies = self._answers(contest)
                 self.finished.keep_answers(self.name, self.accuracies)
@@ -380,9 +432,9 @@ def _candidate(job: Job, file: File) -> Candidate:
 def _anchor(
     job: Job, candidates: Sequence[Candidate], cells: Sequence[Cell], stack: ExitStack
 ) -> Anchor | None:
-    """The first network that suits the first target, in a process of its own; None where it did not run."""
+    """The reference on the first target, in a process of its own; None where it did not run there."""
     text, target = job.targets[0]
-    if isinstance(target, str) or is_remote(text):
+    if isinstance(target, str) or is_remote(text) or job.reference_on(target) is None:
         return None
     first = _suited(job, candidates, target)[:1]
     keys = [(each.model, each.precision, target.describe()) for each in first]

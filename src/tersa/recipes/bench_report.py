@@ -111,13 +111,11 @@ def _target(text: str) -> str:
 
 
 def _measured(result: BenchResult) -> Iterable[MeasuredRow]:
-    first = result.measurements[0]
     pairs = {_key(pair): pair for pair in result.comparisons}
     across = {_key(pair): pair for pair in result.across}
     for row in result.measurements:
         key = row.model, row.target, row.precision, row.batch
         pair, other = pairs.get(key), across.get(key)
-        reference = (row.model, row.precision) == (first.model, first.precision)
         quantiles = row.latency_ms
         yield MeasuredRow(
             model=short(row.model),
@@ -128,8 +126,8 @@ def _measured(result: BenchResult) -> Iterable[MeasuredRow]:
             spread=f"{latency(quantiles.p10)} to {latency(quantiles.p90)}",
             ratio=factor(pair.speedup) if pair and pair.speedup else "",
             interval=f"{pair.low:.2f} to {pair.high:.2f}" if pair and pair.low and pair.high else "",
-            verdict=pair.verdict if pair else "reference" if reference else "not compared",
-            across=factor(other.speedup) if other and other.speedup else "1" if row == first else "",
+            verdict=pair.verdict if pair else "reference" if result.leads(row) else "not compared",
+            across=factor(other.speedup) if other and other.speedup else "1" if result.anchors(row) else "",
             throughput=si(round(row.images_per_s)),
             tone=pair.verdict if pair and pair.verdict in ("faster", "slower") else "",
         )
@@ -166,10 +164,10 @@ def _panels(result: BenchResult) -> Iterable[Panel]:
     combinations = list(dict.fromkeys(key for found in curves.values() for key in found))
     apart = len(combinations) > LINES
     models = list(dict.fromkeys(model for model, _ in combinations))
+    precisions = list(dict.fromkeys(precision for _, precision in combinations))
     for target, found in curves.items():
         for group in models if apart else [""]:
             chosen = {key: rows for key, rows in found.items() if not group or key[0] == group}
-            precisions = list(dict.fromkeys(precision for _, precision in chosen))
             drawn = [
                 Curve(
                     precision.upper() if apart or len(models) == 1 else f"{short(model)} {precision.upper()}",
@@ -283,10 +281,10 @@ def _how(result: BenchResult) -> str:
     text = (
         "Each network runs in a process of its own; rounds of all of them alternate, so that what else the "
         f"machine does falls on all alike: {min(rounds)} to {max(rounds)} rounds, {min(calls):,} to "
-        f"{max(calls):,} calls. Speed-up is over the first model on the same target, with its 95 % interval."
+        f"{max(calls):,} calls. Speed-up is over the reference on the same target, with its 95 % interval."
     )
     if result.across:
-        text += " The first row is timed in the rounds of every other target too."
+        text += " The reference on the first target is timed in the rounds of every other target too."
     return text
 
 

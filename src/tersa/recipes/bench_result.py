@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from tersa.records import SCHEMA, Comparison, Environment, Record
+from tersa.records import SCHEMA, Comparison, Environment, Measurement, Record
 from tersa.targets.sweep import Cell, Gap, Row
 
 
@@ -28,11 +28,13 @@ class Kept(Record):
 
     Attributes:
         sha256: of the artefacts, by `model precision`.
+        machine: that measured it (`environment.hardware`); empty in cells of an older tersa.
         cell: what was measured.
     """
 
     schema_version: int = SCHEMA
     sha256: dict[str, str]
+    machine: str = ""
     cell: Cell
 
 
@@ -131,6 +133,21 @@ class LayerTable(Record):
     layers: list[LayerCost]
 
 
+class Reference(Record):
+    """What others are compared with: the first model, in the first precision that it is here in.
+
+    Attributes:
+        model: the first that was named, whether or not it could be measured.
+        precisions: by target; of a model that is here in two forms, the form that the target has. A target
+            for which it could not be made is not there.
+        target: the first, on which it is the anchor of the others.
+    """
+
+    model: str
+    precisions: dict[str, str]
+    target: str
+
+
 class BenchResult(Record):
     """Everything that one `tersa bench` found.
 
@@ -138,8 +155,10 @@ class BenchResult(Record):
         verdict: the answer in a line.
         detail: the answer in sentences.
         measurements: one row per combination that was measured.
-        comparisons: of each measurement with the first model's on the same target and batch.
-        across: of each measurement on another target with the first model's on the first target.
+        reference: what others are compared with; None in results of an older tersa.
+        comparisons: of each measurement with the reference on the same target and batch, where that was
+            measured.
+        across: of each measurement on another target with the reference on the first target.
         not_offered: combinations without a measurement, and why.
         accuracies: of trained models, where data are given.
         cross: models that were adapted for a target, on all of them; None where none was.
@@ -153,6 +172,7 @@ class BenchResult(Record):
     verdict: str = ""
     detail: str = ""
     data: str = ""
+    reference: Reference | None = None
     measurements: list[Row]
     comparisons: list[Comparison]
     across: list[Comparison]
@@ -166,3 +186,15 @@ class BenchResult(Record):
     artefacts: list[str]
     report: str = ""
     seconds: float
+
+    def leads(self, row: Measurement) -> bool:
+        """A row is the reference on its target."""
+        known, first = self.reference, self.measurements[0]
+        if known is None:
+            return (row.model, row.precision) == (first.model, first.precision)
+        return row.model == known.model and row.precision == known.precisions.get(row.target)
+
+    def anchors(self, row: Measurement) -> bool:
+        """A row is the reference on the first target, which the rows of other targets are compared with."""
+        first = self.measurements[0].target if self.reference is None else self.reference.target
+        return row.target == first and self.leads(row)

@@ -12,18 +12,21 @@ from tersa.records import Comparison, Measurement
 from tersa.report.numbers import milliseconds, percent, points, si, times
 from tersa.report.tables import target_name
 from tersa.targets.energy import NOT_MEASURED
+from tersa.targets.ssh import is_remote
 from tersa.targets.sweep import Row
 
 
 def headline(result: BenchResult) -> tuple[str, str]:
     """Verdict and detail."""
-    first = result.measurements[0]
     batch = min(row.batch for row in result.measurements)
     rows = [row for row in result.measurements if row.batch == batch]
+    first = next((row for row in rows if result.leads(row)), None)
     best = min(rows, key=lambda row: row.latency_ms.median)
-    if len(rows) == 1 or _key(best) == _key(first):
-        verdict = f"{name(first)} takes {milliseconds(first.latency_ms.median)}"
+    if len(rows) == 1 or (first is not None and _key(best) == _key(first)):
+        verdict = f"{name(best)} takes {milliseconds(best.latency_ms.median)}"
         verdict += "" if len(rows) == 1 else ", and nothing here is quicker"
+    elif first is None:
+        verdict = f"{name(best)} is the quickest: {milliseconds(best.latency_ms.median)}"
     else:
         pair = _pair(result, first, best)
         if pair is not None and pair.speedup is not None and pair.verdict == "faster":
@@ -63,14 +66,52 @@ def energy_known(rows: Sequence[Row]) -> str:
     return (found[0] if len(found) == 1 else ", ".join(kinds)) + short_of
 
 
-def _sentences(result: BenchResult, first: Row, best: Row, batch: int) -> list[str]:
+def unled(result: BenchResult) -> list[str]:
+    """A note for every target on which nothing is compared, because the reference was not measured there."""
+    known = result.reference
+    if known is None or len({(row.model, row.precision) for row in result.measurements}) < 2:
+        return []
+    targets = dict.fromkeys(row.target for row in result.measurements)
+    led = {row.target for row in result.measurements if result.leads(row)}
+    return [
+        f"nothing is compared on {target}: the reference, {short(known.model)}, was not measured there"
+        + (f" in {known.precisions[target].upper()}" if target in known.precisions else "")
+        for target in targets
+        if target not in led
+    ]
+
+
+def fewer_starts(rows: Sequence[Row], asked: int) -> list[str]:
+    """A note for every target whose networks were started less often than asked."""
+    found: dict[tuple[str, int], list[int]] = {}
+    for row in rows:
+        if row.starts < asked:
+            found.setdefault((row.target, row.starts), []).append(row.batch)
+    return [
+        f"{target}: {made} of {asked} starts of each network at batch {_listed(batches)} "
+        + (
+            "(rounds on another machine are those of one process)"
+            if is_remote(target)
+            else "(a start or a call takes too long for more)"
+        )
+        + "; the intervals there leave out how processes differ"
+        for (target, made), batches in found.items()
+    ]
+
+
+def _listed(batches: Sequence[int]) -> str:
+    return ", ".join(map(str, sorted(set(batches))))
+
+
+def _sentences(result: BenchResult, first: Row | None, best: Row, batch: int) -> list[str]:
     images = "one image" if batch == 1 else f"{batch} images"
     said = [f"A call of {images} takes {milliseconds(best.latency_ms.median)} there"]
-    if _key(best) != _key(first):
-        said[0] += f", and {milliseconds(first.latency_ms.median)} with the first combination"
+    other = first if first is not None and _key(best) != _key(first) else None
+    if other is not None:
+        said[0] += f", and {milliseconds(other.latency_ms.median)} with the reference"
     said[0] += "."
-    if best.test_accuracy is not None and first.test_accuracy is not None and _key(best) != _key(first):
-        lost = first.test_accuracy - best.test_accuracy
+    if other is not None and best.test_accuracy is not None and other.test_accuracy is not None:
+        lost = other.test_accuracy - best.test_accuracy
         word = (
             "as exact" if abs(lost) < 0.005 else f"{points(abs(lost))} {'less' if lost > 0 else 'more'} exact"
         )

@@ -26,7 +26,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import psutil
 from torch import nn
 
 from tersa.data.sources import load as load_data
@@ -38,14 +37,14 @@ from tersa.models.load import load as load_model
 from tersa.models.summary import parameters, summary
 from tersa.recipes.bench import parse_targets
 from tersa.recipes.bench_cross import adapted_for
-from tersa.recipes.bench_matrix import Batches, File, Job, Say, run_matrix, with_accuracy
+from tersa.recipes.bench_matrix import Batches, File, Job, Say, alive, nothing, run_matrix, with_accuracy
 from tersa.recipes.folder import RESULT, open_folder, releasing
 from tersa.recipes.hardware_result import Group, HardwareResult, NetworkFacts
 from tersa.recipes.published_hardware import NETWORKS
 from tersa.recipes.subjects import Subject, find_subject, model_of, to_artefact
 from tersa.records import Record, write_record
 from tersa.targets.base import PRECISIONS, Target
-from tersa.targets.environment import environment
+from tersa.targets.environment import environment, memory_each
 from tersa.targets.lanes import Limits
 from tersa.targets.registry import installed
 from tersa.targets.sweep import Gap
@@ -62,8 +61,6 @@ MEASURED = {"quick": ("fp32", "bf16", "int8"), "full": ("fp32", "bf16", "fp16", 
 SECONDS = {"quick": 0.2, "full": 1.0}
 CALL_SECONDS = {"quick": 10.0, "full": 30.0}
 """A call that takes longer ends the rise of the batch; a first call has five times as long."""
-MEMORY_SHARE = 0.5
-"""Of the machine's memory that one process may hold."""
 OVERHEAD = 2.5
 """Wall time over timed time: loading, first calls, warm-up, the anchor in every cell."""
 MEAN, STD = 0.5, 0.25
@@ -121,7 +118,7 @@ class HardwarePlan:
         request: what was asked.
         targets: texts, with the runtime or the reason why it is not there.
         batches: images per call.
-        precisions: in the order of the tables.
+        precisions: FP32 first, which adapted networks are compared with, then as asked.
         seconds: of timed calls per combination.
         runs: adapted or trained networks.
         task: for test accuracies, or None.
@@ -166,7 +163,8 @@ def plan_hardware(request: HardwareRequest) -> HardwarePlan:
     for side in request.sides:
         if side not in SIDES:
             raise UsageError(f"--size {side}: the sizes are {' and '.join(map(str, SIDES))}")
-    precisions = request.precisions or MEASURED[request.mode]
+    asked = dict.fromkeys(request.precisions or MEASURED[request.mode])
+    precisions = sorted(asked, key=lambda name: name != "fp32")
     for precision in precisions:
         if precision not in PRECISIONS:
             raise unknown("precision", precision, PRECISIONS)
@@ -215,6 +213,7 @@ def run_hardware(
 
     Raises:
         UsageError: `out` exists; or not one combination is offered.
+        TargetError: not one combination could be measured.
         ModelError: a network cannot be exported.
     """
     from tersa.recipes.hardware_report import write_results
@@ -239,8 +238,7 @@ def run_hardware(
         groups.append(_measure_group(plan, network, side, out / f"{network}-{side}", told, notes))
     tell("measuring", 1.0, f"{sum(len(each.rows) for each in groups)} measured")
     if not any(each.rows for each in groups):
-        reasons = dict.fromkeys(gap.reason for each in groups for gap in each.gaps)
-        raise UsageError(f"no target runs any of these networks: {'; '.join(reasons)}")
+        raise nothing([gap for each in groups for gap in each.gaps])
     result = HardwareResult(
         mode=plan.request.mode,
         command=command,
@@ -272,18 +270,22 @@ def _measure_group(
         files += own
         gaps += [gap for text, _ in plan.targets for gap in missing(text)]
         networks.append(_facts(network, side, subject, made_for, own))
-    if plan.task is None and "int8" in plan.precisions:
-        notes.append("INT8 ranges come from noise: right for timing, not for use")
+    if any(each.precision == "int8" for each in files):
+        notes.append(
+            "INT8 ranges come from noise, because the networks in INT8 are not trained: right for timing, "
+            "not for use"
+        )
     task = plan.task if plan.task is not None and plan.task.shape == (3, side, side) else None
-    mode = plan.request.mode
+    mode, forms = plan.request.mode, [(each.subject.name, each.precision) for each in files]
     job = Job(
         targets=plan.targets,
         files=files,
         batches=plan.batches,
         seconds=plan.seconds,
-        limits=Limits(memory=int(MEMORY_SHARE * psutil.virtual_memory().total), call_s=CALL_SECONDS[mode]),
+        limits=Limits(memory_each(alive(plan.targets, forms)), CALL_SECONDS[mode]),
         task=task,
         tested=0 if task is None else len(task.test),
+        model=network,
     )
     found = run_matrix(job, folder, tell)
     notes += [f"{network} {side}x{side}: {note}" for note in found.notes]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tersa.files import write_atomic
 from tersa.recipes import published_hardware as published
-from tersa.recipes.hardware_result import Group, HardwareResult
+from tersa.recipes.hardware_result import Group, HardwareResult, NetworkFacts
 from tersa.recipes.hardware_tables import NAMES, markdown, one, precisions_of, tables, targets_of
 from tersa.report.hardware_charts import STYLES
 from tersa.report.hardware_page import write
@@ -76,13 +76,19 @@ def rows_csv(result: HardwareResult) -> str:
                     "images_per_s": round(row.images_per_s, 2),
                     "load_ms": round(row.load_ms, 1),
                     "first_ms": round(row.first_ms, 2),
-                    "test_accuracy": "not trained here" if row.test_accuracy is None else row.test_accuracy,
+                    "test_accuracy": _accuracy(row, own),
                     "processor": machine.processor,
                     "date": machine.date[:10],
                     "commit": machine.commit,
                 }
             )
     return text.getvalue()
+
+
+def _accuracy(row: Row, own: NetworkFacts) -> str | float:
+    if row.test_accuracy is not None:
+        return row.test_accuracy
+    return "not tested" if own.trained else "not trained here"
 
 
 def answer(groups: Sequence[Group]) -> tuple[str, str]:

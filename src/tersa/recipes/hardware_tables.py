@@ -273,6 +273,11 @@ def _cross(groups: Sequence[Group], number: str, network: str) -> Table:
     ]
     if not adapted:
         note = "No adapted network of ours: give runs of tersa adapt with --run."
+    elif not any(_crosses(pair, group, facts) for group, facts in adapted for pair in group.comparisons):
+        note = (
+            "Nothing of ours: adapted networks are compared in FP32 and single images, in the rounds of the "
+            "original, and no target measured both so; fp32 must be among --precision and 1 among --batch."
+        )
     width = len(columns)
     for group, facts in adapted:
         for pair in group.comparisons:

@@ -1,15 +1,15 @@
 """The machine's ceilings: how fast it multiplies, and how fast it copies. Measured once, kept in the cache.
 
     arithmetic      n^3 / t of an n x n matrix product, n = 1024, by PyTorch or ONNX Runtime, the quicker
-    memory          2 b / t of a copy of b bytes, for b from 64 kB to 128 MB: caches are faster than memory
+    memory          2 b / t of a copy of b bytes, for b from 64 kB to 64 MB: caches are faster than memory
 
 The ceiling of memory for a network is that of its working set: what is smaller than a cache stays there
-between calls. Both are what common kernels reach, not what the data sheet promises, so that a layer can pass
-100 %.
+between calls. A copy of b bytes touches 2 b, so that a working set of w bytes has the ceiling of b = w / 2.
+Both are what common kernels reach, not what the data sheet promises, so that a layer can pass 100 %.
 
 Example:
     >>> found = Ceilings(machine="m", threads=1, macs_per_s={"fp32": 5e10}, copies={1024: 4e10, 4096: 1e10})
-    >>> round(found.bandwidth(2048) / 1e9, 6)
+    >>> round(found.bandwidth(4096) / 1e9, 6)
     20.0
 """
 
@@ -58,12 +58,16 @@ class Ceilings(Record):
     copies: dict[int, float]
 
     def bandwidth(self, working_set: int) -> float:
-        """Bytes in a second for a working set, interpolated between the copies on logarithmic axes."""
+        """Bytes in a second for a working set, interpolated between the copies on logarithmic axes.
+
+        Args:
+            working_set: bytes, of which a copy has a half as its source and a half as its target.
+        """
         sizes = sorted(self.copies)
         return float(
             np.exp(
                 np.interp(
-                    math.log(max(working_set, 1)),
+                    math.log(max(working_set / 2, 1)),
                     [math.log(size) for size in sizes],
                     [math.log(self.copies[size]) for size in sizes],
                 )

@@ -26,11 +26,12 @@ References:
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from tersa.records import Record
 
@@ -114,26 +115,60 @@ class Rapl:
         return Reading({name: int(path.read_text()) for name, path in self.files.items()})
 
 
+def first_visible(visible: str | None) -> int | str | None:
+    """The GPU that CUDA calls device 0: its number or UUID, or None where there is none with a counter.
+
+    A part of a GPU (MIG) has no counter of its own.
+
+    Args:
+        visible: `$CUDA_VISIBLE_DEVICES`, or None where it is not set.
+
+    >>> [first_visible(text) for text in (None, "2,0", "GPU-8a,1", "MIG-8a", "-1", "")]
+    [0, 2, 'GPU-8a', None, None, None]
+    """
+    first = "0" if visible is None else visible.split(",")[0].strip()
+    if first.isdecimal():
+        return int(first)
+    return first if first.startswith("GPU-") else None
+
+
 class Nvml:
     """The counter of an NVIDIA GPU, by the driver's own library; Volta and later have one.
+
+    CUDA numbers GPUs by speed unless `$CUDA_DEVICE_ORDER` says otherwise, the library by their place on the
+    bus: a GPU of another name than the one that was measured is not read.
+
+    Args:
+        name: of the GPU, as PyTorch tells it.
+        gpu: its number or UUID, see `first_visible`.
+        library: the driver's; None for the system's. A test passes its own.
 
     Attributes:
         ranges: one domain that never starts again, or none where there is no such GPU.
     """
 
-    def __init__(self, index: int = 0) -> None:
+    def __init__(self, name: str, gpu: int | str | None, library: Any = None) -> None:
         self.ranges: dict[str, int] = {}
-        self._library: ctypes.CDLL | None = None
+        self._library: Any = None
         self._handle = ctypes.c_void_p()
         try:
-            library = ctypes.CDLL("libnvidia-ml.so.1")
+            library = library or ctypes.CDLL("libnvidia-ml.so.1")
         except OSError:
             return
-        if library.nvmlInit_v2() or library.nvmlDeviceGetHandleByIndex_v2(index, ctypes.byref(self._handle)):
+        if gpu is None or library.nvmlInit_v2() or self._find(library, gpu):
+            return
+        found = ctypes.create_string_buffer(96)
+        if library.nvmlDeviceGetName(self._handle, found, len(found)) or found.value.decode() != name:
             return
         self._library = library
         if self._millijoules() is not None:
-            self.ranges = {f"gpu {index}": 0}
+            self.ranges = {f"gpu {gpu}" if isinstance(gpu, int) else "gpu": 0}
+
+    def _find(self, library: Any, gpu: int | str) -> int:
+        handle = ctypes.byref(self._handle)
+        if isinstance(gpu, int):
+            return library.nvmlDeviceGetHandleByIndex_v2(gpu, handle)
+        return library.nvmlDeviceGetHandleByUUID(gpu.encode(), handle)
 
     def read(self) -> Reading:
         """The counter now."""
@@ -151,10 +186,13 @@ def counters(device: str = "cpu", root: Path = POWERCAP) -> Rapl | Nvml | None:
     """The counters that see a device, or None where the machine has none that can be read.
 
     Args:
-        device: `cpu`, or anything else for a GPU.
+        device: `cpu`, or the name of a GPU: the first that this process sees.
         root: the powercap folder.
     """
-    found = Rapl(root) if device == "cpu" else Nvml()
+    if device == "cpu":
+        found = Rapl(root)
+    else:
+        found = Nvml(device, first_visible(os.environ.get("CUDA_VISIBLE_DEVICES")))
     return found if found.ranges else None
 
 

@@ -26,6 +26,8 @@ PACKAGES = ("torch", "onnxruntime", "onnx", "onnxscript", "numpy", "numba", "ope
 
 CPU = Path("/sys/devices/system/cpu")
 CGROUP = Path("/sys/fs/cgroup")
+MEMORY_SHARE, LEAST_MEMORY = 0.8, 10**9
+"""Of the memory that is free, what all processes of a measurement may hold together; bytes of one of them."""
 UNLIMITED = 2**60
 """Control groups of the first version write their largest number where memory has no limit."""
 
@@ -61,6 +63,11 @@ def cores() -> int:
     return min(physical, allowed)
 
 
+def hardware() -> str:
+    """The processor and its cores that this process may use: what a time is of (`AMD EPYC, 2 cores`)."""
+    return f"{processor_name(cpuinfo())}, {cores()} core{'' if cores() == 1 else 's'}"
+
+
 def governor(root: Path = CPU) -> str:
     """How the frequencies of the processors are chosen, each word once; empty where that is not told."""
     found = {_text(path) for path in root.glob("cpu[0-9]*/cpufreq/scaling_governor")}
@@ -93,8 +100,29 @@ def available_memory(root: Path = CGROUP) -> int:
     limit = memory_limit(root)
     if limit is None:
         return free
-    used = _text(root / "memory.current") or _text(root / "memory" / "memory.usage_in_bytes")
-    return max(0, min(free, limit - int(used or 0)))
+    used = int(_text(root / "memory.current") or _text(root / "memory" / "memory.usage_in_bytes") or 0)
+    return max(0, min(free, limit - max(0, used - _given_back(root))))
+
+
+def _given_back(root: Path) -> int:
+    """Bytes of files that the control group keeps in memory and gives up when something else needs it."""
+    text = _text(root / "memory.stat") or _text(root / "memory" / "memory.stat")
+    kept = dict(line.split() for line in text.splitlines() if len(line.split()) == 2)
+    return int(kept.get("total_inactive_file", kept.get("inactive_file", "0")))
+
+
+def memory_each(processes: int, root: Path = CGROUP) -> int:
+    """Bytes that each of some processes may hold that live at the same time.
+
+    An equal part of `MEMORY_SHARE` of what is free; at least `LEAST_MEMORY`, or all of that share, because a
+    runtime alone takes half a gigabyte, and not all of them grow to their limit together.
+
+    Args:
+        processes: how many.
+        root: where control groups are mounted.
+    """
+    whole = int(MEMORY_SHARE * available_memory(root))
+    return max(whole // processes, min(whole, LEAST_MEMORY))
 
 
 def _text(path: Path) -> str:

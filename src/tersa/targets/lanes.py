@@ -20,6 +20,9 @@ from tersa.targets.worker import Died, Facts, First, Worker
 PATIENCE = 5.0
 """A first call may take this many times the limit of a call before its process is ended: it also warms up."""
 
+COMPILING_S = 600.0
+"""Seconds for a first call that compiles, which is not what a limit of a call is about."""
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -33,10 +36,15 @@ class Limits:
     memory: int | None = None
     call_s: float | None = None
 
-    @property
-    def patience(self) -> float | None:
-        """Seconds that a first call may take, or None for any time."""
-        return None if self.call_s is None else max(10.0, PATIENCE * self.call_s)
+    def patience(self, *, compiles: bool = False) -> float | None:
+        """Seconds that a first call may take, or None for any time.
+
+        >>> Limits(call_s=4.0).patience(), Limits(call_s=4.0).patience(compiles=True), Limits().patience()
+        (20.0, 620.0, None)
+        """
+        if self.call_s is None:
+            return None
+        return max(10.0, PATIENCE * self.call_s) + (COMPILING_S if compiles else 0.0)
 
 
 UNLIMITED = Limits()
@@ -93,10 +101,18 @@ class Remote:
 
 @dataclass
 class Lane:
-    """A candidate that is prepared on the target."""
+    """A candidate that is prepared on the target.
+
+    Attributes:
+        candidate: the network.
+        runner: what runs it.
+        patience: seconds that its first call may take.
+        first: its first call with the batch at hand.
+    """
 
     candidate: Candidate
     runner: Worker | Remote
+    patience: float | None = None
     first: First | None = None
 
     @property
@@ -151,7 +167,7 @@ class Anchor:
             self._dead = False
         try:
             images = self.lane.candidate.images(batch)
-            self.lane.first = self.lane.runner.first(images, self.limits.patience)
+            self.lane.first = self.lane.runner.first(images, self.lane.patience)
         except Died as error:
             self.died(batch, error)
             return False

@@ -59,16 +59,11 @@ class OpenVino:
         openvino = load_openvino()
         if not artefact.path.is_file():
             raise ModelError(f"no file {artefact.path}")
-        settings = {
-            "INFERENCE_NUM_THREADS": self.threads,
-            "NUM_STREAMS": 1,
-            "PERFORMANCE_HINT": self.hint.upper(),
-            "INFERENCE_PRECISION_HINT": HINTS[asked],
-            "ENABLE_CPU_PINNING": False,  # bound to a core that others use, every call waits for its turn
-        }
         start = time.perf_counter()
         try:
-            compiled = openvino.Core().compile_model(artefact.path, "CPU", settings)
+            compiled = openvino.Core().compile_model(
+                artefact.path, "CPU", settings(self.threads, self.hint, asked)
+            )
         except RuntimeError as error:
             detail = first_line(error, last=True)
             raise ModelError(
@@ -86,6 +81,17 @@ class OpenVino:
             executed=executed(self.name, asked, layers(compiled)),
             load_ms=load_ms,
         )
+
+
+def settings(threads: int, hint: str, precision: str) -> dict[str, int | str | bool]:
+    """What a network is compiled with; `ssh_runner.openvino_settings` says the same."""
+    return {
+        "INFERENCE_NUM_THREADS": threads,
+        "NUM_STREAMS": 1,
+        "PERFORMANCE_HINT": hint.upper(),
+        "INFERENCE_PRECISION_HINT": HINTS[precision],
+        "ENABLE_CPU_PINNING": False,  # bound to a core that others use, every call waits for its turn
+    }
 
 
 def layers(compiled: Any) -> Counter[str]:

@@ -29,12 +29,12 @@ import torch
 from torch import Tensor, nn
 
 from tersa.errors import TargetError
-from tersa.export.artefact import Artefact
+from tersa.export.artefact import NO_SPINNING, Artefact
 from tersa.export.onnx import Deployed
 from tersa.targets.base import Pixels, Target
 from tersa.targets.costs import PRODUCTS, NodeCost
 from tersa.targets.onnx_runtime import FLOAT_LAYERS, GRAPH_LEVELS, INTEGER_LAYERS, OnnxRuntime
-from tersa.targets.openvino_cpu import HINTS, OpenVino, load_openvino
+from tersa.targets.openvino_cpu import OpenVino, load_openvino, settings
 from tersa.targets.torch_eager import TorchEager, pinned, placed
 
 LAYERS = (*FLOAT_LAYERS, *INTEGER_LAYERS)
@@ -129,6 +129,7 @@ def _onnxruntime(
     with tempfile.TemporaryDirectory(prefix="tersa.") as folder:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = target.threads, 1
+        options.add_session_config_entry(*NO_SPINNING)
         options.log_severity_level = 4
         options.graph_optimization_level = getattr(
             onnxruntime.GraphOptimizationLevel, GRAPH_LEVELS[target.graph]
@@ -186,15 +187,8 @@ def _openvino(
     calls: int,
 ) -> Profile:
     openvino = load_openvino()
-    settings = {
-        "INFERENCE_NUM_THREADS": target.threads,
-        "NUM_STREAMS": 1,
-        "PERFORMANCE_HINT": target.hint.upper(),
-        "INFERENCE_PRECISION_HINT": HINTS[precision],
-        "ENABLE_CPU_PINNING": False,
-        "PERF_COUNT": True,
-    }
-    request = openvino.Core().compile_model(artefact.path, "CPU", settings).create_infer_request()
+    counted = {**settings(target.threads, target.hint, precision), "PERF_COUNT": True}
+    request = openvino.Core().compile_model(artefact.path, "CPU", counted).create_infer_request()
     times: dict[str, list[float]] = defaultdict(list)
     kinds: dict[str, str] = {}
     for _ in range(calls + calls // 3):

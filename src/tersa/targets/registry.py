@@ -12,6 +12,7 @@ Example:
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -43,7 +44,8 @@ class Kind:
         install: the line that installs it.
         make: the target's class; its fields are `threads` and the options.
         options: allowed values of each option beside `threads`, the default first.
-        most_threads: that one call can use; 0 for all that the machine has.
+        most_threads: that one call can use; 0 for all that this process may run on.
+        compiles: an option with which the first call of a batch size compiles for it; an empty text for any.
         found: version of what is no package, or an empty text.
         features: what it uses of this machine; called where it is installed.
     """
@@ -53,6 +55,7 @@ class Kind:
     make: Callable[..., Target]
     options: dict[str, tuple[str, ...]] = field(default_factory=dict)
     most_threads: int = 0
+    compiles: str | None = None
     found: Callable[[], str] | None = None
     features: Callable[[], str] | None = None
 
@@ -74,6 +77,7 @@ KINDS: dict[str, Kind] = {
     ),
     "torch-compile": Kind(
         *("torch", "pip install torch", torch_compile.TorchCompile, torch_compile.OPTIONS),
+        compiles="",
         features=torch_compile.features,
     ),
     "onnxruntime": Kind(
@@ -86,12 +90,13 @@ KINDS: dict[str, Kind] = {
     ),
     "litert": Kind(
         *("ai-edge-litert", litert.INSTALL, litert.LiteRt, litert.OPTIONS),
+        compiles="converter=litert-torch",
         features=litert.features,
     ),
     "executorch": Kind("executorch", executorch.INSTALL, executorch.ExecuTorch),
     "tensorrt": Kind("tensorrt", tensorrt.INSTALL, tensorrt.TensorRt, tensorrt.OPTIONS, most_threads=1),
     "packed": Kind("numba", packed.INSTALL, packed.Packed),
-    "c": Kind("", c_build.INSTALL, c_build.PlainC, c_build.OPTIONS, 1, c_build.installed_compiler),
+    "c": Kind("", c_build.INSTALL, c_build.PlainC, c_build.OPTIONS, 1, found=c_build.installed_compiler),
 }
 
 DEFAULT = "onnxruntime@threads=1"
@@ -199,9 +204,7 @@ def split_list(text: str) -> list[str]:
     pieces: list[str] = []
     for piece in filter(None, (part.strip() for part in text.split(","))):
         if "=" in piece and "@" not in piece and pieces:
-            pieces[-1] += (
-                "," if "@" in pieces[-1].removeprefix(ssh.SCHEME).rpartition("/")[2] else "@"
-            ) + piece
+            pieces[-1] += ("," if "@" in _runtime(pieces[-1]) else "@") + piece
         else:
             pieces.append(piece)
     if not pieces:
@@ -210,6 +213,26 @@ def split_list(text: str) -> list[str]:
     if twice:
         raise UsageError(f"target '{twice[0]}' is given twice")
     return pieces
+
+
+def _runtime(text: str) -> str:
+    """What stands behind the place of a target on another machine, or the whole text.
+
+    >>> _runtime("ssh://pi@host/onnxruntime@python=/opt/venv/bin/python"), _runtime("torch")
+    ('onnxruntime@python=/opt/venv/bin/python', 'torch')
+    """
+    return text.removeprefix(ssh.SCHEME).partition("/")[2] if ssh.is_remote(text) else text
+
+
+def compiles(text: str) -> bool:
+    """The first call of a batch size compiles for it, on a target of this machine.
+
+    >>> [compiles(text) for text in ("torch-compile@threads=2", "litert", "litert@converter=litert-torch")]
+    [True, False, True]
+    """
+    name, _, rest = text.partition("@")
+    option = KINDS[name].compiles if name in KINDS else None
+    return option is not None and (not option or option in rest.split(","))
 
 
 def _options(
@@ -237,7 +260,11 @@ def _options(
 
 
 def _most_threads(kind: Kind) -> int:
-    return kind.most_threads or psutil.cpu_count(logical=True) or 1
+    return kind.most_threads or (
+        len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else psutil.cpu_count(logical=True) or 1
+    )
 
 
 def _threads(value: str, most: int | None, wrong: list[str]) -> int:
@@ -249,7 +276,6 @@ def _threads(value: str, most: int | None, wrong: list[str]) -> int:
     if value == "all":
         return most
     if not value.isdecimal() or not 1 <= int(value) <= most:
-        where = "for this target" if most == 1 else "on this machine"
-        wrong.append(f"threads is 1 to {most} {where}, or all, not '{value}'")
+        wrong.append(f"threads is 1 to {most} for this target here, or all, not '{value}'")
         return 1
     return int(value)

@@ -173,10 +173,15 @@ class Remote:
             "do": "load", "runtime": self.runtime, "threads": self.threads, "options": dict(self.options),
             "precision": asked,
         }  # fmt: skip
-        told, rest = connection.ask(message, content)
-        if rest:
-            layers = layers_of(onnx.load_model_from_string(rest))
-        layers.update(told.get("executed", {}))
+        try:
+            told, rest = connection.ask(message, content)
+            if rest:
+                layers = layers_of(onnx.load_model_from_string(rest))
+            layers.update(told.get("executed", {}))
+            computes = executed(self.describe(), asked, layers) if layers else ""
+        except (TargetError, ModelError):
+            connection.leave()
+            raise
         index = int(told["session"])
 
         def run(pixels: Pixels) -> Pixels:
@@ -191,7 +196,7 @@ class Remote:
         return Session(
             *(model, self.describe(), asked, self.threads, str(told["version"]), run),
             device=str(self.place),
-            executed=executed(self.describe(), asked, layers) if layers else "",
+            executed=computes,
             load_ms=float(told["load_ms"]),
             size_bytes=len(content),
             close=holding,
@@ -257,7 +262,7 @@ class Connection:
             "seconds": effort.seconds,
             "rounds": effort.rounds, "round_ms": effort.round_ms, "warmup_seconds": effort.warmup_seconds,
         }  # fmt: skip
-        limit = ANSWER_SECONDS + 4 * len(sessions) * (effort.seconds + effort.warmup_seconds)
+        limit = ANSWER_SECONDS + 6 * len(sessions) * (effort.seconds + effort.warmup_seconds)
         times: list[list[float]] = [[] for _ in sessions]
         with self._lock:
             self._send_message(message, b"".join(one.tobytes() for one in arrays), limit)
@@ -280,12 +285,17 @@ class Connection:
     def _let_go(self, key: int) -> None:
         self.indices.pop(key, None)
         self._holders -= 1
+        self.leave()
+
+    def leave(self) -> None:
+        """End the connection where no session holds it."""
         if self._holders <= 0:
             self.close()
 
     def close(self, patience: float = 5.0) -> None:
         """End the connection, and with it the runner; ssh is killed after `patience` seconds."""
-        _CONNECTIONS.pop((self.place, self.python), None)
+        if _CONNECTIONS.get((self.place, self.python)) is self:  # and no newer one
+            del _CONNECTIONS[self.place, self.python]
         if self._process.stdin is not None:
             with suppress(OSError):  # the other side is gone
                 self._process.stdin.close()

@@ -31,6 +31,15 @@ import time
 IDLE_SECONDS = 900.0
 LONGEST_SECONDS = 3600.0
 
+ALIKE, RECOVERY, RECOVERY_ROUNDS, OVERTIME, LEAST_ROUNDS = 1.5, 8, 2.5, 5.0, 12
+LEAST_PER_START, TRIES, LONGEST_MS, WARM_SHARE = 3, 4, 100.0, 0.05
+"""The rules of `tersa.targets.rounds`, which is not there; a test holds them equal."""
+
+OPENVINO_HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16", "int8": "f32"}
+OPENVINO_NAMES = {"f32": "fp32", "bf16": "bf16", "f16": "fp16", "i8": "int8", "u8": "int8", "I8": "int8"}
+OPENVINO_LAYERS = ("Convolution", "Deconvolution", "FullyConnected", "MatMul", "BinaryConvolution")
+"""As in `tersa.targets.openvino_cpu`; held equal, too."""
+
 
 class Refused(Exception):
     """What is told to the other side as an error of a kind."""
@@ -40,9 +49,8 @@ class Refused(Exception):
         self.kind = kind
 
 
-def load_onnxruntime(content, threads, options, precision):
-    import onnxruntime
-
+def onnxruntime_settings(onnxruntime, threads, options):
+    """As `tersa.export.artefact.open_session`."""
     levels = {
         "disabled": "DISABLE_ALL",
         "basic": "ENABLE_BASIC",
@@ -52,9 +60,17 @@ def load_onnxruntime(content, threads, options, precision):
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads = threads
     settings.inter_op_num_threads = 1
+    settings.add_session_config_entry("session.force_spinning_stop", "1")
     settings.log_severity_level = 4
     level = "ORT_" + levels[options.get("graph", "all")]
     settings.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, level)
+    return settings
+
+
+def load_onnxruntime(content, threads, options, precision):
+    import onnxruntime
+
+    settings = onnxruntime_settings(onnxruntime, threads, options)
     start = time.perf_counter()
     session = onnxruntime.InferenceSession(content, settings, providers=["CPUExecutionProvider"])
     spent = time.perf_counter() - start
@@ -78,30 +94,35 @@ def rewritten_graph(onnxruntime, content, settings):
         os.close(place)
 
 
+def openvino_settings(threads, options, precision):
+    """As `openvino_cpu.settings`."""
+    return {
+        "INFERENCE_NUM_THREADS": threads,
+        "NUM_STREAMS": 1,
+        "PERFORMANCE_HINT": options.get("hint", "latency").upper(),
+        "INFERENCE_PRECISION_HINT": OPENVINO_HINTS[precision],
+        "ENABLE_CPU_PINNING": False,
+    }
+
+
 def load_openvino(content, threads, options, precision):
     sys.modules.setdefault("openvino_telemetry", None)  # pyright: ignore - it writes an identifier to the home folder
     import numpy
     import openvino  # pyright: ignore - optional
 
-    hints = {"fp32": "f32", "bf16": "bf16", "fp16": "f16", "int8": "f32"}
-    names = {"f32": "fp32", "bf16": "bf16", "f16": "fp16", "i8": "int8", "u8": "int8"}
-    layers = ("Convolution", "Deconvolution", "FullyConnected", "MatMul")
-    settings = {
-        "INFERENCE_NUM_THREADS": threads,
-        "NUM_STREAMS": 1,
-        "PERFORMANCE_HINT": options.get("hint", "latency").upper(),
-        "INFERENCE_PRECISION_HINT": hints[precision],
-    }
     start = time.perf_counter()
     core = openvino.Core()
-    compiled = core.compile_model(core.read_model(content), "CPU", settings)
+    compiled = core.compile_model(
+        core.read_model(content), "CPU", openvino_settings(threads, options, precision)
+    )
     spent = time.perf_counter() - start
     found = {}
     for one in compiled.get_runtime_model().get_ops():
         about = one.get_rt_info()
-        if "layerType" in about and about["layerType"].astype(str) in layers:
-            kind = about["runtimePrecision"].astype(str)
-            found[names.get(kind, kind)] = found.get(names.get(kind, kind), 0) + 1
+        if "layerType" in about and about["layerType"].astype(str) in OPENVINO_LAYERS:
+            kind = str(about["runtimePrecision"].astype(str))
+            name = OPENVINO_NAMES.get(kind, kind)
+            found[name] = found.get(name, 0) + 1
     request = compiled.create_infer_request()
     version = "openvino " + openvino.__version__.split("-")[0]
     return (lambda x: numpy.array(request.infer([x], share_inputs=True)[0])), version, found, spent
@@ -169,49 +190,86 @@ def per_call(run, x, count):
     return (time.perf_counter_ns() - start) / count / 1e6
 
 
-def warm_up(run, x, seconds):
-    """Call until three rounds agree within 5 % or the time is over, which one call may fill."""
+def interruptions():
+    """As `worker._interruptions`: of any thread of this process; 0 where they are not counted."""
+    if sys.platform != "linux":
+        return 0
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
+
+
+def warm_up(run, x, seconds, round_ms):
+    """As `rounds._warm_up`: until three rounds agree or the time is over, which one call may fill."""
+    made, count, recent, end = 1, 1, [], time.perf_counter_ns() + 1e9 * seconds
     run(x)  # what is made once is no part of a call's time
-    end, recent, calls = time.perf_counter() + seconds, [], 1
     while True:
-        count = max(1, int(1.0 / recent[-1])) if recent and recent[-1] > 0 else 1
-        recent.append(per_call(run, x, count))
-        calls += count
-        last = sorted(recent[-3:])
-        steady = len(recent) >= 3 and last[2] - last[0] < 0.05 * last[1]
-        over = time.perf_counter() > end and (len(recent) >= 3 or recent[-1] > seconds * 1e3)
+        recent = [*recent[-2:], max(per_call(run, x, count), 1e-6)]
+        made += count
+        count = max(1, math.ceil(round_ms / recent[-1]))
+        last = sorted(recent)
+        steady = len(recent) == 3 and last[2] - last[0] < WARM_SHARE * last[1]
+        over = time.perf_counter_ns() > end and (len(recent) == 3 or recent[-1] > seconds * 1e3)
         if steady or over:
-            return calls, last[len(last) // 2]
+            return made, last[len(last) // 2]
 
 
 def untimed(ms, round_ms):
-    """As `rounds.untimed_calls`, which is not there."""
-    return 0 if ms > 100.0 else max(1, min(8, int(2.5 * round_ms / max(ms, 1e-6))))
+    """As `rounds.untimed_calls`."""
+    return 0 if ms > LONGEST_MS else max(1, min(RECOVERY, int(RECOVERY_ROUNDS * round_ms / ms)))
 
 
-def time_rounds(message, content, sessions, tell):
-    """A B, B A, A B, ...: every round of every session is told as it is measured."""
+def calls_of(times, round_ms):
+    """As `rounds.calls_of`."""
+    alone = [max(1, math.ceil(round_ms / each)) for each in times]
+    pairs = list(zip(alone, times, strict=True))
+    return [max(n for n, other in pairs if each / ALIKE <= other <= each * ALIKE) for each in times]
+
+
+def one_round(run, x, calls, first, interrupted):
+    """As `rounds.Here.round`: one that the system interrupted is made again with half the calls."""
+    found = math.inf
+    for _ in range(TRIES):
+        for _ in range(first):
+            run(x)
+        before = interrupted()
+        ms = per_call(run, x, calls)
+        if interrupted() == before:
+            return ms
+        found = min(found, ms)
+        if calls * ms > LONGEST_MS:
+            break
+        calls = max(1, calls // 2)
+    return found
+
+
+def time_rounds(message, content, sessions, tell, interrupted=interruptions):
+    """As `rounds.time_sides` with one start: every round of every session is told as it is measured."""
     inputs, start = [], 0
     for shape in message["shapes"]:
         size = 4 * math.prod(shape)
         inputs.append(images(shape, content[start : start + size]))
         start += size
     runs = [sessions[index] for index in message["sessions"]]
-    warm = [warm_up(run, x, message["warmup_seconds"]) for run, x in zip(runs, inputs, strict=True)]
-    calls = [max(1, math.ceil(message["round_ms"] / each)) for _, each in warm]
-    longest = max(count * each for count, (_, each) in zip(calls, warm, strict=True))
-    rounds = max(3, min(message["rounds"], int(message["seconds"] * 1000.0 / longest)))
+    seconds, round_ms = message["seconds"], message["round_ms"]
+    warm = [warm_up(run, x, message["warmup_seconds"], round_ms) for run, x in zip(runs, inputs, strict=True)]
+    times = [each for _, each in warm]
+    calls, first = calls_of(times, round_ms), [untimed(each, round_ms) for each in times]
+    longest = max(count * each for count, each in zip(calls, times, strict=True))
+    rounds = max(LEAST_PER_START, min(message["rounds"], int(seconds * 1000.0 / longest)))
+    end = time.monotonic() + OVERTIME * seconds * len(runs)
     gc.collect()
     gc.disable()
     for turn in range(rounds):
         order = range(len(runs)) if turn % 2 == 0 else range(len(runs) - 1, -1, -1)
         found = []
         for index in order:
-            for _ in range(untimed(warm[index][1], message["round_ms"])):
-                runs[index](inputs[index])
-            found.append((index, per_call(runs[index], inputs[index], calls[index])))
+            ms = one_round(runs[index], inputs[index], calls[index], first[index], interrupted)
+            found.append((index, ms))
         for index, ms in found:
             tell({"session": index, "round": turn, "ms": ms})
+        if turn + 1 >= LEAST_ROUNDS and time.monotonic() > end:
+            break
     gc.enable()
     return {"done": [{"calls": count, "warmup": made} for count, (made, _) in zip(calls, warm, strict=True)]}
 

@@ -1,12 +1,12 @@
 """One target over batch sizes: every network in a process of its own, timed in the same interleaved rounds.
 
 For each batch size, smallest first: every network runs it for the first time (time, memory, outputs held
-against the reference), then all are timed together, each compared with the first of them and, where one is
-given, with the *anchor*: the reference network on the first target, which takes part in the rounds of every
-target, so that targets are compared by ratios within rounds and not by two times from different minutes. A
-network whose memory or time ends at a batch size is a `Gap` there and takes part no more; the others go on.
-So is one on another machine that fails there. The anchor leaves in the same way, without a gap: its own
-target has that.
+against what they must be), then all are timed together, each compared with the *reference*, the first network
+that was given, and with no other where that one is not measured. Where an *anchor* is given, the reference on
+the first target, it takes part in the rounds of every target, so that targets are compared by ratios within
+rounds and not by two times from different minutes. A network whose memory or time ends at a batch size is a
+`Gap` there and takes part no more; the others go on. So is one on another machine that fails there. The
+anchor leaves in the same way, without a gap: its own target has that.
 
 Energy is read afterwards, one network at a time, because a counter sees the whole machine.
 
@@ -30,6 +30,7 @@ from tersa.targets.base import Effort, Pixels, Target
 from tersa.targets.energy import Energy
 from tersa.targets.lanes import UNLIMITED, Anchor, Candidate, Ended, Guarded, Lane, Limits, Remote
 from tersa.targets.measure import Timed, check_output, compare_measured, measured
+from tersa.targets.registry import compiles
 from tersa.targets.rounds import Timing, time_rounds, time_sides
 from tersa.targets.ssh import is_remote
 from tersa.targets.worker import Died, Facts, Order, Worker, pack
@@ -59,6 +60,7 @@ class Row(Measurement):
         added_bytes: highest resident memory that loading and running up to here added to the process; None
             for a remote machine.
         size_bytes: of the file that the runtime loads.
+        starts: processes, one after the other, that the rounds are from.
         executed: layers by precision, as the runtime says; empty where it does not.
         energy: of one call; None where it was neither measured nor estimated.
         test_accuracy: percent of the test images that this runtime gets right in this precision.
@@ -70,6 +72,7 @@ class Row(Measurement):
     first_ms: float
     added_bytes: int | None
     size_bytes: int
+    starts: int = 1
     executed: str = ""
     energy: Energy | None = None
     test_accuracy: float | None = None
@@ -103,7 +106,8 @@ class Cell(Record):
     """One target at one batch size.
 
     Attributes:
-        comparisons: each row with the first row of this cell.
+        comparisons: each row with the reference, which is then the first row of this cell; empty where the
+            reference was not measured.
         across: each row with the anchor.
     """
 
@@ -121,9 +125,10 @@ class Contest:
     Args:
         text: of the target, as the registry reads it.
         target: the same, parsed.
-        candidates: what to run; the first that can be prepared is what the others are compared with.
+        candidates: what to run.
         limits: of each process.
         cores: that processes may run on; empty for all.
+        led: the first candidate is the reference, which the others are compared with where it is measured.
 
     Attributes:
         lanes: candidates that are prepared and still take part.
@@ -137,6 +142,8 @@ class Contest:
         candidates: Sequence[Candidate],
         limits: Limits = UNLIMITED,
         cores: tuple[int, ...] = (),
+        *,
+        led: bool = True,
     ) -> None:
         self.text = text
         self.target = target.describe()
@@ -144,10 +151,12 @@ class Contest:
         self.lanes: list[Lane] = []
         self.gaps: list[Gap] = []
         self._all: list[Lane] = []
+        self._reference = candidates[0] if candidates and led else None
         self._turned = False
+        patience = limits.patience(compiles=compiles(text))
         for candidate in candidates:
             try:
-                lane = Lane(candidate, self._runner(target, candidate, cores))
+                lane = Lane(candidate, self._runner(target, candidate, cores), patience)
             except (TargetError, ModelError) as error:
                 self.gaps.append(self._gap(candidate, None, "not offered", str(error)))
             except Died as error:
@@ -205,7 +214,7 @@ class Contest:
         rows = [self._row(lane, side, effort, watts, gaps) for lane, side in own]
         for lane, side in own:
             self._ends(lane, side, batch, gaps)
-        leads = bool(own) and own[0][0] is self._all[0]
+        leads = bool(own) and own[0][0].candidate is self._reference
         return Cell(
             target=self.target,
             batch=batch,
@@ -246,7 +255,7 @@ class Contest:
             return False
         images = candidate.images(batch)
         try:
-            lane.first = lane.runner.first(images, self.limits.patience)
+            lane.first = lane.runner.first(images, lane.patience)
             wanted = candidate.reference(images)
             if wanted is not None:
                 name = f"{candidate.model} on {self.target}"
@@ -322,6 +331,7 @@ class Contest:
             first_ms=lane.first.ms,
             added_bytes=None if self.remote else max(facts.added_bytes, lane.first.added_bytes),
             size_bytes=facts.size_bytes,
+            starts=max(1, len(side.timing.starts)),
             executed=facts.executed,
             energy=spent,
         )

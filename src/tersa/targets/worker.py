@@ -16,7 +16,8 @@ counted.
 
 Cores of a busy machine differ, and a process stays where it is. So a network of one thread changes the core
 after every `STAY` rounds, all networks alike: round i of all of them runs on one core (Linux; elsewhere
-the system chooses, and networks of several threads use all cores that they may).
+the system chooses, and networks of several threads use all cores that they may). Every second start begins on
+the next core: in fewer rounds than change it, starts still share out the cores, whichever side began first.
 
 Processes come from a fork server that has imported the runtimes' packages and nothing else: no threads, no
 data. Not for remote sessions: they run in another process as it is.
@@ -225,7 +226,7 @@ class _State:
     def warm_up(self, effort: Effort) -> tuple[int, float]:
         assert self.here is not None
         gc.collect()
-        self.turn = 0
+        self.turn = STAY * (effort.start // 2)
         return self.here.warm_up(effort)
 
     def round(self, calls: int) -> float:
@@ -477,7 +478,10 @@ class Worker:
                             raise Died(self._over("more was in use"), "out of memory")
                 if patience is not None and time.monotonic() - start > patience:
                     self._process.kill()
-                    raise Died(f"one call took longer than {patience:.3g} s", "over the time limit")
+                    raise Died(
+                        f"its first call, which warms up and may compile, took longer than {patience:.3g} s",
+                        "over the time limit",
+                    )
             return self._pipe.recv()
         except (EOFError, ConnectionError):
             raise self._end() from None
