@@ -21,6 +21,7 @@ from tersa.prune.clustering import (
     sort_out,
     stored,
 )
+from tersa.prune.coding import entropy_bits
 from tersa.prune.rate import Rate
 from tersa.quant.clusters import share
 
@@ -254,3 +255,31 @@ def test_what_cannot_be_clustered_is_refused() -> None:
         cluster(broken, 2)
     with pytest.raises(ModelError, match="float64"):
         cluster(chain().double(), 2)
+
+
+@pytest.mark.parametrize("codebook", BOOKS)
+def test_weights_settle_for_fewer_bits_the_more_a_bit_is_worth(codebook: Codebook) -> None:
+    """Zeros stay, latents are as they were; worth next to nothing, it costs no more error than k-means."""
+    model = pruned()
+    start = cluster(model, 4, codebook=codebook)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+
+    def error(found: dict[str, Tensor]) -> float:
+        return sum(float((found[name] - before[name]).square().sum()) for name in start.weights)
+
+    bits: list[float] = []
+    errors: list[float] = []
+    for trade in (1e-6, 0.03, 0.3):
+        sharing = Sharing(model, start, reassign=True, rate=Rate(trade))
+        latents = [latent.clone() for latent in sharing.latents]
+        sharing.settle_(trade)
+        assert all(torch.equal(old, new) for old, new in zip(latents, sharing.latents, strict=True))
+        found = sharing.clustered()
+        state = found.state()
+        assert not state["fc1.weight"][before["fc1.weight"] == 0].any()
+        bits.append(sum(entropy_bits(one.codes.numpy()) for one in found.weights.values()))
+        errors.append(error(state))
+    assert bits == sorted(bits, reverse=True)
+    assert bits[-1] < 0.8 * bits[0]
+    assert errors == sorted(errors)
+    assert errors[0] <= 1.05 * error(start.state())

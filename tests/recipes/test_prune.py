@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import tomlkit
 import torch
 from onnx import numpy_helper
 from safetensors.torch import load_file
@@ -32,6 +33,7 @@ from tersa.prune.protocol import choose, within
 from tersa.prune.schedules import SCHEDULES
 from tersa.prune.surgery import after, remove_, resize_
 from tersa.recipes import channels, descent, outcome, retraining
+from tersa.recipes.beside import twin_config
 from tersa.recipes.channels import Channels
 from tersa.recipes.deploy import Dock
 from tersa.recipes.descent import descend_
@@ -728,6 +730,19 @@ def test_light_layers_of_a_run_are_those_of_its_spec(tmp_path: Path) -> None:
     assert not torch.equal(drawn["conv1.weight"], begun.state_dict()["conv1.weight"])
 
 
+def test_the_twin_is_trained_as_the_earlier_run_was_but_without_its_teacher(tmp_path: Path) -> None:
+    config = TrainConfig(
+        epochs=7, distillation="temperature", distillation_weight=0.9, distillation_temperature=4.0
+    )
+    kept = {"verb": "train", "config": config.model_dump(mode="json", exclude_none=True)}
+    (tmp_path / "spec.toml").write_text(tomlkit.dumps(kept))
+    whole = load_task("digits")
+    found = twin_config(spec(run=str(tmp_path), seed=3), whole, LENET)
+    assert (found.epochs, found.seed, found.distillation) == (7, 3, "none")
+    (tmp_path / "spec.toml").write_text('verb = "shrink"\nepochs = 9\n')
+    assert twin_config(spec(run=str(tmp_path)), whole, LENET).epochs == 9
+
+
 def test_a_training_run_is_a_start_too(tmp_path: Path) -> None:
     request = TrainRequest(data="digits", model=LENET, settings={"epochs": 1})
     kept = run_training(request, tmp_path / "trained")
@@ -919,6 +934,7 @@ def test_what_cannot_be_is_refused_before_any_work(
 def test_a_pattern_of_zeros_leaves_what_it_leaves(tmp_path: Path) -> None:
     asked = ShrinkSpec(
         verb="prune",
+        precision="fp32",
         goals=Goals(parameters=Bound(value=0.3, relative=True)),
         protocol={"granularity": "2:4", "criterion": "l1"},
     )
@@ -949,6 +965,12 @@ def test_a_fine_tune_that_was_killed_goes_on(make: Make, tmp_path: Path) -> None
     assert all(torch.equal(value, ends[1][name]) for name, value in ends[0].items())
     assert list(tmp_path.glob("killed.*"))
     retraining.forget(tmp_path / "killed")
+    strange = tmp_path / "strange"
+    job = make()
+    retrain_(job, copy.deepcopy(job.baseline), 20, seed=2, keep=strange)
+    model = copy.deepcopy(job.baseline)
+    retrain_(job, model, 60, seed=1, keep=strange)
+    assert all(torch.equal(value, model.state_dict()[name]) for name, value in ends[0].items())
     assert not list(tmp_path.glob("killed.*"))
 
 

@@ -61,6 +61,9 @@ SPARSE_SHARE = 0.01
 
 BIAS_BITS = 8
 
+SETTLING = 10
+"""Rounds of entropy-constrained quantisation."""
+
 FORGET = 0.1
 """Share of the newest counts in their running mean."""
 
@@ -421,6 +424,38 @@ class Sharing(nn.Module):
             self._counts(own).lerp_(counts, FORGET)
         size = sum(estimate(self._counts(own).cpu()) for own in range(len(self.books)))
         self.trade.fill_(self.rate.next(float(self.trade), size))
+
+    @torch.no_grad()
+    def settle_(self, trade: float, rounds: int = SETTLING) -> None:
+        """Entropy-constrained quantisation of the weights as they are, without training; needs `rate`.
+
+            code_i = argmin over k of h_i (x_i - c_k)^2 + lambda l_k
+            c_k = sum of h_i x_i / sum of h_i, over its members
+
+        in turn, with l from the counts of the round before.
+
+        Args:
+            trade: lambda.
+            rounds: of both.
+        """
+        assert self.rate is not None
+        self.trade.fill_(trade)
+        for _ in range(rounds):
+            books = [settled(book) for book in self._books()]
+            counts, sums, totals = ([torch.zeros_like(book) for book in books] for _ in range(3))
+            for place, (latent, scale) in enumerate(zip(self.latents, self.scales, strict=True)):
+                own, scaled = self._own(place), latent / scale
+                codes = self._codes(place, scaled, books[own])
+                weigh = self.get_buffer(f"curvature{place}") if self.rate.curvature else None
+                weigh = torch.ones_like(scaled) if weigh is None else weigh
+                if self.sparse[place]:
+                    weigh = weigh * self.get_buffer(f"mask{place}")
+                counts[own] += self._taken(place, codes)
+                sums[own].index_add_(0, codes.flatten(), (weigh * scaled).flatten())
+                totals[own].index_add_(0, codes.flatten(), weigh.flatten())
+            for own, book in enumerate(books):
+                self._counts(own).copy_(counts[own])
+                self.books[own].copy_(torch.where(totals[own] > 0, sums[own] / totals[own], book))
 
     def _books(self) -> list[Tensor]:
         """Centroids, rising where codes are looked up again."""

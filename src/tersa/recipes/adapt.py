@@ -99,8 +99,6 @@ def adapt(
         setting = replace(setting, command=adapt_command(spec))
     with threads_of(setting):
         start = find_start(spec, task)
-        if start.trained and spec.epochs is not None:
-            raise UsageError(f"--epochs trains a baseline, but {spec.model} brings its weights; leave it out")
         groups = prunable(start.pruned(), task, protocol_of(spec, task))
         anatomy = layers_of(start.pruned(), task.shape, groups, batch=spec.batch)
         folder = open_folder(Path(out), "adapt", spec, resume=resume, overwrite=overwrite)

@@ -198,18 +198,17 @@ class Finished:
         self.read = 0
 
     def cell(self, target: str, batch: int) -> Cell | None:
-        """A finished cell of the same artefacts and machine, or None."""
+        """A finished cell of the same artefacts and machine, or None; older cells name no machine."""
         path = self._path(f"{_slug(target)}-b{batch}.json")
         if path is None or not path.is_file():
             return None
         kept = read_record(path, Kept)
         if kept.sha256 != self.sha256:
             raise _other(path)
-        if kept.machine != self.machine:
-            found = kept.machine or "a machine that it does not name"
+        if kept.machine not in ("", self.machine) and not is_remote(target):
             raise DataError(
-                f"{path} was measured on {found}, this one is {self.machine}; go on over there, or start "
-                "again with --overwrite"
+                f"{path} was measured on {kept.machine}, this one is {self.machine}; go on over there, or "
+                "start again with --overwrite"
             )
         self.read += 1
         return kept.cell

@@ -52,7 +52,12 @@ def twin_config(spec: ShrinkSpec, task: Task, model: str) -> TrainConfig:
     made = read_spec(Path(spec.run)) if spec.run else {}
     if "config" in made:
         config = TrainConfig.model_validate(made["config"])
-        return override(config, {"seed": spec.seed, "distillation": "none"})
+        usual = TrainConfig()
+        alone = {
+            name: getattr(usual, name)
+            for name in ("distillation", "distillation_weight", "distillation_temperature")
+        }
+        return override(config, {"seed": spec.seed, **alone})
     earlier = {name: made[name] for name in ("epochs", "training") if name in made}
     return baseline_config(spec.model_copy(update=earlier), task, model)
 

@@ -19,7 +19,9 @@ is cheapest in error and bits together.
                        than it may be and loses the floor is tried again with twice as many values
     neither            no trade; the most accurate moment is taken
 
-A moment is the state at one of `MOMENTS` evaluations in the last third of a training, or k-means before it.
+A moment is the state at one of `MOMENTS` evaluations in the last third of a training, or k-means before it;
+with `most_bytes` also the weights as they are, quantised at the trade that fits (`Sharing.settle_`): a
+network that was fine-tuned at length may lose more by being trained again than by its rounding.
 Where nothing keeps the floor the most accurate is taken, where nothing fits the smallest, and the record says
 so.
 
@@ -44,6 +46,7 @@ References:
 from __future__ import annotations
 
 import copy
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -68,7 +71,7 @@ from tersa.prune.clustering import (
 )
 from tersa.prune.coding import entropy_bits
 from tersa.prune.evidence import Sample
-from tersa.prune.rate import Rate, curvature
+from tersa.prune.rate import MOST, Rate, curvature
 from tersa.recipes.compress_result import (
     FEWEST_BITS,
     MOST_BITS,
@@ -89,6 +92,9 @@ TRADES = (0.01, 0.03, 0.1)
 
 FIRST_TRADE = 0.01
 """Where a trade that is steered starts."""
+
+LEAST_TRADE, HALVINGS = 1e-6, 14
+"""Where the search for the trade that fits without training begins, and its steps, on a log scale."""
 
 MOMENTS = 8
 """Evaluations in the last third of a training."""
@@ -268,9 +274,29 @@ def _candidate(work: _Work, bits: int, floor: float | None, trade: float | None)
     start = cluster(work.network, bits, codebook=codebook, bias_bits=work.how.bias_bits)
     first = _weighed(work, start, bits, codebook, None)
     found = _train(work, first, trade) if work.how.iterations else []
+    if work.how.most_bytes:
+        found.append(_fitted(work, first))
     if trade is None or work.how.most_bytes or not found:
         found.append(first)
     return _best(found, floor, work.how.most_bytes)
+
+
+def _fitted(work: _Work, first: _Candidate) -> _Candidate:
+    """The weights as they are, at the least trade whose file fits: what training has to surpass."""
+    assert work.how.most_bytes is not None
+    rate = _rate(work, first, FIRST_TRADE)
+
+    def at(trade: float) -> Clustered:
+        sharing = Sharing(work.network, first.clustered, reassign=True, rate=rate)
+        sharing.settle_(trade)
+        return sharing.clustered()
+
+    low, high = LEAST_TRADE, MOST
+    for _ in range(HALVINGS):
+        middle = math.sqrt(low * high)
+        size = encode(at(middle), work.spec, work.header, work.built, work.how.coder)[1].total
+        low, high = (low, middle) if size <= work.how.most_bytes else (middle, high)
+    return _weighed(work, at(high), first.bits, first.codebook, first.accuracy, high)
 
 
 def _weighed(

@@ -132,6 +132,8 @@ def joint_search(
         groups = prunable(begin.pruned(), task, protocol_of(spec.shrinking(), task))
         axes = searched(spec, begin, groups)
         kept = PlacedSpec(**dict(spec), storage=storage, study=place.study or None)
+        if resume and _older(out):
+            kept = PlacedSpec(**dict(spec))
         folder = open_folder(out, "search", kept, resume=resume, overwrite=overwrite)
         done = _finished(folder, trials, combinations(axes))
         if done is not None:
@@ -161,6 +163,13 @@ def _named(place: Place, out: Path, resume: bool) -> Place:
     """With the name of the search, where it is not the only one of its file."""
     known = read_spec(out).get("study", "") if resume and (out / SPEC).is_file() else ""
     return replace(place, study=place.study or known or (out.resolve().name if place.storage else ""))
+
+
+def _older(out: Path) -> bool:
+    """A folder of a search in a data base, from before its spec named it."""
+    if not (out / SPEC).is_file() or (out / DATABASE).is_file():
+        return False
+    return not {"storage", "study"} & read_spec(out).keys()
 
 
 def _finished(folder: Path, trials: int, possible: int) -> SearchResult | None:

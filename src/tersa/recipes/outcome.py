@@ -109,7 +109,9 @@ def finish(o: Outcome) -> ShrinkResult:
     for name in ("candidate.onnx", "candidate-int8.onnx"):
         (o.folder / "steps" / name).unlink(missing_ok=True)
     write_record(o.folder / RESULT, result)
-    (o.folder / SCRATCH).unlink(missing_ok=True)
+    for left in (SCRATCH, "steps/*.training.*", "tuned/*.training.*"):
+        for path in o.folder.glob(left):
+            path.unlink(missing_ok=True)
     o.setting.say("test and measure", 1.0, result.verdict)
     return result
 
@@ -125,9 +127,8 @@ class Beside:
 
 def _beside(o: Outcome, before: _Tested) -> Beside:
     job, spec, pruned = o.job, o.spec, o.kept > 0
-    config = twin_config(spec, job.task, o.trained.spec)
     return Beside(
-        from_scratch(job, config, o.kept, before.correct)
+        from_scratch(job, twin_config(spec, job.task, o.trained.spec), o.kept, before.correct)
         if spec.scratch and pruned and not job.zeroes
         else None,
         sparse_size(job, o.network) if job.zeroes and pruned else None,

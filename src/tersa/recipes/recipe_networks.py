@@ -124,8 +124,6 @@ def _try_shrink(spec: ShrinkSpec, trial: Trial) -> str:
 def _check_channels(spec: ShrinkSpec, trial: Trial) -> None:
     assert trial.task is not None
     begin = find_start(spec, trial.task)
-    if begin.trained and spec.epochs is not None:
-        raise UsageError(f"epochs trains a baseline, but {spec.model} brings its weights; leave it out")
     prunable(begin.pruned(), trial.task, protocol_of(spec, trial.task))
 
 

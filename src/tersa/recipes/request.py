@@ -128,7 +128,7 @@ class ShrinkSpec(Record):
                 "--steps belongs to a schedule; give --schedule one-shot, steady, geometric or cubic"
             )
         if protocol.granularity != "map":
-            _check_zeros(self.goals, protocol.granularity)
+            _check_zeros(self.goals, protocol.granularity, dense=self.precision == "fp32" and not self.light)
         if self.epochs is not None and self.checkpoint is not None:
             raise UsageError("--epochs trains a baseline, --checkpoint brings one; leave out one of them")
         if self.run and (self.model or self.checkpoint or self.epochs is not None):
@@ -151,21 +151,26 @@ class ShrinkSpec(Record):
             raise UsageError(f"--batch {self.batch}: must be 1 or more")
 
 
-def _check_zeros(goals: Goals, granularity: str) -> None:
+def _check_zeros(goals: Goals, granularity: str, *, dense: bool) -> None:
     """Refuse what single zeros cannot reach: they are stored and computed with like other weights.
+
+    Args:
+        goals: what is asked.
+        granularity: of what is zeroed.
+        dense: nothing but zeros makes the network smaller: neither INT8 nor light modules.
 
     Raises:
         UsageError: a bound on MACs, latency or the ONNX file, or on parameters below what n:m leaves.
     """
     for name, bound in (("macs", goals.macs), ("latency", goals.latency), ("size", goals.size)):
-        if bound is not None:
+        if bound is not None and (dense or name == "macs"):
             instead = " (or --coded-size with --cluster)" if name == "size" else ""
             raise UsageError(
                 f"--{name} is out of reach of --granularity {granularity}: zeros are stored and computed "
                 f"with like other weights; bound --parameters{instead}, or give --granularity map"
             )
     left, _, of = granularity.partition(":")
-    if of and goals.parameters is not None and goals.parameters.relative:
+    if dense and of and goals.parameters is not None and goals.parameters.relative:
         share = int(left) / int(of)
         if goals.parameters.value < share:
             raise UsageError(

@@ -22,7 +22,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from tersa.data.augment import NONE, default_augmentation
-from tersa.errors import Diverged
+from tersa.errors import DataError, Diverged, UsageError
 from tersa.prune.groups import Groups
 from tersa.prune.surgery import remove_, restore_
 from tersa.recipes.job import Job, Retraining
@@ -32,7 +32,7 @@ from tersa.train.continued import Continued, begin, learn_, learning, optimiser_
 from tersa.train.continued import restore_ as recall_
 from tersa.train.evaluation import evaluate
 from tersa.train.lessons import Lessons, prepare
-from tersa.train.loop import Progress, train
+from tersa.train.loop import Progress, TrainResult, train
 
 log = logging.getLogger(__name__)
 
@@ -109,6 +109,7 @@ def retrain_(
         only: names of the parameters that may change, None for all.
         progress: called while it trains.
         keep: where its state is kept, epoch by epoch, so that one that was killed goes on; None for nowhere.
+            A state that does not fit, as on another device, where the baseline's answers are others, is left.
             The caller removes it (`forget`) once the result is stored.
 
     Raises:
@@ -123,20 +124,31 @@ def retrain_(
     before = {name: value.detach().clone() for name, value in model.state_dict().items()}
     was = _glance(job, model)
     rate = job.protocol.learning_rate
+
+    def learn(config: TrainConfig, state: Path | None) -> TrainResult:
+        return train(
+            model,
+            job.task,
+            config,
+            teacher=lessons,
+            device=job.device,
+            evaluate_every=0,
+            progress=progress,
+            checkpoint=state,
+            resume=True,
+        )
+
     for attempt in range(TRIES):
         config = override(base, {"learning_rate": rate, "iterations": iterations})
         with learning(model, only):
-            done = train(
-                model,
-                job.task,
-                config,
-                teacher=lessons,
-                device=job.device,
-                evaluate_every=0,
-                progress=progress,
-                checkpoint=None if keep is None else _attempt(keep, attempt),
-                resume=True,
-            )
+            try:
+                done = learn(config, None if keep is None else _attempt(keep, attempt))
+            except (UsageError, DataError) as error:
+                if keep is None or not _attempt(keep, attempt).is_file():
+                    raise
+                log.info("%s; trained from the start", error)
+                _attempt(keep, attempt).unlink()
+                done = learn(config, _attempt(keep, attempt))
         model.to("cpu").eval()
         if done.status != "diverged" and not _collapsed(job, iterations, was, _glance(job, model)):
             return

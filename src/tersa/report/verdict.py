@@ -139,6 +139,8 @@ def _missed(goal: Goal, result: ShrinkResult) -> str:
             return _missed_ratio(goal, result.baseline.latency_ms.median, "the latency")
         case "macs":
             return _missed_ratio(goal, float(result.baseline.macs), "the MACs")
+        case "parameters" | "coded-size":
+            return f"asked for {goal.text}, reached {goal_value(goal, goal.reached)}"
         case _:
             return f"asked to {goal.text}, reached {goal_value(goal, goal.reached)}"
 
