@@ -270,6 +270,7 @@ def test_a_plan_counts_workers_but_no_more_than_cores(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(joint_plan, "cores", lambda: 4)
+    monkeypatch.setattr(joint_plan, "check_place", lambda on: None)  # without Ray, too
     monkeypatch.setattr(joint_plan, "iteration_seconds", lambda *given, **options: 1.0)
     spec = JointSpec(model="mlp:8", tune=10, widths=(1.0,), costs=("macs",), bits="none", epochs=1)
     alone, two, many, cluster = (
