@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
+from tests.scripts import load_script
 
 from tersa.errors import TersaError
 from tersa.models.load import load
 from tersa.records import Epoch
 
-SCRIPT = Path(__file__).parents[1] / "benchmarks" / "gpu" / "bvgg16.py"
-
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("gpu_bvgg16", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    return load_script("benchmarks/gpu/bvgg16.py")
 
 
 STATE = {f"layer{i}": torch.sin(torch.arange(100) * (i + 0.7)) for i in range(5)}

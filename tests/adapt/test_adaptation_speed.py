@@ -4,30 +4,23 @@ from __future__ import annotations
 
 import argparse
 import csv
-import importlib.util
 import json
-import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
 from tests.adapt.machine import FakeClock, FakeTarget
+from tests.scripts import load_script
 
 from tersa.errors import TargetError, UsageError
 from tersa.recipes import adaptation_stages
-
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "adaptation_speed.py"
+from tersa.recipes.adapt_request import AdaptSpec
+from tersa.recipes.setting import Setting
 
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("adaptation_speed", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    return load_script("benchmarks/adaptation_speed.py")
 
 
 def row(script: ModuleType, **changes: str) -> dict[str, str]:
@@ -91,7 +84,8 @@ def test_every_budget_has_runs_of_its_own_and_every_run_a_row(
 ) -> None:
     folders: list[str] = []
 
-    def adapted(spec, folder, *, setting, resume):  # type: ignore[no-untyped-def]
+    def adapted(spec: AdaptSpec, folder: Path, *, setting: Setting, resume: bool) -> SimpleNamespace:
+        assert spec.goals.latency is not None
         folders.append(folder.name)
         assert not resume
         share = spec.goals.latency.value - (0.01 if spec.search == "budget" else 0.0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -11,6 +10,7 @@ from pathlib import Path
 import pytest
 import typer
 from tests.recipes import adaptation_example, hardware_example
+from tests.scripts import load_script
 from typer.testing import CliRunner, Result
 
 from tersa.cli import report as verb
@@ -23,13 +23,7 @@ from tersa.records import write_record
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
     """A finished run with the invented result of the report's tests."""
-    spec = importlib.util.spec_from_file_location(
-        "report_example", Path(__file__).parent.parent / "report" / "example.py"
-    )
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load_script("tests/report/example.py")
     folder = tmp_path / "demo"
     folder.mkdir()
     write_record(folder / "result.json", module.example())

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+from tests.scripts import load_script
 from typer.testing import CliRunner, Result
 
 from tersa.cli import runs as verb
@@ -19,14 +19,7 @@ from tersa.records import ShrinkResult, write_record
 
 def _example() -> ModuleType:
     """The invented result of the report's tests."""
-    spec = importlib.util.spec_from_file_location(
-        "report_example", Path(__file__).parent.parent / "report" / "example.py"
-    )
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("tests/report/example.py")
 
 
 EXAMPLE = _example()

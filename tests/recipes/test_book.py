@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 from collections import Counter
 from pathlib import Path
 
 import pytest
 from tests.recipes import adaptation_example, hardware_example
+from tests.scripts import load_script
 
 from tersa.errors import DataError, UsageError
 from tersa.recipes.binary_vgg import BinaryVggResult, RowResult
@@ -343,11 +343,7 @@ def test_the_committed_book_is_that_of_its_summaries() -> None:
 
 
 def test_the_committed_summaries_of_own_methods_are_those_of_the_benchmarks(tmp_path: Path) -> None:
-    spec = importlib.util.spec_from_file_location("own_results", ROOT / "benchmarks" / "own_results.py")
-    assert spec is not None
-    assert spec.loader is not None
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
+    script = load_script("benchmarks/own_results.py")
     for each in (script.pruned(), script.trained(), script.binary()):
         write_record(tmp_path / each.file, each)
         assert (tmp_path / each.file).read_text() == (KEPT / each.file).read_text()

@@ -221,6 +221,28 @@ def within_bounds(goals: Goals, start: Start, standing: Standing) -> bool:
     )
 
 
+def file_goal(name: str, most_bytes: int, size_bytes: int, text: str, reason: str) -> Goal:
+    """A limit on the bytes of a file, and whether it was kept.
+
+    Args:
+        name: of the goal.
+        most_bytes: the limit.
+        size_bytes: on disk.
+        text: the goal as a sentence.
+        reason: why it was missed, should it have been.
+    """
+    met = size_bytes <= most_bytes
+    return Goal(
+        name=name,
+        asked=most_bytes,
+        reached=size_bytes,
+        unit="bytes",
+        met=met,
+        text=text,
+        reason="" if met else reason,
+    )
+
+
 def judged(
     goals: Goals, before: Figures, after: Figures, loss_points: float, reasons: dict[str, str]
 ) -> list[Goal]:

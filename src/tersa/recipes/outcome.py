@@ -27,7 +27,7 @@ from tersa.recipes.beside import SCRATCH, coded_file, from_scratch, sparse_size,
 from tersa.recipes.deploy import Option, race
 from tersa.recipes.evidence import confusion, examples, layer_rows
 from tersa.recipes.folder import RESULT, read_spec
-from tersa.recipes.goals import judged, keeps_accuracy, within_bounds
+from tersa.recipes.goals import file_goal, judged, keeps_accuracy, within_bounds
 from tersa.recipes.job import Job
 from tersa.recipes.request import ShrinkSpec, command_of
 from tersa.recipes.setting import Setting
@@ -370,18 +370,9 @@ def _coded_goals(coded: CodedFile | None) -> list[Goal]:
     """The limit of the entropy-coded file, where one was asked."""
     if coded is None or coded.most_bytes is None:
         return []
+    text = f"at most {coded.most_bytes:,} bytes of entropy-coded file"
     reason = f"the smallest file that training gave, of {coded.bits}-bit weights before coding"
-    return [
-        Goal(
-            name="coded-size",
-            asked=coded.most_bytes,
-            reached=coded.size_bytes,
-            unit="bytes",
-            met=coded.size_met,
-            text=f"at most {coded.most_bytes:,} bytes of entropy-coded file",
-            reason="" if coded.size_met else reason,
-        )
-    ]
+    return [file_goal("coded-size", coded.most_bytes, coded.size_bytes, text, reason)]
 
 
 def _notes(o: Outcome) -> list[str]:

@@ -25,7 +25,7 @@ from tersa.recipes.adapt_request import AdaptSpec, checked, specified
 from tersa.recipes.cluster import CODED, ClusterRequest, run_cluster
 from tersa.recipes.compress_result import MOST_BITS, Compressed
 from tersa.recipes.export import ExportRequest, export_subject
-from tersa.recipes.goals import Goals, parse_bound
+from tersa.recipes.goals import Goals, file_goal, parse_bound
 from tersa.recipes.goals import Kind as BoundKind
 from tersa.recipes.plan import plan
 from tersa.recipes.pruning import STRONG, Protocol
@@ -313,17 +313,8 @@ def _cluster(request: ClusterRequest, folder: Path, setting: Setting) -> Outcome
 def cluster_goals(request: ClusterRequest, made: Compressed) -> list[Goal]:
     """What was asked of the coded file: its size, or a floor on validation, which `auto` alone has too."""
     if made.most_bytes is not None:
-        return [
-            Goal(
-                name="size",
-                asked=made.most_bytes,
-                reached=made.size_bytes,
-                unit="bytes",
-                met=made.size_met,
-                text=f"at most {made.most_bytes:,} bytes",
-                reason="" if made.size_met else "the smallest file that training gave",
-            )
-        ]
+        text, reason = f"at most {made.most_bytes:,} bytes", "the smallest file that training gave"
+        return [file_goal("size", made.most_bytes, made.size_bytes, text, reason)]
     if made.floor is None:
         return []
     allowed = request.max_loss or 0.0
