@@ -231,6 +231,9 @@ def test_a_damaged_comparison_is_one_line(compared: Path) -> None:
     compared.write_text(COMPARISON.replace("97.60,97.60,97.60,1", "much,97.60,97.60,1"))
     with pytest.raises(DataError, match="is not a comparison of reproduce quantized-training"):
         found([compared])
+    compared.write_text("command,seconds\nx,1\n")
+    with pytest.raises(DataError, match="it has no column 'rule'"):
+        found([compared])
 
 
 def test_hardware_gives_sizes_and_facts(tmp_path: Path) -> None:

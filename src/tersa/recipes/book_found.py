@@ -237,7 +237,11 @@ def _of_comparison(table: Path, page: Path, *, name: str) -> Summary:
                 low, high = (float(line[end]) if int(line["seeds"]) > 1 else None for end in ("low", "high"))
                 value = float(line["ours"])
                 values.append(Ours(key=key, value=value, low=low, high=high, seeds=int(line["seeds"])))
-    except (KeyError, ValueError, TypeError) as error:
+    except KeyError as error:
+        raise DataError(
+            f"{table} is not a comparison of reproduce quantized-training: it has no column {error}"
+        ) from None
+    except (ValueError, TypeError) as error:
         raise DataError(f"{table} is not a comparison of reproduce quantized-training: {error}") from None
     for number, here, document, evidence in EXPECTED.findall(text):
         alike = "open" if here == "open" else "holds" if here == document else "differs"
