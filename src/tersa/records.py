@@ -357,6 +357,9 @@ class Candidate(Record):
         cut_seconds: of that search.
         score_seconds: of the score, or of the short fine-tune.
         evaluate_seconds: of the accuracy after it.
+        iterations: of the short fine-tune that its accuracy is of; 0 where it was not fine-tuned.
+        heat_score: percent of validation accuracy by which it won a race against the others; None where it
+            lost (that is its score then) or where none was run.
     """
 
     step: int
@@ -372,6 +375,8 @@ class Candidate(Record):
     cut_seconds: float
     score_seconds: float
     evaluate_seconds: float
+    iterations: int = 0
+    heat_score: float | None = None
 
 
 class Checked(Record):
@@ -463,6 +468,7 @@ class ShrinkResult(Record):
         acceleration: MACs of the baseline over the result's (document 002's word).
         size_ratio: file size of the baseline over the result's.
         speedup: measured, at the goal's target; above 1 is faster.
+        shape, mean, std: of the images, and how they are normalised; None from an older tersa.
         agreement: `artefacts[0]` against the trained network, on the test set.
         reference_agreement: the result's fp32 file against the trained network, logit by logit.
         confusion: counts, rows are true classes, columns what the file said.
@@ -486,6 +492,9 @@ class ShrinkResult(Record):
     seed: int
     split_sizes: dict[str, int]
     classes: list[str]
+    shape: tuple[int, int, int] | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
     sha256: dict[str, str]
     baseline: Figures
     result: Figures

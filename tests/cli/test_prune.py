@@ -46,7 +46,7 @@ def no_file_per_step(monkeypatch: pytest.MonkeyPatch) -> None:
     """Steps are weighed without a file each; what is shipped is exported as ever."""
     from tersa.recipes import descent
 
-    monkeypatch.setattr(descent, "export_onnx", lambda *_: SimpleNamespace(size_bytes=5000))
+    monkeypatch.setattr(descent, "export_exact", lambda *_: SimpleNamespace(size_bytes=5000))
 
 
 @pytest.mark.usefixtures("no_file_per_step")

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from tersa.data import load as load_task
 from tersa.data.task import Task
-from tersa.errors import Diverged, UsageError
+from tersa.errors import Diverged, ModelError, UsageError
+from tersa.export.check import classify
 from tersa.models.lighten import lighten_
 from tersa.models.load import load
 from tersa.models.summary import macs, parameters
@@ -582,7 +583,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def weighed_without_files() -> Iterator[None]:
     """Steps are weighed without a file each; what is shipped is exported as ever."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(descent, "export_onnx", lambda model, *_: Sized(4 * parameters(model)))
+        patch.setattr(descent, "export_exact", lambda _, model, *__: Sized(4 * parameters(model)))
         yield
 
 
@@ -835,6 +836,40 @@ def test_light_modules_that_lose_too_much_give_the_baseline_back(cache: Path, tm
 # What cannot be
 
 
+@pytest.mark.parametrize("precision", ["packed", "auto"])
+def test_a_low_bit_network_is_pruned_timed_and_shipped_as_a_packed_program(
+    precision: str, tmp_path: Path, cache: Path
+) -> None:
+    result = run(
+        tmp_path / "run",
+        cache,
+        model="tfc+w1a1",
+        precision=precision,
+        target="packed@threads=1",
+        goals=Goals(size=Bound(value=0.8, relative=True)),
+        scratch=False,
+    )
+    assert result.artefacts == ["model.tersa", "model.safetensors", "baseline.tersa"]
+    assert (result.baseline.precision, result.result.precision) == ("packed", "packed")
+    assert [goal.met for goal in result.goals] == [True]
+    assert result.result.size_bytes == (tmp_path / "run/model.tersa").stat().st_size
+    assert [step.kept for step in result.steps].count(True) == 1
+    assert result.comparisons[0].target == "packed@threads=1"
+    assert result.comparisons[0].speedup is not None
+    held = result.agreement
+    assert (held.images, held.same_class, held.largest_difference, held.tolerance) == (360, 360, 0.0, 0.0)
+    assert result.reference_agreement == held
+    logits = classify(tmp_path / "run/model.tersa", load_task("digits").test.images)
+    right = float((logits.argmax(1) == load_task("digits").test.labels.numpy()).mean())
+    assert result.result.test_accuracy == pytest.approx(100 * right)
+
+
+def test_layers_that_no_packed_program_has_are_refused_before_any_work(tmp_path: Path, cache: Path) -> None:
+    with pytest.raises(ModelError, match="scale=lab"):
+        run(tmp_path / "run", cache, model="tfc+w1a1:scale=lab", precision="packed", target="packed")
+    assert not (tmp_path / "run").exists()
+
+
 REFUSED = [
     (
         {"protocol": {"criterion": "bn-scale"}},
@@ -886,6 +921,15 @@ REFUSED = [
     ({"protocol": {"keep": " ,"}}, "--keep ' ,' names no layer"),
     ({"coder": "huffman"}, "--coder huffman is of the file that --cluster writes"),
     ({"model": "tfc+w1a1:in=8", "cluster": 2}, "--cluster: tfc.w1a1:in=8 is a low-bit network"),
+    (
+        {"precision": "packed", "target": "packed@threads=1"},
+        "--precision packed is of low-bit networks, and this one has floats",
+    ),
+    (
+        {"model": "tfc+w1a1:in=8", "precision": "fp32", "target": "packed"},
+        "--precision fp32: packed does not run the ONNX file of a low-bit network; give --target packed",
+    ),
+    ({"model": "tfc+w1a1:in=8", "precision": "int8", "target": "c"}, "--precision int8: c does not run"),
     ({"protocol": {"granularity": "weights"}}, "unknown granularity 'weights'; did you mean 'weight'"),
     ({"protocol": {"granularity": "weight"}}, "--criterion taylor scores whole channels; with --granularity"),
     (

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 LOG_SECONDS = 15.0
 """Least time between two lines about a task in a log file."""
+NAME_WIDTH = 24
+"""Characters of a table's first column that are not folded for the sake of other columns."""
 
 
 class Kept:
@@ -104,11 +106,18 @@ class Terminal:
             title_justify="left",
             title_style="bold",
             caption_justify="left",
+            collapse_padding=True,
         )
-        for index, name in enumerate(columns):
-            # A long name is folded, not cut: what is cut looks like another name.
-            table.add_column(Text(name), justify="left" if index < left else "right", overflow="fold")
         cells = tuple(tuple(str(cell) for cell in row) for row in rows)
+        named = max((len(row[0]) for row in cells), default=0)
+        for index, name in enumerate(columns):
+            # A long name is folded, not cut: what is cut looks like another name. Other columns fold first.
+            table.add_column(
+                Text(name),
+                justify="left" if index < left else "right",
+                overflow="fold",
+                min_width=min(named, NAME_WIDTH) if index == 0 else None,
+            )
         for row in cells:
             table.add_row(*map(Text, row))
         self.console().print(table)

@@ -97,7 +97,11 @@ Target = Annotated[str, typer.Option("--target", help="Runtime whose latency cou
 Batch = Annotated[int, typer.Option("--batch", min=1, help="Images per call when latency is measured.")]
 Precision = Annotated[
     str,
-    typer.Option("--precision", help="fp32, int8, or auto: INT8 if it keeps the goals and is not slower."),
+    typer.Option(
+        "--precision",
+        help="fp32, int8, packed (the .tersa file of a low-bit network), or auto: INT8 if it keeps the goals "
+        "and is not slower, packed on --target packed.",
+    ),
 ]
 Epochs = Annotated[int | None, typer.Option("--epochs", min=1, help="Of the baseline's training.")]
 Validation = Annotated[

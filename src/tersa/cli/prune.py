@@ -11,7 +11,7 @@ import typer
 
 from tersa.cli import options
 from tersa.cli.console import Terminal
-from tersa.cli.runs import tell
+from tersa.cli.runs import tell, try_it
 from tersa.cli.shrink import ONCE, show_plan
 
 EPILOG = """\b
@@ -309,7 +309,7 @@ def prune(
         result = work(spec, folder, setting=setting, resume=resume, overwrite=overwrite)
     terminal.say()
     tell(terminal, result, folder)
-    terminal.say(f"try it    python {folder / 'run.py'} IMAGE")
+    terminal.say(f"try it    {try_it(result, folder)}")
     terminal.result(result.absolute(folder))
     if not all(goal.met for goal in result.goals):
         raise typer.Exit(3)

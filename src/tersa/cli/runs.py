@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import time
 from dataclasses import asdict
@@ -98,6 +99,13 @@ def remove(
     remove_run(run, root)
     terminal.say(f"removed {folder}")
     terminal.result({"verb": "runs rm", "removed": folder} | _shared(began))
+
+
+def try_it(result: ShrinkResult, folder: Path) -> str:
+    """The command that classifies an image with what a run made."""
+    packed = result.result.precision == "packed"
+    file = folder / (result.artefacts[0] if packed else "run.py")
+    return f"{'tersa predict' if packed else 'python'} {shlex.quote(str(file))} IMAGE"
 
 
 def tell(terminal: Terminal, result: ShrinkResult, folder: Path) -> None:

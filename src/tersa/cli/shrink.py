@@ -11,7 +11,7 @@ import typer
 
 from tersa.cli import options
 from tersa.cli.console import Terminal
-from tersa.cli.runs import tell
+from tersa.cli.runs import tell, try_it
 
 if TYPE_CHECKING:
     from tersa.recipes.request import ShrinkSpec
@@ -130,7 +130,7 @@ def shrink(
         result = run(spec, folder, setting=setting, resume=resume, overwrite=overwrite)
     terminal.say()
     tell(terminal, result, folder)
-    terminal.say(f"try it    python {folder / 'run.py'} IMAGE")
+    terminal.say(f"try it    {try_it(result, folder)}")
     terminal.result(result.absolute(folder))
     if not all(goal.met for goal in result.goals):
         raise typer.Exit(3)

@@ -28,7 +28,17 @@ from tersa.report.bench_view import (
     Tile,
 )
 from tersa.report.hardware_view import Curve, Panel, Point
-from tersa.report.numbers import duration, factor, latency, milliseconds, percent, plural, si, size
+from tersa.report.numbers import (
+    duration,
+    factor,
+    latency,
+    milliseconds,
+    percent,
+    plural,
+    precision_text,
+    si,
+    size,
+)
 from tersa.report.tables import target_name
 from tersa.targets.sweep import Row
 
@@ -62,7 +72,7 @@ def view_of(result: BenchResult) -> BenchView:
         cross=_cross(result.cross) if result.cross else None,
         layers=tuple(_layers(table) for table in result.layers),
         gaps=tuple(
-            (f"{short(gap.model)}, {gap.target}, {gap.precision.upper()}", gap.text)
+            (f"{short(gap.model)}, {gap.target}, {precision_text(gap.precision)}", gap.text)
             for gap in result.not_offered
         ),
         notes=tuple(result.notes),
@@ -101,7 +111,7 @@ def _tiles(result: BenchResult) -> Iterable[Tile]:
 
 
 def _name(row: Row) -> str:
-    return f"{short(row.model)}, {_target(row.target)}, {row.precision.upper()}"
+    return f"{short(row.model)}, {_target(row.target)}, {precision_text(row.precision)}"
 
 
 def _target(text: str) -> str:
@@ -120,7 +130,7 @@ def _measured(result: BenchResult) -> Iterable[MeasuredRow]:
         yield MeasuredRow(
             model=short(row.model),
             target=_target(row.target),
-            precision=row.precision.upper(),
+            precision=precision_text(row.precision),
             batch=str(row.batch),
             latency=latency(quantiles.median),
             spread=f"{latency(quantiles.p10)} to {latency(quantiles.p90)}",
@@ -145,7 +155,7 @@ def _cost(row: Row) -> CostRow:
     return CostRow(
         model=short(row.model),
         target=_target(row.target),
-        precision=row.precision.upper(),
+        precision=precision_text(row.precision),
         load=latency(row.load_ms),
         first=latency(row.first_ms),
         memory="not known" if row.added_bytes is None else size(row.added_bytes),
@@ -170,7 +180,9 @@ def _panels(result: BenchResult) -> Iterable[Panel]:
             chosen = {key: rows for key, rows in found.items() if not group or key[0] == group}
             drawn = [
                 Curve(
-                    precision.upper() if apart or len(models) == 1 else f"{short(model)} {precision.upper()}",
+                    precision_text(precision)
+                    if apart or len(models) == 1
+                    else f"{short(model)} {precision_text(precision)}",
                     precisions.index(precision) % LINES if apart else combinations.index((model, precision)),
                     tuple(
                         Point(row.batch, row.latency_ms.median, row.low, row.high)
@@ -180,7 +192,7 @@ def _panels(result: BenchResult) -> Iterable[Panel]:
                 for (model, precision), rows in chosen.items()
             ]
             ended = tuple(
-                f"{short(gap.model)} {gap.precision.upper()}: {gap.text}"
+                f"{short(gap.model)} {precision_text(gap.precision)}: {gap.text}"
                 for gap in result.not_offered
                 if gap.target == target and gap.batch is not None and (not group or gap.model == group)
             )
@@ -244,9 +256,9 @@ def _cross(table: CrossTable) -> CrossView:
             short(table.original),
             tuple(milliseconds(table.original_ms[target]) for target in targets),
         ),
-        lead=f"Time of a call in percent of the original's, {table.precision.upper()}, batch {table.batch}, "
-        "both timed in the same rounds. In green: on the target that the model was made for. Above 100 % it "
-        "is slower.",
+        lead=f"Time of a call in percent of the original's, {precision_text(table.precision)}, "
+        f"batch {table.batch}, both timed in the same rounds. In green: on the target that the model "
+        "was made for. Above 100 % it is slower.",
     )
 
 
@@ -271,7 +283,8 @@ def _layers(table: LayerTable) -> LayersView:
         f"{milliseconds(table.overhead_ms)}. Times: {table.how}, {milliseconds(table.profiled_ms)} in all; "
         f"a call takes {milliseconds(table.call_ms)}."
     )
-    title = f"{short(table.model)}, {_target(table.target)}, {table.precision.upper()}, batch {table.batch}"
+    precision = precision_text(table.precision)
+    title = f"{short(table.model)}, {_target(table.target)}, {precision}, batch {table.batch}"
     return LayersView(title, limit_words(table), machine, rows)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from tersa.recipes.bench_result import BenchResult
 from tersa.records import Comparison, Measurement
-from tersa.report.numbers import milliseconds, percent, points, si, times
+from tersa.report.numbers import milliseconds, percent, points, precision_text, si, times
 from tersa.report.tables import target_name
 from tersa.targets.energy import NOT_MEASURED
 from tersa.targets.ssh import is_remote
@@ -43,7 +43,7 @@ def name(row: Measurement) -> str:
 
     Example: `lenet on ONNX Runtime in INT8`.
     """
-    return f"{short(row.model)} on {_target(row.target)} in {row.precision.upper()}"
+    return f"{short(row.model)} on {_target(row.target)} in {precision_text(row.precision)}"
 
 
 def short(model: str) -> str:
@@ -75,7 +75,7 @@ def unled(result: BenchResult) -> list[str]:
     led = {row.target for row in result.measurements if result.leads(row)}
     return [
         f"nothing is compared on {target}: the reference, {short(known.model)}, was not measured there"
-        + (f" in {known.precisions[target].upper()}" if target in known.precisions else "")
+        + (f" in {precision_text(known.precisions[target])}" if target in known.precisions else "")
         for target in targets
         if target not in led
     ]

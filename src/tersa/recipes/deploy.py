@@ -1,12 +1,14 @@
 """A network as files that could be shipped: exported in each allowed precision, checked, and weighed.
 
-Every file is run by ONNX Runtime on the whole validation split. The fp32 file must give the trained
-network's logits (`export.check`), or it is not kept; an INT8 file is judged by what it answers.
+Every file is run on the whole validation split, an ONNX file by ONNX Runtime. The fp32 file must give the
+trained network's logits (`export.check`), or it is not kept; an INT8 file is judged by what it answers. A
+low-bit network may be shipped as a packed program instead, which must give its logits bit for bit where all
+of its sums are integers.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,16 +16,21 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from tersa.binary.convert import convert
+from tersa.binary.program import Program
 from tersa.data.task import Split, Task
-from tersa.errors import ModelError, TargetError, unknown
-from tersa.export.artefact import Artefact
-from tersa.export.check import agreement, classify, require
+from tersa.errors import ModelError, TargetError, UsageError, unknown
+from tersa.export.artefact import PACKED, Artefact, Header
+from tersa.export.bundle import SUFFIX, read_bundle, write_bundle
+from tersa.export.check import agreement, classify
 from tersa.export.int8 import Calibration, quantise_onnx
-from tersa.export.onnx import as_pixels, export_onnx
+from tersa.export.onnx import as_pixels, evaluation_copy, export_onnx
 from tersa.models.summary import macs, parameters
 from tersa.numerics import paired_loss
 from tersa.prune.holding import alive
+from tersa.prune.twins import is_low_bit
 from tersa.recipes.goals import Goals, Standing, Start, keeps_accuracy, within_bounds
+from tersa.recipes.subjects import require_on_bytes
 from tersa.records import Agreement, Comparison
 from tersa.targets.base import Effort
 from tersa.targets.measure import compare, not_offered
@@ -34,7 +41,9 @@ CALIBRATION_IMAGES = 512
 METHODS = ("minmax", "percentile")
 """INT8 calibrations that are tried; the one that answers more validation images right is kept."""
 
-PRECISIONS = ("auto", "fp32", "int8")
+PRECISIONS = ("auto", "fp32", "int8", PACKED)
+OWN = ("packed", "c")
+"""Targets that run ONNX files by operators of their own, which are not those of a low-bit network."""
 QUICK_SECONDS = 1.0
 """Time for one latency measurement that steers; the final one takes longer."""
 
@@ -99,11 +108,16 @@ class Dock:
         return Calibration(as_pixels(train.images[chosen]), method=method)
 
 
-def shippable(precision: str, target: str) -> tuple[str, ...]:
+def shippable(precision: str, target: str, network: nn.Module | None = None) -> tuple[str, ...]:
     """The precisions that a request allows, of those that the target has; fp32 first.
 
+    Args:
+        precision: as asked for.
+        target: where latency counts.
+        network: what is shipped, once it is there. A low-bit one is shipped packed on the target `packed`.
+
     Raises:
-        UsageError: no such precision.
+        UsageError: no such precision, or not one of the network.
         TargetError: no such target, or one that does not have the precision.
 
     >>> shippable("auto", "onnxruntime"), shippable("auto", "torch")
@@ -111,11 +125,24 @@ def shippable(precision: str, target: str) -> tuple[str, ...]:
     """
     if precision not in PRECISIONS:
         raise unknown("precision", precision, PRECISIONS)
-    offered = parse(target).precisions
+    runtime = parse(target)
+    offered, low_bit = runtime.precisions, network is not None and is_low_bit(network)
+    if low_bit and precision == "auto" and runtime.name == "packed":
+        return (PACKED,)
+    if low_bit and precision != PACKED and runtime.name in OWN:
+        raise UsageError(
+            f"--precision {precision}: {target} does not run the ONNX file of a low-bit network; "
+            "give --target packed --precision packed"
+        )
     if precision == "auto":
         return tuple(each for each in ("fp32", "int8") if each in offered)
     if precision not in offered:
         raise TargetError(f"{target} does not offer {precision}; it has {', '.join(offered)}")
+    if precision == PACKED and network is not None and not low_bit:
+        raise UsageError(
+            "--precision packed is of low-bit networks, and this one has floats; choose bits by the model "
+            "(--model cnv+w1a1), or leave out --precision"
+        )
     return (precision,)
 
 
@@ -127,33 +154,67 @@ def export_options(
     Args:
         dock: how.
         model: the network, on any device; it is left as it was.
-        folder: for the files `NAME.onnx` (fp32) and `NAME-int8.onnx`.
+        folder: for the files `NAME.onnx` (fp32) and `NAME-int8.onnx`, or `NAME.tersa` (packed).
         name: of the files.
         latency: measure it too, against the baseline's file.
         accuracy: run the validation split; without it an option is only weighed and timed.
 
     Raises:
-        ModelError: the fp32 file does not give the network's logits.
+        ModelError: the fp32 or the packed file does not give the network's logits.
     """
     folder.mkdir(parents=True, exist_ok=True)
     device = next(model.parameters()).device
     model.cpu()
     try:
-        exact = export_onnx(model, dock.task, folder / f"{name}.onnx")
+        exact = export_exact(dock, model, folder / name)
         split = dock.task.validation if accuracy else dock.task.validation.take(slice(0, 64))
         logits = predict(model, split, dock.task).numpy()
         cost = Cost(macs(model, dock.task.shape), alive(model) if dock.zeroes else parameters(model))
     finally:
         model.to(device)
-    same = agreement(exact.path, logits, split.images)
-    require(same, exact.path.name)
+    same = agreement(exact.path, logits, split.images, tolerance=tolerance_of(exact.path))
+    require_on_bytes(same, exact.path.name, split.images)
     files: list[tuple[Artefact, Agreement]] = []
-    if "fp32" in dock.precisions:
+    if exact.header.precision in dock.precisions:
         files.append((exact, same))
     if "int8" in dock.precisions:
         methods = METHODS if accuracy else METHODS[:1]
         files.append(_int8(dock, exact, folder / f"{name}-int8.onnx", split, logits, methods))
     return [_weigh(dock, artefact, found, split, cost, latency=latency) for artefact, found in files]
+
+
+def export_exact(dock: Dock, model: nn.Module, stem: Path) -> Artefact:
+    """The file that gives the network's own logits: `STEM.onnx`, or `STEM.tersa` where it is shipped packed.
+
+    Args:
+        dock: says which.
+        model: the network, on the CPU.
+        stem: the file without its suffix.
+
+    Raises:
+        ModelError: it cannot be exported.
+    """
+    if PACKED not in dock.precisions:
+        return export_onnx(model, dock.task, stem.with_name(f"{stem.name}.onnx"))
+    path = stem.with_name(f"{stem.name}{SUFFIX}")
+    write_bundle(path, pack(model, dock.task))
+    return Artefact(path, replace(Header.of(dock.task), precision=PACKED))
+
+
+def pack(model: nn.Module, task: Task) -> Program:
+    """The packed program of a low-bit network.
+
+    Raises:
+        ModelError: a packed program has no such layer.
+    """
+    header = Header.of(task)
+    return convert(evaluation_copy(model), header.classes, header.shape, header.mean, header.std)
+
+
+def tolerance_of(path: Path) -> float | None:
+    """How far a file's logits may be from its network's: not at all where a packed program adds integers
+    only; None for the usual rounding of floats."""
+    return 0.0 if path.suffix == SUFFIX and read_bundle(path).exact else None
 
 
 def _int8(

@@ -14,7 +14,6 @@ import torch
 from torch import nn
 
 from tersa.errors import Diverged, ModelError, UsageError
-from tersa.export.onnx import export_onnx
 from tersa.models.lighten import lighten_, split
 from tersa.models.summary import macs, parameters
 from tersa.numerics import PairedLoss, paired_loss
@@ -23,7 +22,7 @@ from tersa.prune.masks import parse_granularity
 from tersa.prune.protocol import layer_widths
 from tersa.prune.schedules import SCHEDULES
 from tersa.recipes.channels import Channels
-from tersa.recipes.deploy import export_options
+from tersa.recipes.deploy import export_exact, export_options
 from tersa.recipes.goals import Standing, within_bounds
 from tersa.recipes.job import Ending, Job, Remover
 from tersa.recipes.retraining import forget, retrain_
@@ -183,13 +182,13 @@ def weigh(job: Job, model: nn.Module, index: int, stage: Stage, what: str, began
 def _within(
     job: Job, model: nn.Module, index: int, accuracy: float, loss: PairedLoss, cost: int
 ) -> tuple[int | None, float | None, bool | None]:
-    """Size of the fp32 file (None: not exported), the least cautious latency, and whether one file is within
+    """Size of the exact file (None: not exported), the least cautious latency, and whether one file is within
     all bounds."""
     assert job.dock.start is not None
     folder = job.way.folder / "steps"
     if not (job.goals.size or job.goals.latency):
         exported = index <= EXPORTED_STEPS or index % EXPORTED_LATER == 0
-        size = export_onnx(model, job.task, folder / "candidate.onnx").size_bytes if exported else None
+        size = export_exact(job.dock, model, folder / "candidate").size_bytes if exported else None
         standing = Standing(
             accuracy, loss, cost, size, None, alive(model) if job.zeroes else parameters(model)
         )

@@ -17,6 +17,8 @@ from torch import nn
 
 from tersa.data.task import Task
 from tersa.errors import TargetError
+from tersa.export.artefact import PACKED
+from tersa.export.bundle import SUFFIX
 from tersa.export.check import agreement, classify, require
 from tersa.export.run_script import write_run_script
 from tersa.files import replacing
@@ -24,7 +26,7 @@ from tersa.models.summary import macs, parameters
 from tersa.numerics import paired_loss
 from tersa.prune.holding import alive
 from tersa.recipes.beside import SCRATCH, coded_file, from_scratch, sparse_size, twin_config
-from tersa.recipes.deploy import Option, race
+from tersa.recipes.deploy import Option, race, tolerance_of
 from tersa.recipes.evidence import confusion, examples, layer_rows
 from tersa.recipes.folder import RESULT, read_spec
 from tersa.recipes.goals import file_goal, judged, keeps_accuracy, within_bounds
@@ -106,7 +108,7 @@ def finish(o: Outcome) -> ShrinkResult:
     comparisons = _measure(o, artefacts)
     result = _compose(o, artefacts, before, after, comparisons, _beside(o, before))
     write_report(result, o.folder / "report.html")
-    for name in ("candidate.onnx", "candidate-int8.onnx"):
+    for name in ("candidate.onnx", "candidate-int8.onnx", f"candidate{SUFFIX}"):
         (o.folder / "steps" / name).unlink(missing_ok=True)
     write_record(o.folder / RESULT, result)
     for left in (SCRATCH, "steps/*.training.*", "tuned/*.training.*"):
@@ -137,16 +139,21 @@ def _beside(o: Outcome, before: _Tested) -> Beside:
 
 
 def _ship(o: Outcome) -> list[Path]:
-    """The chosen file as `model.onnx`, the float twin of an INT8 one, the weights, and `run.py`."""
-    paths = [o.folder / "model.onnx"]
-    _copy(o.chosen.artefact.path, paths[0])
-    if o.chosen.artefact.header.precision != "fp32":
-        exact = o.chosen.artefact.path.with_name(o.chosen.artefact.path.name.replace("-int8", ""))
+    """The chosen file as `model.onnx` or `model.tersa`, the float twin of an INT8 one, the weights, and
+    `run.py`, which is of ONNX files."""
+    assert o.job.dock.reference is not None
+    chosen = o.chosen.artefact
+    paths = [o.folder / f"model{chosen.path.suffix}"]
+    _copy(chosen.path, paths[0])
+    if chosen.header.precision == "int8":
+        exact = chosen.path.with_name(chosen.path.name.replace("-int8", ""))
         paths.append(o.folder / "model-fp32.onnx")
         _copy(exact, paths[1])
     save_weights(o.network, o.folder / "model.safetensors")
-    write_run_script(o.folder / "run.py", "model.onnx")
-    return [*paths, o.folder / "model.safetensors", o.folder / "run.py", o.folder / "baseline.onnx"]
+    paths.append(o.folder / "model.safetensors")
+    if chosen.path.suffix != SUFFIX:
+        paths.append(write_run_script(o.folder / "run.py", paths[0].name))
+    return [*paths, o.job.dock.reference.path]
 
 
 def _copy(source: Path, path: Path) -> None:
@@ -168,7 +175,12 @@ def _measure(o: Outcome, artefacts: list[Path]) -> list[Comparison]:
     dock = o.job.dock
     files = [o.chosen.artefact, *(x.artefact for x in o.options if x is not o.chosen)]
     names = [dock.target]
-    there = [kind.name for kind in installed() if kind.version and kind.name in USUAL]
+    packed = PACKED in dock.precisions
+    there = [
+        kind.name
+        for kind in installed()
+        if kind.version and kind.name in USUAL and (PACKED in kind.precisions or not packed)
+    ]
     names += [f"{name}@threads=1" for name in there if name != parse(dock.target).name]
     found: list[Comparison] = []
     for name in names:
@@ -195,14 +207,15 @@ def _compose(
     assert main.after is not None
     assert main.speedup is not None
     assert dock.start is not None
+    assert dock.reference is not None
     old = _figures(
         o.trained.module,
         task,
         before,
         dock.start.accuracy,
-        o.folder / "baseline.onnx",
+        dock.reference.path,
         main.before.latency_ms,
-        "fp32",
+        dock.reference.header.precision,
         alive(o.trained.module) if o.job.zeroes else parameters(o.trained.module),
     )
     new = _figures(
@@ -217,10 +230,10 @@ def _compose(
     )
     loss = paired_loss(before.correct, after.correct)
     trained_logits = predict(o.network, task.test, task).numpy()
-    exact = artefacts[0] if new.precision == "fp32" else artefacts[1]
-    reference = agreement(exact, trained_logits, task.test.images)
+    exact = artefacts[1] if new.precision == "int8" else artefacts[0]
+    reference = agreement(exact, trained_logits, task.test.images, tolerance=tolerance_of(exact))
     require(reference, exact.name)
-    tolerance = None if new.precision == "fp32" else 0.0
+    tolerance = 0.0 if new.precision == "int8" else reference.tolerance
     right, wrong = examples(task, task.test, after.logits)
     goals = judged(spec.goals, old, new, loss.points, _reasons(o, loss.points, main))
     goals += _coded_goals(beside.coded)
@@ -237,6 +250,9 @@ def _compose(
         seed=spec.seed,
         split_sizes={"train": len(task.train), "validation": len(task.validation), "test": len(task.test)},
         classes=list(task.classes),
+        shape=task.shape,
+        mean=task.mean,
+        std=task.std,
         sha256=dict(task.provenance.sha256),
         baseline=old,
         result=new,
@@ -299,7 +315,7 @@ def _steps(o: Outcome) -> list[Step]:
     rows = o.job.way.rows("steps")
     last = len(rows)
     for offset, row in enumerate(tuned):
-        shipped = row.index == o.kept and o.chosen.artefact.header.precision == "fp32"
+        shipped = row.index == o.kept and o.chosen.artefact.header.precision != "int8"
         what = f"{row.what}, starting at step {row.index}"
         rows.append(row.model_copy(update={"index": last + offset, "kept": shipped, "what": what}))
     if o.chosen.artefact.header.precision == "int8" or not o.kept:

@@ -29,6 +29,8 @@ from torch import nn
 from tersa.data.sources import load as load_task
 from tersa.data.task import Task, fingerprint
 from tersa.errors import UsageError, unknown
+from tersa.export.artefact import PACKED
+from tersa.export.onnx import evaluation_copy
 from tersa.models.summary import parameters
 from tersa.models.zoo import default_spec
 from tersa.prune.blocks import NM
@@ -41,7 +43,7 @@ from tersa.prune.protocol import choose, fits, within
 from tersa.prune.surgery import verify
 from tersa.prune.trace import LAYERS
 from tersa.prune.twins import is_low_bit
-from tersa.recipes.deploy import Dock, export_options, pick, race, shippable
+from tersa.recipes.deploy import Dock, export_options, pack, pick, race, shippable
 from tersa.recipes.descent import descend_
 from tersa.recipes.folder import RESULT, open_folder, releasing
 from tersa.recipes.goals import Goals, Start
@@ -63,6 +65,7 @@ from tersa.train.baseline import Baseline, baseline
 from tersa.train.checkpoint import weights_digest
 from tersa.train.device import choose as choose_device
 from tersa.train.evaluation import evaluate
+from tersa.train.latents import settle_pixels_
 from tersa.train.loop import Progress
 
 FEW = 8
@@ -108,9 +111,16 @@ def shrink(
         raise UsageError(f"--out {out} is the run whose network is pruned; give another folder")
     with threads_of(setting):
         start = find_start(spec, task)
-        groups = prunable(start.pruned(), task, protocol_of(spec, task))
+        network = start.pruned()
+        precisions = shippable(spec.precision, spec.target, network)
+        if PACKED in precisions:
+            trial = evaluation_copy(network)
+            if not (spec.run or spec.checkpoint):
+                settle_pixels_(trial, task)
+            pack(trial, task)
+        groups = prunable(network, task, protocol_of(spec, task))
         folder = open_folder(Path(out), spec.verb, spec, resume=resume, overwrite=overwrite)
-        return finished(folder) or _run(spec, setting, task, start, groups, folder, device, began)
+        return finished(folder) or _run(spec, setting, task, start, groups, precisions, folder, device, began)
 
 
 def finished(folder: Path) -> ShrinkResult | None:
@@ -127,6 +137,7 @@ def _run(
     task: Task,
     begin: Begin,
     groups: Groups,
+    precisions: tuple[str, ...],
     folder: Path,
     device: str,
     began: float,
@@ -134,7 +145,7 @@ def _run(
     trained = trained_baseline(spec, setting, task, begin, device)
     origin = {"data": fingerprint(task), "baseline": weights_digest(trained.module), "model": begin.model}
     way = Trajectory(folder, origin)
-    dock = Dock(task, shippable(spec.precision, spec.target), spec.target, spec.batch, spec.seed)
+    dock = Dock(task, precisions, spec.target, spec.batch, spec.seed)
     dock.zeroes = protocol_of(spec, task).granularity != "map"
     weigh_baseline(dock, trained.module, folder)
     job = Job(
@@ -268,8 +279,9 @@ def _check_scope(groups: Groups, protocol: Protocol) -> None:
 
 
 def weigh_baseline(dock: Dock, model: nn.Module, folder: Path) -> None:
-    """Export the baseline as fp32, and fill in what all candidates are compared with."""
-    plain = Dock(dock.task, ("fp32",), dock.target, dock.batch, dock.seed)
+    """Export the baseline as it is (fp32 or packed), and fill in what all candidates are compared with."""
+    exact = PACKED if PACKED in dock.precisions else "fp32"
+    plain = Dock(dock.task, (exact,), dock.target, dock.batch, dock.seed)
     option = export_options(plain, model, folder, "baseline", latency=False)[0]
     dock.reference, dock.correct = option.artefact, option.correct
     itself = race(dock, option.artefact, option.artefact, seconds=1.0)

@@ -182,6 +182,15 @@ def count(value: int) -> str:
     return f"{value:,}"
 
 
+def precision_text(precision: str) -> str:
+    """A precision as it is written in words: `FP32`, `INT8`, but `packed` and `1/1 (W/A)`.
+
+    >>> precision_text("int8"), precision_text("packed")
+    ('INT8', 'packed')
+    """
+    return precision.upper() if re.fullmatch(r"b?fp?\d+|int\d+", precision) else precision
+
+
 def plural(value: int, one: str, many: str = "") -> str:
     """A count with its noun: `1 image`, `10,000 images`."""
     return f"{value:,} {one if value == 1 else many or one + 's'}"

@@ -27,6 +27,7 @@ from tersa.report.numbers import (
     percent,
     plus_minus,
     points,
+    precision_text,
     share,
     si,
     size,
@@ -308,7 +309,7 @@ def _comparison_row(comparison: Comparison) -> ComparisonRow:
     return ComparisonRow(
         runtime=runtime,
         options=options,
-        precision=comparison.precision.upper(),
+        precision=precision_text(comparison.precision),
         before=_median(comparison.before),
         before_interval=_interval(comparison.before),
         after=_median(comparison.after),

@@ -19,6 +19,7 @@ from tersa.report.numbers import (
     percent,
     plural,
     points,
+    precision_text,
     si,
     size,
     times,
@@ -83,9 +84,9 @@ def agreement_words(result: ShrinkResult) -> str:
     same, images = result.agreement.same_class, result.agreement.images
     if images <= 0:
         return "The exported file was not compared with the trained network."
-    integer = result.result.precision != "fp32"
-    what = f"exported {result.result.precision.upper()} file" if integer else "exported file"
-    network = "float network" if integer else "trained network"
+    precision = result.result.precision
+    what = "exported file" if precision == "fp32" else f"exported {precision_text(precision)} file"
+    network = "float network" if precision == "int8" else "trained network"
     if same == images:
         everywhere = (
             "every one of them" if images == result.split_sizes.get("test", images) else _every(images)

@@ -10,7 +10,7 @@ from collections import Counter
 
 from tersa.records import Agreement, Measurement, ShrinkResult
 from tersa.report.curve import floor
-from tersa.report.numbers import count, duration, percent, plural, points, share, si
+from tersa.report.numbers import count, duration, percent, plural, points, precision_text, share, si
 from tersa.report.tables import kept_step, layer_unit, target_name
 from tersa.report.verdict import agreement_words
 
@@ -22,9 +22,8 @@ def subject(result: ShrinkResult) -> str:
     """Model, data and where the figures were measured: the line above the headline."""
     runtime, options = target_name(result.target)
     where = f"{runtime} ({options})" if options else runtime
-    return (
-        f"{result.model} on {result.task} · {where}, batch {result.batch}, {result.result.precision.upper()}"
-    )
+    precision = precision_text(result.result.precision)
+    return f"{result.model} on {result.task} · {where}, batch {result.batch}, {precision}"
 
 
 def goals_line(result: ShrinkResult) -> str:
@@ -119,7 +118,7 @@ def agreement_lines(result: ShrinkResult) -> list[str]:
     """What shows that the exported files compute what was trained."""
     lines = [f"{agreement_words(result)} {_difference(result.agreement)}".strip()]
     twin = result.reference_agreement
-    if twin.images and result.result.precision != "fp32":
+    if twin.images and result.result.precision == "int8":
         same = (
             "every image"
             if twin.same_class == twin.images
@@ -149,7 +148,7 @@ def run_rows(result: ShrinkResult) -> list[tuple[str, str]]:
         ("seed", str(result.seed)),
         ("target", result.target),
         ("batch", str(result.batch)),
-        ("precision", result.result.precision.upper()),
+        ("precision", precision_text(result.result.precision)),
         ("time", duration(result.seconds)),
     ]
 

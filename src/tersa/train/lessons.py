@@ -114,8 +114,8 @@ def prepare(
                 answer = asked(task.normalise(batch).contiguous(memory_format=torch.channels_last))
                 check_logits(answer, len(batch), task)
                 logits[number, span] = answer.float().cpu()
-            if progress:
-                progress((number + 1) / count)
+                if progress:
+                    progress((number * len(images) + min(span.stop, len(images))) / (count * len(images)))
     return Lessons(
         logits,
         torch.stack([one.mirrored for one in drawn if one.mirrored is not None]) if flip else None,
