@@ -5,10 +5,14 @@ from __future__ import annotations
 import ctypes
 from pathlib import Path
 
+import numpy as np
 import pytest
+from tests.binary.programs import images, one_layer
 
-from tersa.errors import TargetError
-from tersa.export.artefact import Artefact
+from tersa.binary.runtime import Runner
+from tersa.errors import ModelError, TargetError
+from tersa.export.artefact import Artefact, read_artefact
+from tersa.export.bundle import write_bundle
 from tersa.targets.c_build import (
     PlainC,
     aligned,
@@ -39,6 +43,25 @@ def test_the_session_tells_the_flags(artefact: Artefact) -> None:
     session = PlainC(opt="O2", march="generic").prepare(artefact, "m")
     assert session.runtime == f"{compiler_version(find_compiler())} -O2 -std=gnu99"
     assert session.target == "c@threads=1,opt=O2,march=generic"
+    session.close()
+
+
+@needs_compiler
+@pytest.mark.parametrize("padding", [0, 1])
+def test_a_packed_program_in_c_gives_its_logits_bit_for_bit(padding: int, tmp_path: Path) -> None:
+    program = one_layer(
+        size=(3, 7, 6), outputs=33, kernel=3, stride=1, padding=padding, pixel_bits=8, weight_bits=1,
+        code_bits=1, pool=(2, 2), seed=padding,
+    )  # fmt: skip
+    write_bundle(tmp_path / "net.tersa", program)
+    session = PlainC().prepare(read_artefact(tmp_path / "net.tersa"), "m")
+    assert session.precision == "packed"
+    pixels = images(program.shape, 5)
+    found = session.run(pixels / np.float32(255))
+    assert np.array_equal(found, Runner(program)(pixels))
+    assert found.std() > 0
+    with pytest.raises(ModelError, match=r"c takes float32 images \(3, 7, 6\), got uint8"):
+        session.run(pixels)
     session.close()
 
 

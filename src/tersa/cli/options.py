@@ -100,7 +100,7 @@ Precision = Annotated[
     typer.Option(
         "--precision",
         help="fp32, int8, packed (the .tersa file of a low-bit network), or auto: INT8 if it keeps the goals "
-        "and is not slower, packed on --target packed.",
+        "and is not slower; packed where --target is packed or c.",
     ),
 ]
 Epochs = Annotated[int | None, typer.Option("--epochs", min=1, help="Of the baseline's training.")]

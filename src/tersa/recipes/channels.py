@@ -32,6 +32,9 @@ from tersa.train.device import reproducible
 LEAST_HELP = 0.1
 """A unit that saves less than this part of what an average unit saves does not help."""
 
+TRIED = 64
+"""Units of the step that meets all bounds, the most important ones, that are tried to be kept."""
+
 TRIAL_IMAGES = 8
 """Training images on which a network is tried after channels are gone."""
 
@@ -184,29 +187,52 @@ class Channels:
         def lowest(number: int) -> Tensor:
             return choose(scores, self.groups, count=number, allowed=allowed)
 
-        return lowest(self._enough(lowest, count))
+        units = lowest(self._enough(lowest, count))
+        return self._needed(units, scores[torch.isin(self.groups.units, units)])
 
     def _enough(self, lowest: Callable[[int], Tensor], count: int) -> int:
         """The fewest units, at most `count`, whose removal meets every bound; `count` where none does.
 
         A step that would fall far below what was asked gives accuracy away.
         """
-        goals, start = self.job.goals, self.job.dock.start
-        if goals.size or goals.latency or not (goals.macs or goals.parameters) or start is None:
+        if not self._counted():
             return count
 
-        def within_bounds(number: int) -> bool:
-            trial = copy.deepcopy(self.model)
-            remove_(trial, self.groups, lowest(number))
-            if self._fault(trial):  # fewer may be enough, and run
-                return True
-            few = goals.parameters is None or parameters(trial) <= goals.parameters.limit(start.parameters)
-            return few and (goals.macs is None or macs(trial, shape) <= goals.macs.limit(start.macs))
+        def enough(number: int) -> bool:
+            return self._meets(lowest(number)) is not False  # where it does not run, fewer may, and be enough
 
-        shape = self.job.task.shape
-        if not within_bounds(count):
+        if not enough(count):
             return count
-        return bisect.bisect_left(range(1, count), True, key=within_bounds) + 1
+        return bisect.bisect_left(range(1, count), True, key=enough) + 1
+
+    def _needed(self, units: Tensor, scores: Tensor) -> Tensor:
+        """The units without those that may stay after all, the most important first: all bounds are met.
+
+        Scores order a step's units, and the last of them may save so much that earlier ones, of other layers,
+        need not go.
+
+        Args:
+            units: of the step, in ascending order.
+            scores: of each.
+        """
+        if not self._counted() or not self._meets(units):
+            return units
+        for unit in units[torch.argsort(scores, descending=True, stable=True)][:TRIED].tolist():
+            rest = units[units != unit]
+            if len(rest) and self._meets(rest):
+                units = rest
+        return units
+
+    def _counted(self) -> bool:
+        """All bounds are on MACs and parameters, which are counted at once."""
+        goals = self.job.goals
+        return bool(goals.macs or goals.parameters) and not (goals.size or goals.latency)
+
+    def _meets(self, units: Tensor) -> bool | None:
+        """Whether MACs and parameters are within their bounds without some units; None if nothing runs."""
+        trial = copy.deepcopy(self.model)
+        remove_(trial, self.groups, units)
+        return None if self._fault(trial) else not self._unmet(trial)
 
     def _helpful(self) -> Tensor:
         """Units that bring an unmet bound nearer, (U,) bool; all of them where bounds say nothing of units.
@@ -214,9 +240,9 @@ class Channels:
         Where parameters are asked for and few enough, but MACs are not, neurons of a fully connected layer
         would only cost accuracy.
         """
-        goals, start, shape = self.job.goals, self.job.dock.start, self.job.task.shape
+        start, shape = self.job.dock.start, self.job.task.shape
         everything = torch.ones(len(self.groups.units), dtype=torch.bool)
-        if goals.size or goals.latency or not (goals.macs or goals.parameters) or start is None:
+        if not self._counted() or start is None:
             return everything
         unmet = [_costs(name, self.model, self.groups, shape)[0] for name in self._unmet(self.model)]
         return useful(unmet, LEAST_HELP) if unmet else everything

@@ -114,7 +114,7 @@ def shippable(precision: str, target: str, network: nn.Module | None = None) -> 
     Args:
         precision: as asked for.
         target: where latency counts.
-        network: what is shipped, once it is there. A low-bit one is shipped packed on the target `packed`.
+        network: what is shipped, once it is there. A low-bit one is shipped packed on the targets of `OWN`.
 
     Raises:
         UsageError: no such precision, or not one of the network.
@@ -127,12 +127,12 @@ def shippable(precision: str, target: str, network: nn.Module | None = None) -> 
         raise unknown("precision", precision, PRECISIONS)
     runtime = parse(target)
     offered, low_bit = runtime.precisions, network is not None and is_low_bit(network)
-    if low_bit and precision == "auto" and runtime.name == "packed":
+    if low_bit and precision == "auto" and runtime.name in OWN:
         return (PACKED,)
     if low_bit and precision != PACKED and runtime.name in OWN:
         raise UsageError(
             f"--precision {precision}: {target} does not run the ONNX file of a low-bit network; "
-            "give --target packed --precision packed"
+            "give --precision packed"
         )
     if precision == "auto":
         return tuple(each for each in ("fp32", "int8") if each in offered)

@@ -1,8 +1,9 @@
 """Plain C: an artefact as direct loops, compiled by the system's compiler into a shared library.
 
 The slow, honest baseline: FP32, and INT8 products for INT8 files, without tiling, intrinsics or threads
-(`tersa.export.c_direct`). The compiler is `$CC`, or the first of `cc`, `gcc` and `clang` on the path; the
-flags are in the session's `runtime`.
+(`tersa.export.c_direct`). A packed program is what `tersa export --format c` writes (`export.c_source`):
+XNOR and population counts, one image a call; floats in 0..1 go to the nearest byte first. The compiler is
+`$CC`, or the first of `cc`, `gcc` and `clang` on the path; the flags are in the session's `runtime`.
 
 `compile_shared` is the frame for any other C that this project writes.
 """
@@ -26,14 +27,19 @@ from typing import ClassVar
 import numpy as np
 
 from tersa.errors import ModelError, TargetError
-from tersa.export.artefact import Artefact
+from tersa.export.artefact import PACKED, Artefact
+from tersa.export.bundle import read_bundle
 from tersa.export.c_direct import c_direct
+from tersa.export.c_source import c_source
 from tersa.export.graph import read_graph
 from tersa.targets.base import Pixels, Session, described, executed, require_precision
 
 INSTALL = "apt-get install gcc (or set CC to a C compiler)"
 
 OPTIONS = {"opt": ("O3", "O2", "Os", "O0"), "march": ("native", "generic")}
+
+EXACT = ("-std=c99", "-ffp-contract=off")
+"""Of a packed program, whose logits are the network's bit for bit: no product and sum in one rounding."""
 
 COMPILE_SECONDS = 300.0
 """After this a compiler is taken to hang."""
@@ -53,7 +59,7 @@ class PlainC:
     opt: str = "O3"
     march: str = "native"
     name: ClassVar[str] = "c"
-    precisions: ClassVar[tuple[str, ...]] = ("fp32", "int8")
+    precisions: ClassVar[tuple[str, ...]] = (PACKED, "fp32", "int8")
 
     def describe(self) -> str:
         """`c@threads=1`, with `opt` and `march` when they are not the defaults."""
@@ -68,6 +74,8 @@ class PlainC:
         """Write, compile and load the program."""
         asked = require_precision(self, artefact, precision)
         compiler = find_compiler()
+        if asked == PACKED:
+            return self._packed(artefact, model, compiler)
         program = c_direct(artefact.path)
         graph = read_graph(artefact.path)
         output = graph.shapes[graph.output]  # what the program writes, whatever the header says
@@ -99,6 +107,37 @@ class PlainC:
         return Session(
             *(model, self.describe(), asked, 1, runtime, run),
             executed=executed(self.name, asked, program.layers),
+            load_ms=load_ms,
+            size_bytes=size,
+            close=folder.cleanup,
+        )
+
+    def _packed(self, artefact: Artefact, model: str, compiler: str) -> Session:
+        packed = read_bundle(artefact.path)
+        folder = tempfile.TemporaryDirectory(prefix="tersa.")
+        flags = (*self.flags[:-1], *EXACT)
+        library = compile_shared(c_source(packed, "program"), Path(folder.name), flags, compiler)
+        size = library.stat().st_size
+        start = time.perf_counter()
+        call = ctypes.CDLL(str(library)).program_predict
+        call.argtypes, call.restype = [ctypes.c_void_p, ctypes.c_void_p], None
+        load_ms = 1e3 * (time.perf_counter() - start)
+
+        def run(pixels: Pixels) -> Pixels:
+            if pixels.shape[1:] != packed.shape or pixels.dtype != np.float32:
+                raise ModelError(
+                    f"c takes float32 images {packed.shape}, got {pixels.dtype} {pixels.shape[1:]}"
+                )
+            images = np.rint(np.clip(pixels, 0, 1) * np.float32(255)).astype(np.uint8)
+            logits = np.empty((len(images), len(packed.classes)), np.float32)
+            for image, row in zip(images, logits, strict=True):
+                call(image.ctypes.data, row.ctypes.data)
+            return logits
+
+        weakref.finalize(run, folder.cleanup)
+        return Session(
+            *(model, self.describe(), PACKED, 1, f"{compiler_version(compiler)} {' '.join(flags)}", run),
+            executed=packed.precision,
             load_ms=load_ms,
             size_bytes=size,
             close=folder.cleanup,
