@@ -1,14 +1,15 @@
 """NetAdapt as published against `tersa adapt`: where the time of a search goes, remedy by remedy.
 
-    python benchmarks/adaptation_speed.py [--models alexnet,mobilenet:1.0] [--target onnxruntime]
-    python benchmarks/adaptation_speed.py --accuracy [--budgets 0.3,0.5,0.7] [--sides oab] [--seeds 5]
+    python benchmarks/adaptation_speed.py [--models alexnet,mobilenet:1.0] [--sides abh]
 
 The original: candidates' widths one by one; for every estimate the table read from its file and an
 interpolator (scipy's Rbf, cubic) built anew for each layer that is not in it; every candidate fine-tuned for
 T iterations and evaluated on what the published code evaluates on, the 50,000 images of the training split.
-Ours: (a) `--search netadapt --cut bisect --score naswot --hybrid 0.3`; (b) `--search budget`, with its share
-of the latency table: all the points that this network needs, measured in this run. Same network, images,
-budget, T, delta, target and machine, one thread.
+Ours: (a) `--search netadapt --cut bisect --score naswot --hybrid 0.3`, whose short lists of two run a race:
+both are fine-tuned for a tenth of T, and the better one goes on to T (`recipes.adapt_race`); (b) `--search
+budget`, with its share of the latency table: all the points that this network needs, measured in this run.
+Same network, images, budget, T, delta, target and machine, one thread. All of this computes in FP32. A third
+side, h, is (a) with `--arithmetic bf16`: its fine-tunes alone run in BF16, and the original's do not.
 
 What is run and what is multiplied. The original: two whole steps, the first and the middle one of a greedy
 way, stage by stage (`recipes.adaptation_stages` says how), times the number of steps. Of a fine-tune's T
@@ -20,14 +21,9 @@ fine-tune is the same on both sides and counted on neither, nor is the published
 32x32 throughout. Seconds are the processor's, of one thread, on both sides: other work takes none of them.
 
 What is done is kept in `--out`: the same command goes on where a killed one was, and needs another folder for
-other settings.
-
-With `--accuracy`: test accuracy and measured latency at the end of the original (`--cut linear --score
-finetune`; side o), (a) and (b), or of those that `--sides` names, each run whole with its closing fine-tune,
-at every budget of `--budgets`, for several seeds; then the means over seeds, a line for each network, budget
-and pair of sides. Latency is a share of the baseline's, measured beside it in interleaved rounds. A run that
-ends writes its row, in place of one of the same settings; other rows of the file stay. A killed command goes
-on when it is given again: finished runs are read from `--out`.
+other settings. Rows of the networks that are run take the place of those in the file; of these, one whose
+numbers are what they were keeps its commit. How accurate the networks are at the end:
+`adaptation_accuracy.py`. The last line has the ratios.
 """
 
 from __future__ import annotations
@@ -39,11 +35,11 @@ import json
 import math
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from statistics import mean, stdev
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
@@ -54,16 +50,17 @@ from torch import nn
 
 from tersa.adapt.grid import Grid
 from tersa.adapt.resource import Table
-from tersa.errors import UsageError
 from tersa.files import write_atomic
 from tersa.recipes import adapt as recipe
-from tersa.recipes import adapt_candidates, adapt_store
+from tersa.recipes import adapt_candidates, adapt_race, adapt_store
 from tersa.recipes.adapt import adapt
 from tersa.recipes.adapt_request import AdaptSpec, specified
+from tersa.recipes.adaptation import settings_of
 from tersa.recipes.adaptation_result import Timed
 from tersa.recipes.adaptation_stages import Measured, Subject, measured_table, stages
 from tersa.recipes.goals import Goals, parse_bound
 from tersa.recipes.job import Job
+from tersa.recipes.retraining import Paused
 from tersa.recipes.setting import Setting
 from tersa.records import read_record, write_record
 from tersa.targets.environment import environment
@@ -71,24 +68,17 @@ from tersa.targets.registry import parse
 
 SIDE, CLASSES = 32, 10
 RESULTS = Path(__file__).parent / "results" / "adaptation_speed.csv"
-ACCURACY = Path(__file__).parent / "results" / "adaptation_accuracy.csv"
 processor = SimpleNamespace(perf_counter=time.process_time)
-SIDES: dict[str, dict[str, Any]] = {
-    "original": {"search": "netadapt", "cut": "linear", "score": "finetune"},
-    "(a)": {"search": "netadapt", "cut": "bisect", "score": "naswot", "hybrid": 0.3},
-    "(b)": {"search": "budget"},
-}
-LETTERS = {"o": "original", "a": "(a)", "b": "(b)"}
-PAIRS = (("(b)", "original"), ("(b)", "(a)"), ("(a)", "original"))
+SIDES = {"(a)": "H30 naswot", "(a) in BF16": "H30 naswot", "(b)": "budget"}
+"""What each side of ours is called among the strategies of `tersa reproduce adaptation`."""
+LETTERS = {"a": "(a)", "h": "(a) in BF16", "b": "(b)"}
+FOLDERS = {side: letter for letter, side in LETTERS.items()}
+COLUMNS: tuple[str, ...] = (
+    "network", "search", "seconds", "times_faster", "how", "side", "target", "delta", "finetune_steps",
+    "budget", "processor", "python", "torch", "commit",
+)  # fmt: skip
 Row = tuple[str, str, float, float, str]
 """Network, what, seconds, times faster, how it was found."""
-SETTINGS = (
-    "network", "data", "target", "budget", "seed", "side", "delta", "finetune_steps", "epochs", "tune",
-    "device",
-)  # fmt: skip
-"""Columns of an accuracy that say what was run; the file has one row of each."""
-Final = dict[str, str]
-"""One whole run, as its row in the file."""
 
 
 def queries() -> tuple[float, float]:
@@ -122,22 +112,17 @@ class Ours:
 
 def ours(asked: argparse.Namespace, model: str, side: str, folder: Path) -> Ours:
     """A side of ours, run now or read."""
-    stored = folder / f"{side.strip('()')}.json"
+    stored = folder / f"{FOLDERS[side]}.json"
     if not stored.is_file():
         stored.write_text(json.dumps(asdict(run(asked, model, side, folder))))
     return Ours(**json.loads(stored.read_text()))
 
 
-def stepwise(side: dict[str, Any], delta: float) -> dict[str, float]:
-    """What only a search in steps is told."""
-    return {"delta": delta} if side["search"] == "netadapt" else {}
-
-
-def run(asked: argparse.Namespace, model: str, side: str, folder: Path) -> Ours:
-    """Adapt, and time each short fine-tune by its iterations."""
-    spec: AdaptSpec = specified(
-        **SIDES[side],
-        **stepwise(SIDES[side], asked.delta),
+def ours_spec(asked: argparse.Namespace, model: str, side: str, folder: Path) -> AdaptSpec:
+    """What `tersa adapt` is asked; without its closing fine-tune."""
+    arithmetic = {"arithmetic": "bf16"} if side.endswith("BF16") else {}
+    return specified(
+        **settings_of(SIDES[side], asked.delta),
         data=asked.data,
         model=model,
         target=asked.target,
@@ -145,25 +130,38 @@ def run(asked: argparse.Namespace, model: str, side: str, folder: Path) -> Ours:
         finetune_steps=asked.short,
         table=str(folder / "table.db"),
         training={"iterations": str(asked.baseline)},
-        protocol={"tune": 0},
+        protocol={"tune": 0, **arithmetic},
     )
-    calls: list[tuple[int, float]] = []
-    retrain = adapt_candidates.retrain_
 
-    def timed(job: Job, network: nn.Module, iterations: int, *, seed: int) -> None:
-        began = time.process_time()
-        retrain(job, network, iterations, seed=seed)
-        calls.append((iterations, time.process_time() - began))
+
+def run(asked: argparse.Namespace, model: str, side: str, folder: Path) -> Ours:
+    """Adapt, and time each short fine-tune, or part of one, by its iterations."""
+    calls: list[tuple[int, float]] = []
+    once, start, rest = adapt_race.retrain_, adapt_race.start_, adapt_race.go_on_
+
+    def at_once(job: Job, network: nn.Module, iterations: int, *, seed: int) -> None:
+        with clocked(calls, iterations):
+            once(job, network, iterations, seed=seed)
+
+    def started(job: Job, network: nn.Module, iterations: int, *, until: int, seed: int) -> Paused:
+        with clocked(calls, until):
+            return start(job, network, iterations, until=until, seed=seed)
+
+    def went_on(job: Job, network: nn.Module, paused: Paused) -> None:
+        with clocked(calls, paused.iterations - paused.state.iteration):
+            rest(job, network, paused)
 
     setting = Setting(threads=1, seconds=0.2, say=told, cache=folder / "cache")
-    out = folder / side.strip("()")
+    out = folder / FOLDERS[side]
     with (
         patch.object(adapt_store, "time", processor),
         patch.object(adapt_candidates, "time", processor),  # times the search for widths itself
-        patch.object(adapt_candidates, "retrain_", timed),
+        patch.object(adapt_race, "retrain_", at_once),
+        patch.object(adapt_race, "start_", started),
+        patch.object(adapt_race, "go_on_", went_on),
         patch.object(recipe, "finish", lambda *_: None),  # test set and report are no part of a search
     ):
-        adapt(spec, out, setting=setting, overwrite=True)
+        adapt(ours_spec(asked, model, side, folder), out, setting=setting, overwrite=True)
     stages = adapt_store.AdaptStore(out).seconds()
     seconds = stages.pop("search")
     stages = {name: value for name, value in stages.items() if name not in ("tune", "table")}
@@ -177,6 +175,14 @@ def run(asked: argparse.Namespace, model: str, side: str, folder: Path) -> Ours:
         how = f"run; {each:.3f} s for each iteration of a fine-tune above {asked.short}"
     stages["all else"] = seconds - sum(stages.values())
     return Ours(seconds, stages, how)
+
+
+@contextmanager
+def clocked(calls: list[tuple[int, float]], iterations: int) -> Generator[None]:
+    """Note the processor seconds of so many iterations."""
+    began = time.process_time()
+    yield
+    calls.append((iterations, time.process_time() - began))
 
 
 def told(task: str, done: float, remark: str) -> None:
@@ -199,16 +205,22 @@ def compare(asked: argparse.Namespace, model: str, folder: Path) -> list[Row]:
         write_record(stored, found)
     found = read_record(stored, Timed)
     tell(found)
-    if "a" in asked.sides:
-        both["(a)"] = ours(asked, model, "(a)", folder)
+    both |= {LETTERS[each]: ours(asked, model, LETTERS[each], folder) for each in "ah" if each in asked.sides}
     rows, whole = original_rows(found, model), found.total("original")
-    texts = {"(a)": "netadapt, bisection, NAS-WOT, last 30 % by accuracy, short list of 2", "(b)": "budget"}
+    heat = ours_spec(asked, model, "(a)", folder).model_copy(update={"finetune_steps": asked.steps}).heat
+    stepwise = (
+        f"netadapt, bisection, NAS-WOT, last 30 % by accuracy, short list of 2, race of {heat} iterations"
+    )
+    texts = {
+        "(a)": stepwise,
+        "(a) in BF16": f"{stepwise}, fine-tunes in BF16 (the original's in FP32)",
+        "(b)": "budget, its latency table included",
+    }
     for side, text in texts.items():
         if side not in both:
             continue
         mine = both[side]
         if side == "(b)":
-            text += ", its latency table included"
             mine.seconds += filling["seconds"]
             mine.stages["latency table"] = filling["seconds"]
         rows.append((model, f"{side} {text}", mine.seconds, whole / mine.seconds, mine.how))
@@ -297,185 +309,20 @@ def tell(found: Timed) -> None:
         )
 
 
-def accuracy(asked: argparse.Namespace) -> None:
-    """Final accuracies and latencies of whole runs, seed by seed, and their means over seeds."""
-    place = ACCURACY if asked.csv is None else asked.csv
-    rows: list[Final] = []
-    print(
-        f"{'network':<16}{'budget':>7}{'seed':>5}{'side':>10}{'baseline':>10}{'test accuracy':>15}"
-        f"{'of latency':>12}{'search s':>10}"
-    )
-    for model in asked.models.split(","):
-        for budget in asked.budgets:
-            for seed in range(asked.seeds):
-                for side in sides_of(asked.sides):
-                    row = whole_run(asked, model, budget, seed, side)
-                    rows.append(row)
-                    keep(place, row)
-                    print(
-                        f"{model:<16}{budget:>7g}{seed:>5}{side:>10}{row['baseline']:>10}"
-                        f"{row['accuracy']:>15}{row['latency_share']:>12}{row['search_s']:>10}",
-                        flush=True,
-                    )
-    found = compared(rows)
-    print(
-        f"\n{'network':<16}{'budget':>7}  {'':<22}{'seeds':>6}{'latency, % of the baseline':>28}"
-        f"{'test accuracy, %':>20}{'points':>16}"
-    )
-    for each in found:
-        print(
-            f"{each.network:<16}{each.budget:>7}  {f'{each.side} against {each.other}':<22}{each.seeds:>6}"
-            f"{f'{100 * each.latency[0]:.1f} against {100 * each.latency[1]:.1f}':>28}"
-            f"{f'{each.accuracy[0]:.2f} against {each.accuracy[1]:.2f}':>20}{each.gained():>16}"
-        )
-    told_off = [
-        f"{each.network} at {each.budget}x {each.side} {each.gained()} points at "
-        f"{each.latency[0] / each.latency[1]:.3f} of the latency of {each.other}"
-        for each in found
-    ]
-    print("ratio " + (", ".join(told_off) or "of nothing: one side alone was run"))
-
-
-def sides_of(letters: str) -> list[str]:
-    """Sides by their letters.
-
-    Raises:
-        UsageError: a letter that is none.
-    """
-    if unknown := [letter for letter in letters if letter not in LETTERS]:
-        known = ", ".join(f"{letter} for {side}" for letter, side in LETTERS.items())
-        raise UsageError(f"--sides {letters}: unknown {', '.join(unknown)}; known: {known}")
-    return [side for letter, side in LETTERS.items() if letter in letters]
-
-
-def accuracy_spec(asked: argparse.Namespace, model: str, budget: float, seed: int, side: str) -> AdaptSpec:
-    """What `tersa adapt` is asked in one whole run."""
-    return specified(
-        **SIDES[side],
-        **stepwise(SIDES[side], asked.delta),
-        data=asked.data,
-        model=model,
-        target=asked.target,
-        goals=Goals(latency=parse_bound(f"{budget:g}x", "latency")),
-        finetune_steps=asked.steps,
-        seed=seed,
-        epochs=asked.epochs,
-        table=str(asked.out / "table.db"),
-        protocol={} if asked.tune is None else {"tune": asked.tune},
-    )
-
-
-def whole_run(asked: argparse.Namespace, model: str, budget: float, seed: int, side: str) -> Final:
-    """One run of adapt, made now or read."""
-    spec = accuracy_spec(asked, model, budget, seed, side)
-    folder = asked.out / f"{model.replace(':', '-')}-{budget:g}x-{seed}-{side.strip('()')}"
-    setting = Setting(threads=1, device=asked.device)
-    result = adapt(spec, folder, setting=setting, resume=folder.exists())
-    assert result.adaptation is not None
-    assert result.speedup is not None
-    return {
-        "network": model,
-        "data": asked.data,
-        "target": asked.target,
-        "budget": f"{budget:g}",
-        "seed": str(seed),
-        "side": side,
-        "delta": f"{asked.delta:g}",
-        "finetune_steps": str(asked.steps),
-        "epochs": "" if asked.epochs is None else str(asked.epochs),
-        "tune": "" if asked.tune is None else str(asked.tune),
-        "device": asked.device,
-        "baseline": f"{result.baseline.test_accuracy:.4g}",
-        "accuracy": f"{result.result.test_accuracy:.4g}",
-        "latency_ms": f"{result.result.latency_ms.median:.4g}",
-        "latency_share": f"{1.0 / result.speedup:.4g}",
-        "speedup": f"{result.speedup:.4g}",
-        "search_s": f"{result.adaptation.seconds['search']:.4g}",
-        "met": str(all(goal.met for goal in result.goals)),
-        "processor": result.environment.processor,
-        "commit": result.environment.commit,
-    }
-
-
-def keep(path: Path, row: Final) -> None:
-    """Add a row to a file, in place of one of the same settings; its other rows stay."""
-    rows: list[Final] = []
+def keep(path: Path, rows: Sequence[dict[str, str]]) -> None:
+    """Rows in place of all of their networks; those with the numbers of the file keep its commit."""
+    there: list[dict[str, str]] = []
     if path.is_file():
         with path.open(newline="") as file:
-            rows = list(csv.DictReader(file))
-    rows = [*(each for each in rows if any(each.get(name) != row[name] for name in SETTINGS)), row]
-    columns = list(dict.fromkeys(name for each in (row, *rows) for name in each))
+            there = list(csv.DictReader(file))
+    known = {tuple(row.get(name, "") for name in COLUMNS[:-1]): row for row in there}
+    new = [known.get(tuple(row[name] for name in COLUMNS[:-1]), row) for row in rows]
+    others = [row for row in there if row["network"] not in {each["network"] for each in rows}]
     text = io.StringIO()
-    out = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+    out = csv.DictWriter(text, COLUMNS, restval="", extrasaction="ignore", lineterminator="\n")
     out.writeheader()
-    out.writerows(rows)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    out.writerows([*others, *new])
     write_atomic(path, text.getvalue())
-
-
-@dataclass(frozen=True)
-class Compared:
-    """Two sides of one network at one budget, over the seeds.
-
-    Attributes:
-        network: which.
-        budget: share of the latency that was asked.
-        side: the first.
-        other: the second.
-        latency: shares of the baseline's latency that are left, mean of each side.
-        accuracy: percent of the test images, mean of each side.
-        gaps: points of accuracy by which the first is above the second, seed by seed.
-    """
-
-    network: str
-    budget: str
-    side: str
-    other: str
-    latency: tuple[float, float]
-    accuracy: tuple[float, float]
-    gaps: list[float]
-
-    @property
-    def seeds(self) -> int:
-        """How many."""
-        return len(self.gaps)
-
-    def gained(self) -> str:
-        """Mean gap with its standard error."""
-        error = f" +- {stdev(self.gaps) / math.sqrt(self.seeds):.2f}" if self.seeds > 1 else ""
-        return f"{mean(self.gaps):+.2f}{error}"
-
-
-def compared(rows: Sequence[Final]) -> list[Compared]:
-    """Every pair of sides that was run, for each network and budget."""
-    found: list[Compared] = []
-    for network, budget in dict.fromkeys((row["network"], row["budget"]) for row in rows):
-        own = [row for row in rows if (row["network"], row["budget"]) == (network, budget)]
-        for side, other in PAIRS:
-            both = [[row for row in own if row["side"] == name] for name in (side, other)]
-            if not all(both):
-                continue
-            accuracies, shares = (
-                [[float(row[name]) for row in each] for each in both]
-                for name in ("accuracy", "latency_share")
-            )
-            gaps = [a - b for a, b in zip(*accuracies, strict=True)]
-            latency = mean(shares[0]), mean(shares[1])
-            found.append(
-                Compared(
-                    network, budget, side, other, latency, (mean(accuracies[0]), mean(accuracies[1])), gaps
-                )
-            )
-    return found
-
-
-def write(path: Path, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """A file of results."""
-    path.parent.mkdir(exist_ok=True)
-    with path.open("w", newline="") as file:
-        out = csv.writer(file, lineterminator="\n")
-        out.writerow(header)
-        out.writerows(rows)
 
 
 def speed(asked: argparse.Namespace) -> None:
@@ -491,32 +338,24 @@ def speed(asked: argparse.Namespace) -> None:
         faster = "" if math.isnan(ratio) else f"{ratio:.3g}"
         print(f"{name:<16}{what:<{wide + 2}}{seconds:>12.4g}{faster:>14}  {how}")
     machine = environment(1)
-    common = [SIDE, asked.target, asked.delta, asked.steps, asked.budget, machine.processor]
-    common += [platform.python_version(), torch.__version__, machine.commit]
-    write(
-        RESULTS if asked.csv is None else asked.csv,
-        ["network", "search", "seconds", "times_faster", "how", "side", "target", "delta", "finetune_steps",
-         "budget", "processor", "python", "torch", "commit"],
-        [[n, w, f"{s:.4g}", "" if math.isnan(r) else f"{r:.4g}", h, *common] for n, w, s, r, h in rows],
-    )  # fmt: skip
-    found = {(name, what[:3]): ratio for name, what, _, ratio, _ in rows if what.startswith("(")}
-    told_off = [f"{name}: {side} {ratio:.1f}x" for (name, side), ratio in found.items()]
-    print("ratio " + ", ".join(told_off))
-
-
-def budgets_of(text: str) -> list[float]:
-    """Shares of the latency, from 0 to 1.
-
-    Raises:
-        UsageError: something else.
-    """
-    try:
-        found = [float(part) for part in text.split(",")]
-    except ValueError:
-        found = []
-    if not found or not all(0 < each < 1 for each in found):
-        raise UsageError(f"--budgets {text}: not shares of the latency between 0 and 1, such as 0.3,0.5,0.7")
-    return found
+    common = [
+        f"{SIDE}",
+        asked.target,
+        f"{asked.delta}",
+        f"{asked.steps}",
+        f"{asked.budget}",
+        machine.processor,
+    ]
+    common += [platform.python_version(), str(torch.__version__), machine.commit]
+    lines = [[n, w, f"{s:.4g}", "" if math.isnan(r) else f"{r:.4g}", h, *common] for n, w, s, r, h in rows]
+    keep(asked.csv, [dict(zip(COLUMNS, line, strict=True)) for line in lines])
+    ratios = [
+        f"{name} {side} {ratio:.1f}x"
+        for name, what, _, ratio, _ in rows
+        for side in sorted(SIDES, key=len, reverse=True)
+        if what.startswith(f"{side} ") and not what.startswith(f"{side} in ")
+    ]
+    print("ratio " + ", ".join(ratios))
 
 
 def main() -> None:
@@ -528,34 +367,21 @@ def main() -> None:
     parser.add_argument("--target", default="onnxruntime@threads=1")
     parser.add_argument("--delta", type=float, default=0.025)
     parser.add_argument("--steps", type=int, default=500, help="T, iterations of a short fine-tune")
-    parser.add_argument(
-        "--budgets", default="0.5", help="shares of the latency; more than one with --accuracy"
-    )
+    parser.add_argument("--budget", type=float, default=0.5, help="share of the latency")
     parser.add_argument("--timed", type=int, default=4, help="of the original's T, iterations that are run")
     parser.add_argument("--builds", type=int, default=2, help="interpolators of a layer that are built")
-    parser.add_argument("--short", type=int, default=20, help="of ours' T, iterations that are run")
+    parser.add_argument("--short", type=int, default=100, help="of ours' T, iterations that are run")
     parser.add_argument("--baseline", type=int, default=20, help="iterations that train the network first")
-    parser.add_argument(
-        "--sides", default="oab", help="o (original), a and b; for times the original is always measured"
-    )
-    parser.add_argument("--csv", type=Path, help="results go here, not to benchmarks/results")
-    parser.add_argument("--accuracy", action="store_true", help="final accuracies of whole runs")
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--epochs", type=int, help="of the baseline's training")
-    parser.add_argument("--tune", type=int, help="iterations of the closing fine-tune")
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--sides", default="abh", help="a, b and h; the original is always measured")
+    parser.add_argument("--csv", type=Path, default=RESULTS)
     parser.add_argument("--out", type=Path, default=Path("runs/adaptation"))
     asked = parser.parse_args()
-    try:
-        asked.budgets = budgets_of(asked.budgets)
-        sides_of(asked.sides)
-    except UsageError as error:
-        parser.error(str(error))
-    if len(asked.budgets) > 1 and not asked.accuracy:
-        parser.error("times are measured at one budget; give --accuracy, or one of --budgets")
-    asked.budget = asked.budgets[0]
+    if unknown := set(asked.sides) - set(LETTERS):
+        parser.error(f"--sides {asked.sides}: unknown {', '.join(sorted(unknown))}; known: a, b, h")
+    if not 0 < asked.budget < 1:
+        parser.error(f"--budget {asked.budget}: not a share of the latency between 0 and 1")
     torch.set_num_threads(1)
-    (accuracy if asked.accuracy else speed)(asked)
+    speed(asked)
 
 
 if __name__ == "__main__":

@@ -10,13 +10,14 @@ rounds, at the same number of threads:
     packed                            the `.tersa` program
     onnxruntime, openvino, torch      the same topology in floats: convolution, normalisation, ReLU
     onnxruntime, openvino int8        that network after calibration, as a QDQ file
-    openvino binary                   the very same binary network on OpenVINO's `binary_convolution` (AVX2),
-                                      its logits checked to be ours, bit for bit
+    openvino packed                   the very same program on OpenVINO's binary convolution, as the target
+                                      `openvino` makes it of a `.tersa` file
 
-The packed program's logits are compared with PyTorch's first. The limit of the processor is measured too: how
-many bits a second XOR and popcount go through in registers, with nothing loaded, added or stored. A layer's
-share of it is binary multiply-accumulates a second over that. Where the processor has AVX-512 all is measured
-again in a process that is held to AVX2 (`--no-avx2` leaves that out), without ONNX Runtime, which cannot be.
+Both packed sides have to give PyTorch's logits first, bit for bit. The limit of the processor is measured
+too: how many bits a second XOR and popcount go through in registers, with nothing loaded, added or stored. A
+layer's share of it is binary multiply-accumulates a second over that. Where the processor has AVX-512 all is
+measured again in a process that is held to AVX2 (`--no-avx2` leaves that out), without ONNX Runtime, which
+cannot be.
 
 `--clock cpu` counts the process's processor time instead of wall time, on one thread: what a call costs on a
 machine that others use at the same time.
@@ -38,6 +39,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -53,19 +55,18 @@ from numba.extending import intrinsic
 from torch import nn
 
 from tersa.binary.convert import convert
-from tersa.binary.program import Convolution, MaxPool, Pixels, Program, SumPool, Threshold
+from tersa.binary.program import Convolution, Program
 from tersa.binary.runtime import Runner, execute
 from tersa.binary.vectors import cpu_features
-from tersa.export.artefact import Artefact, Header
+from tersa.export.artefact import PACKED, Artefact, Header
 from tersa.export.bundle import write_bundle
 from tersa.export.int8 import Calibration, quantise_onnx
 from tersa.export.onnx import export_onnx
 from tersa.models import zoo
 from tersa.models.bvgg import BVGG16_PLAN, BVGG16_UNITS, POOL
 from tersa.quant.layers import PixelInput
-from tersa.targets.base import Effort, Session
+from tersa.targets.base import Effort
 from tersa.targets.environment import environment
-from tersa.targets.openvino_cpu import load_openvino
 from tersa.targets.registry import parse
 from tersa.targets.rounds import time_rounds
 from tersa.targets.statistics import compare_rounds
@@ -102,15 +103,14 @@ def main() -> None:
         print(json.dumps(held(program, arguments)))
         return
     print(f"bvgg16, {program.precision}, {macs(program) / 1e6:.0f} million binary multiply-accumulates")
-    check(network, program)
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        fp32, int8 = float_files(folder)
-        rows += sizes(program, fp32, folder)
+        artefacts = files(program, Path(name))
+        check(network, artefacts[0])
+        rows += sizes(*artefacts[:2])
         for threads in arguments.threads:
             for batch in arguments.batch:
-                rows += compared(program, fp32, int8, batch, threads, arguments)
+                rows += compared(artefacts, batch, threads, arguments)
     limit = popcount_limit()
     print(f"\nlimit of this processor: {limit / 1e9:.0f} G bits/s through XOR and popcount, one thread")
     rows += layers(program, limit)
@@ -166,12 +166,14 @@ def normalised(pixels: np.ndarray) -> torch.Tensor:
     return (torch.from_numpy(pixels).float() / 255 - mean) / std
 
 
-def float_files(folder: Path) -> tuple[Artefact, Artefact]:
-    """The float network as files, fp32 and INT8."""
+def files(program: Program, folder: Path) -> tuple[Artefact, Artefact, Artefact]:
+    """The packed program, and the float network in fp32 and INT8."""
     header = Header(NAMES, SHAPE, MEAN, STD)
+    write_bundle(folder / "bvgg16.tersa", program)
+    packed = Artefact(folder / "bvgg16.tersa", replace(header, precision=PACKED))
     fp32 = export_onnx(float_network(), header, folder / "fp32.onnx")
     calibration = Calibration((images(64) / np.float32(255)).astype(np.float32))
-    return fp32, quantise_onnx(fp32, folder / "int8.onnx", calibration)
+    return packed, fp32, quantise_onnx(fp32, folder / "int8.onnx", calibration)
 
 
 def macs(program: Program) -> int:
@@ -193,118 +195,37 @@ def layer_macs(program: Program, index: int) -> int:
     return math.prod(layer.weights.shape) * math.prod(program.values[index].shape[1:])
 
 
-# OpenVINO's binary convolution ----------------------------------------------------------------------------
-
-
-def binary_openvino(program: Program, batch: int, threads: int) -> Session:
-    """The very operations in OpenVINO: thresholds as FakeQuantize to 0 and 1, poolings before them."""
-    openvino = load_openvino()
-    ops, u1 = openvino.opset1, openvino.Type.u1
-    pixels = ops.parameter([batch, *SHAPE], np.float32)
-    made: dict[int, Any] = {}
-    bits: set[int] = set()  # values that are 0 and 1 for -1 and 1
-    for i, one in enumerate(program.operations):
-        match one:
-            case Pixels():
-                rounded = openvino.opset5.round(ops.multiply(pixels, np.float32(255)), "half_to_even")
-                made[i] = ops.subtract(ops.multiply(rounded, np.float32(2)), np.float32(255))
-            case Convolution():
-                made[i] = _layer(openvino, ops, u1, made[one.source], one, one.source in bits)
-            case Threshold():
-                pool = next(
-                    (r for r in program.readers(i) if isinstance(program.operations[r], MaxPool)), None
-                )
-                x = made[one.source]
-                if pool is not None:  # the maximum of sums and then their sign is the sign's maximum
-                    size = program.operations[pool].size
-                    x = ops.max_pool(x, [size] * 2, [0, 0], [0, 0], [size] * 2)
-                end = np.clip(one.table[:, 0].astype(np.float64), -(2.0**23), 2.0**23) - 0.5
-                end = end.astype(np.float32).reshape(1, -1, 1, 1)
-                one_, zero = (np.full((1, 1, 1, 1), value, np.float32) for value in (1, 0))
-                made[i] = ops.fake_quantize(x, end, end, zero, one_, 2)
-                bits.add(i)
-            case MaxPool():
-                made[i] = made[one.source]
-                bits.add(i)
-            case SumPool():
-                places = math.prod(program.values[one.source].shape[1:])
-                total = ops.reduce_sum(made[one.source], np.array([2, 3]), keep_dims=True)
-                total = ops.subtract(ops.multiply(total, np.float32(2)), np.float32(places))
-                turned = np.zeros(total.shape[1]) if one.turned is None else one.turned
-                made[i] = ops.multiply(total, (1 - 2 * turned.astype(np.float32)).reshape(1, -1, 1, 1))
-            case _:
-                scale, shift = (v.reshape(1, -1, 1, 1) for v in (one.scale, one.shift))
-                made[i] = ops.reshape(
-                    ops.add(ops.multiply(made[one.source], scale), shift), np.array([-1, CLASSES]), False
-                )
-    model = openvino.Model([made[len(program.operations) - 1]], [pixels])
-    settings = {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1, "PERFORMANCE_HINT": "LATENCY"}
-    compiled = openvino.Core().compile_model(model, "CPU", settings | {"INFERENCE_PRECISION_HINT": "f32"})
-    kinds = [
-        str(n.get_rt_info()["primitiveType"].astype(str)) for n in compiled.get_runtime_model().get_ops()
-    ]
-    print(
-        f"openvino binary: {sum('u1' in kind or 'bin' in kind.lower() for kind in kinds)} binary primitives"
-    )
-    request = compiled.create_infer_request()
-
-    def run(batch: np.ndarray) -> np.ndarray:
-        return np.array(request.infer([batch], share_inputs=True)[0])
-
-    return Session("bvgg16", "openvino binary", "1/1", threads, "openvino", run)
-
-
-def _layer(openvino: Any, ops: Any, u1: Any, x: Any, layer: Convolution, binary: bool) -> Any:
-    weights = np.moveaxis(layer.weights.integers(), -1, 1)  # (O, C, kh, kw)
-    edge = [layer.padding] * 2
-    if not binary:
-        return ops.convolution(x, weights.astype(np.float32), [1, 1], edge, edge, [1, 1])
-    packed = np.packbits((weights > 0).reshape(-1), bitorder="little")
-    tensor = openvino.Tensor(openvino.Type.u1, openvino.Shape(list(weights.shape)))  # its own memory
-    tensor.data.reshape(-1)[...] = packed
-    constant = openvino.op.Constant(tensor)
-    return ops.binary_convolution(x, constant, [1, 1], edge, edge, [1, 1], "xnor-popcount", 0.0)
-
-
 # Checking and timing --------------------------------------------------------------------------------------
 
 
-def check(network: nn.Module, program: Program) -> None:
-    """The packed program and OpenVINO's give PyTorch's logits."""
+def check(network: nn.Module, packed: Artefact) -> None:
+    """The packed program, in our kernels and in OpenVINO's, gives PyTorch's logits."""
     pixels = images(CHECKED)
     with torch.inference_mode():
         wanted = network(normalised(pixels)).numpy()
-    found = Runner(program)(pixels)
-    equal = int((found == wanted).all(1).sum())
-    print(f"packed against torch: {equal} of {CHECKED} images with the very same logits")
-    other = binary_openvino(program, CHECKED, 1).run((pixels / np.float32(255)).astype(np.float32))
-    same = int((other == wanted).all(1).sum())
-    print(f"openvino binary against torch: {same} of {CHECKED} images with the very same logits")
-    if min(equal, same) < CHECKED:
-        raise SystemExit("the sides do not compute the same; nothing is timed")
-
-
-def packed_session(program: Program, threads: int) -> Session:
-    runner = Runner(program, threads)
-    return Session("bvgg16", "packed", "1/1", threads, "tersa", runner)
+    for name in ("packed", "openvino"):
+        session = parse(name).prepare(packed, "bvgg16")
+        found = session.run((pixels / np.float32(255)).astype(np.float32))
+        equal = int((found == wanted).all(1).sum())
+        print(f"{name}, {session.executed}: {equal} of {CHECKED} images with torch's very logits")
+        if equal < CHECKED:
+            raise SystemExit("the sides do not compute the same; nothing is timed")
 
 
 def compared(
-    program: Program,
-    fp32: Artefact,
-    int8: Artefact,
+    artefacts: tuple[Artefact, Artefact, Artefact],
     batch: int,
     threads: int,
     arguments: argparse.Namespace,
 ) -> list[dict[str, Any]]:
     """All sides in the same rounds."""
-    sessions = [packed_session(program, threads)]
+    packed, fp32, int8 = artefacts
     free = [] if arguments.held else ["onnxruntime"]
-    for target in (*free, "openvino", "torch"):
-        sessions.append(parse(f"{target}@threads={threads}").prepare(fp32, "bvgg16"))
-    for target in (*free, "openvino"):
-        sessions.append(parse(f"{target}@threads={threads}").prepare(int8, "bvgg16"))
-    sessions.append(binary_openvino(program, batch, threads))
+    sides = [("packed", packed)]
+    sides += [(target, fp32) for target in (*free, "openvino", "torch")]
+    sides += [(target, int8) for target in (*free, "openvino")]
+    sides += [("openvino", packed)]
+    sessions = [parse(f"{target}@threads={threads}").prepare(file, "bvgg16") for target, file in sides]
     pixels = (images(batch) / np.float32(255)).astype(np.float32)
     effort = Effort(seconds=arguments.seconds, rounds=60)
     timings = time_rounds(sessions, [pixels] * len(sessions), effort, CLOCKS[arguments.clock])
@@ -361,7 +282,7 @@ def layers(program: Program, limit: float) -> list[dict[str, Any]]:
         print(words)
     rate = macs(program) / spent
     print(f"  all binary layers: {rate / 1e9:.0f} G MAC/s, {100 * rate / limit:.0f} % of the limit")
-    whole = {"kind": "layers", "runtime": "packed", "precision": "1/1", "batch": 1, "threads": 1}
+    whole = {"kind": "layers", "runtime": "packed", "precision": PACKED, "batch": 1, "threads": 1}
     whole |= {
         "ms": f"{1e3 * spent:.4f}",
         "gmacs_per_s": f"{rate / 1e9:.0f}",
@@ -381,18 +302,17 @@ def best(call: Callable[[], object], repeats: int = 300) -> float:
     return float(np.percentile(times, 10))
 
 
-def sizes(program: Program, fp32: Artefact, folder: Path) -> list[dict[str, Any]]:
-    packed = write_bundle(folder / "bvgg16.tersa", program)
-    floats = fp32.size_bytes
-    print(f"size: .tersa {packed:,} bytes, fp32 .onnx {floats:,} bytes, {floats / packed:.1f} times smaller")
+def sizes(packed: Artefact, fp32: Artefact) -> list[dict[str, Any]]:
+    bits, floats = packed.size_bytes, fp32.size_bytes
+    print(f"size: .tersa {bits:,} bytes, fp32 .onnx {floats:,} bytes, {floats / bits:.1f} times smaller")
     return [
-        {"kind": "size", "runtime": "packed", "precision": "1/1", "bytes": packed, "over_packed": "1.00"},
+        {"kind": "size", "runtime": "packed", "precision": PACKED, "bytes": bits, "over_packed": "1.00"},
         {
             "kind": "size",
             "runtime": "onnx",
             "precision": "fp32",
             "bytes": floats,
-            "over_packed": f"{floats / packed:.2f}",
+            "over_packed": f"{floats / bits:.2f}",
         },
     ]
 
@@ -447,10 +367,10 @@ def held(program: Program, arguments: argparse.Namespace) -> dict[str, Any]:
     """The limit and all comparisons of this process, which is held to AVX2."""
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as name:
-        fp32, int8 = float_files(Path(name))
+        artefacts = files(program, Path(name))
         for threads in arguments.threads:
             for batch in arguments.batch:
-                rows += compared(program, fp32, int8, batch, threads, arguments)
+                rows += compared(artefacts, batch, threads, arguments)
     return {"limit": popcount_limit(), "features": sorted(cpu_features()), "rows": rows}
 
 
@@ -502,7 +422,7 @@ def fastest(rows: list[dict[str, Any]]) -> dict[str, float]:
     kinds = {
         "fp32": [row for row in rows if row["precision"] == "fp32"],
         "int8": [row for row in rows if row["precision"] == "int8"],
-        "ov-binary": [row for row in rows if row["runtime"] == "openvino binary"],
+        "ov-binary": [row for row in rows if (row["runtime"], row["precision"]) == ("openvino", PACKED)],
     }
     return {kind: min(float(row["ms"]) for row in found) for kind, found in kinds.items()}
 

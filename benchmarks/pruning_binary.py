@@ -45,7 +45,7 @@ PROTOCOL: dict[str, int | float | str] = {
     "batch": 100,
     "step": "12%left",
     "retrain": 40,
-    "tune": 1_000,
+    "tune": 3_000,
 }
 QUICK_TRAINING: dict[str, object] = {"iterations": 20}
 QUICK: dict[str, int | float | str] = {"step": "30%left", "retrain": 2, "tune": 4, "criterion_samples": 100}

@@ -3,6 +3,7 @@
     {{ table("benchmarks/results/x.csv", "column | heading", ..., where="kind=time") }}   rows of a CSV file
     {{ value("benchmarks/results/x.csv", "{mean:.2f} ± {half:.2f}", where="seed=1") }}    cells of one row
     {{ count("benchmarks/results/x.csv", where="good=True") }}                        how many rows there are
+    {{ scatter("benchmarks/results/x.csv", "macs", "accuracy", taken="chosen=True") }}  dots of rows
     <!-- snippet: within=2% -->      before a fence: its numbers may differ by so much on another machine
     <!-- snippet: slow 3 minutes within=2% -->   it is run by the slow tier of the tests alone
     <!-- snippet: not-run needs a GPU -->    it is not run by the tests, and why
@@ -21,6 +22,9 @@ from typing import Any
 
 from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File
+
+from tersa.report.adapt_charts import Spot
+from tersa.report.adapt_charts import scatter as chart
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "tersa"
@@ -47,7 +51,7 @@ CHOSEN = {
     "report": ("page", "tables", "numbers", "words", "curve", "svg"),
 }
 """Modules of packages whose other ones serve these."""
-CALL = re.compile(r"\{\{ *(table|value|count)\((.*?)\) *\}\}", re.S)
+CALL = re.compile(r"\{\{ *(table|value|count|scatter)\((.*?)\) *\}\}", re.S)
 NOTE = re.compile(r"^<!-- snippet: (within=\S+|slow|not-run)(?: (.*?))? ?-->$", re.M)
 
 Rows = list[dict[str, str]]
@@ -83,6 +87,21 @@ def table(path: str, *columns: str, where: str = "") -> str:
     head = "| " + " | ".join(pair[-1] for pair in pairs) + " |"
     body = ["| " + " | ".join(shown(row, pair[0]) for pair in pairs) + " |" for row in found]
     return "\n".join([head, "|" + " --- |" * len(pairs), *body])
+
+
+def scatter(path: str, x: str, y: str, *, where: str = "", taken: str = "") -> str:
+    """One column (`column | name of the axis`) over another, as reports draw it; rows `taken` in colour."""
+    (across, name), (up, other) = (
+        [part.strip() for part in f"{each}|{each}".split("|")[:2]] for each in (x, y)
+    )
+    key, _, text = taken.partition("=")
+    spots = [
+        Spot(float(row[across]), float(row[up]), "", bool(key) and row[key] == text)
+        for row in rows(path, where)
+    ]
+    identity = re.sub(r"\W+", "-", f"{Path(path).stem}-{across}-{up}-{where}")
+    drawing = chart(identity, f"{other} over {name}", spots, (name, other))
+    return f'<div class="dots">{drawing}</div>'
 
 
 def shown(row: dict[str, str], column: str) -> str:
@@ -121,7 +140,9 @@ def said(found: re.Match[str]) -> str:
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """Fill in tables and numbers, say what the notes on snippets mean."""
-    names: dict[str, Callable[..., str]] = {"table": table, "value": value, "count": count}
+    names: dict[str, Callable[..., str]] = {
+        "table": table, "value": value, "count": count, "scatter": scatter,
+    }  # fmt: skip
 
     def filled(found: re.Match[str]) -> str:
         return eval(f"{found.group(1)}({found.group(2)})", {"__builtins__": {}}, names)

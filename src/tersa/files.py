@@ -13,12 +13,14 @@ Example:
 
 from __future__ import annotations
 
+import csv
 import glob
+import io
 import os
 import re
 import shutil
 import tempfile
-from collections.abc import Generator
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -86,3 +88,32 @@ def write_atomic(path: Path, content: bytes | str) -> None:
     """Write a whole file or nothing."""
     with replacing(path) as temporary:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def keep_rows(path: Path, rows: Sequence[Mapping[str, str]], settings: Sequence[str]) -> None:
+    """Add rows to a CSV file, each in place of one of the same settings; the file's other rows stay.
+
+    Args:
+        path: of the file; it is made where it is missing.
+        rows: at least one, column to text; columns that the file has not go behind its own.
+        settings: columns that say what was run, of which the file has one row each.
+
+    Example:
+        >>> place = Path(tempfile.mkdtemp()) / "rows.csv"
+        >>> keep_rows(place, [{"seed": "0", "accuracy": "90"}, {"seed": "1", "accuracy": "91"}], ["seed"])
+        >>> keep_rows(place, [{"seed": "0", "accuracy": "92"}], ["seed"])
+        >>> place.read_text().split()
+        ['seed,accuracy', '1,91', '0,92']
+    """
+    there: list[dict[str, str]] = []
+    if path.is_file():
+        with path.open(newline="") as file:
+            there = list(csv.DictReader(file))
+    new = {tuple(row[name] for name in settings) for row in rows}
+    every = [*(row for row in there if tuple(row.get(name) for name in settings) not in new), *rows]
+    text = io.StringIO()
+    columns = list(dict.fromkeys(name for row in every for name in row))
+    out = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+    out.writeheader()
+    out.writerows(every)
+    write_atomic(path, text.getvalue())

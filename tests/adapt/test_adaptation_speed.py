@@ -1,4 +1,4 @@
-"""The benchmark's own parts: rows that stay, means of pairs, and a table whose time survives a kill."""
+"""The benchmark of times: a table whose time survives a kill, rows that keep their commit, processor time."""
 
 from __future__ import annotations
 
@@ -12,116 +12,14 @@ import pytest
 from tests.adapt.machine import FakeClock, FakeTarget
 from tests.scripts import load_script
 
-from tersa.errors import TargetError, UsageError
+from tersa.errors import TargetError
 from tersa.recipes import adaptation_stages
 from tersa.recipes.adapt_request import AdaptSpec
-from tersa.recipes.setting import Setting
 
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
     return load_script("benchmarks/adaptation_speed.py")
-
-
-def row(script: ModuleType, **changes: str) -> dict[str, str]:
-    usual = dict.fromkeys(script.SETTINGS, "") | {
-        "network": "vgg",
-        "budget": "0.5",
-        "seed": "0",
-        "side": "(b)",
-    }
-    return {**usual, "accuracy": "90", "latency_share": "0.5", **changes}
-
-
-def test_a_row_takes_the_place_of_its_own_settings_alone(script: ModuleType, tmp_path: Path) -> None:
-    path = tmp_path / "results" / "accuracy.csv"
-    for each in (
-        row(script, accuracy="90"),
-        row(script, budget="0.3", accuracy="80"),
-        row(script, seed="1", accuracy="91"),
-        row(script, accuracy="92"),
-    ):
-        script.keep(path, each)
-    with path.open(newline="") as file:
-        kept = [(each["budget"], each["seed"], each["accuracy"]) for each in csv.DictReader(file)]
-    assert kept == [("0.3", "0", "80"), ("0.5", "1", "91"), ("0.5", "0", "92")]
-
-
-def test_rows_of_a_file_without_a_column_stay(script: ModuleType, tmp_path: Path) -> None:
-    path = tmp_path / "accuracy.csv"
-    path.write_text("network,seed,side,accuracy\nvgg,0,(b),77\n")
-    script.keep(path, row(script))
-    with path.open(newline="") as file:
-        assert [(each["budget"], each["accuracy"]) for each in csv.DictReader(file)] == [
-            ("", "77"),
-            ("0.5", "90"),
-        ]
-
-
-def test_means_of_the_pairs_that_were_run_for_each_budget(script: ModuleType) -> None:
-    rows = [
-        row(script, budget=budget, seed=str(seed), side=side, accuracy=str(accuracy), latency_share=share)
-        for budget, seed, side, accuracy, share in (
-            ("0.3", 0, "(b)", 80.5, "0.29"),
-            ("0.3", 0, "(a)", 80.0, "0.30"),
-            ("0.3", 1, "(b)", 81.0, "0.29"),
-            ("0.3", 1, "(a)", 80.1, "0.28"),
-            ("0.5", 0, "original", 85.0, "0.50"),
-            ("0.5", 0, "(b)", 84.0, "0.45"),
-        )
-    ]
-    first, second = script.compared(rows)
-    assert (first.budget, first.side, first.other, first.seeds) == ("0.3", "(b)", "(a)", 2)
-    assert first.latency == pytest.approx((0.29, 0.29))
-    assert first.accuracy == pytest.approx((80.75, 80.05))
-    assert first.gaps == pytest.approx([0.5, 0.9])
-    assert first.gained() == "+0.70 +- 0.20"
-    assert (second.budget, second.other, second.gained()) == ("0.5", "original", "-1.00")
-
-
-def test_every_budget_has_runs_of_its_own_and_every_run_a_row(
-    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    folders: list[str] = []
-
-    def adapted(spec: AdaptSpec, folder: Path, *, setting: Setting, resume: bool) -> SimpleNamespace:
-        assert spec.goals.latency is not None
-        folders.append(folder.name)
-        assert not resume
-        share = spec.goals.latency.value - (0.01 if spec.search == "budget" else 0.0)
-        figures = SimpleNamespace(test_accuracy=90.0 + share, latency_ms=SimpleNamespace(median=share))
-        return SimpleNamespace(
-            adaptation=SimpleNamespace(seconds={"search": 3.0}), baseline=figures, result=figures,
-            speedup=1.0 / share, goals=[], environment=SimpleNamespace(processor="p", commit="c"),
-        )  # fmt: skip
-
-    monkeypatch.setattr(script, "adapt", adapted)
-    asked = argparse.Namespace(
-        models="vgg:11", budgets=[0.3, 0.7], seeds=2, sides="ba", data="digits", target="torch", delta=0.05,
-        steps=10, epochs=None, tune=None, device="cpu", out=tmp_path, csv=tmp_path / "rows.csv",
-    )  # fmt: skip
-    script.accuracy(asked)
-    assert folders == [
-        f"vgg-11-{budget}x-{seed}-{side}" for budget in (0.3, 0.7) for seed in (0, 1) for side in "ab"
-    ]
-    with (tmp_path / "rows.csv").open(newline="") as file:
-        assert [each["budget"] for each in csv.DictReader(file)] == ["0.3"] * 4 + ["0.7"] * 4
-    printed = capsys.readouterr().out
-    assert printed.splitlines()[-1] == (
-        "ratio vgg:11 at 0.3x (b) -0.01 +- 0.00 points at 0.967 of the latency of (a), "
-        "vgg:11 at 0.7x (b) -0.01 +- 0.00 points at 0.986 of the latency of (a)"
-    )
-    assert "29.0 against 30.0" in printed
-
-
-def test_budgets_and_sides_that_are_none(script: ModuleType) -> None:
-    assert script.budgets_of("0.3,0.5") == [0.3, 0.5]
-    assert script.sides_of("bo") == ["original", "(b)"]
-    for text in ("", "half", "0.5,2"):
-        with pytest.raises(UsageError, match=r"not shares of the latency .* such as 0\.3,0\.5,0\.7"):
-            script.budgets_of(text)
-    with pytest.raises(UsageError, match=r"unknown c; known: o for original, a"):
-        script.sides_of("ac")
 
 
 def test_the_time_of_a_table_is_that_of_all_calls_that_measured_some_of_it(
@@ -153,9 +51,10 @@ def test_all_times_of_a_side_are_the_processors(
     script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`cut` is timed by the candidates' own clock, the other stages by the store's."""
-    clocks: list[object] = []
+    clocks, asked_of = list[object](), list[AdaptSpec]()
 
-    def adapted(_spec: object, out: Path, **_: object) -> None:
+    def adapted(spec: AdaptSpec, out: Path, **_: object) -> None:
+        asked_of.append(spec)
         clocks.extend((script.adapt_store.time, script.adapt_candidates.time))
         out.mkdir()
         store = script.adapt_store.AdaptStore(out)
@@ -166,6 +65,71 @@ def test_all_times_of_a_side_are_the_processors(
     asked = argparse.Namespace(
         delta=0.05, data="digits", target="torch", budget=0.5, short=20, steps=20, baseline=20
     )
+    for side, arithmetic in (("(a)", None), ("(a) in BF16", "bf16")):
+        clocks.clear()
+        found = script.run(asked, "mlp:8", side, tmp_path)
+        assert clocks == [script.processor] * 2
+        assert found.stages["cut"] == 0.25
+        assert asked_of[-1].protocol.get("arithmetic") == arithmetic
+
+
+def test_parts_of_fine_tunes_are_taken_to_their_whole_length(
+    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two heats of 2 and a rest of 18 iterations at 0.5 s each and 1 s around; T is 25 times as long."""
+    clock = [0.0]
+    monkeypatch.setattr(script, "time", SimpleNamespace(process_time=lambda: clock[0]))
+
+    def spend(iterations: int) -> None:
+        clock[0] += 1.0 + 0.5 * iterations
+
+    paused = SimpleNamespace(iterations=20, state=SimpleNamespace(iteration=2))
+    monkeypatch.setattr(script.adapt_race, "start_", lambda *_, until, **__: spend(until))
+    monkeypatch.setattr(
+        script.adapt_race, "go_on_", lambda _job, _model, at: spend(at.iterations - at.state.iteration)
+    )
+
+    def adapted(_spec: object, out: Path, **_: object) -> None:
+        out.mkdir()
+        store = script.adapt_store.AdaptStore(out)
+        for _ in range(2):
+            script.adapt_race.start_(None, None, 20, until=2, seed=0)
+        script.adapt_race.go_on_(None, None, paused)
+        store.spend("search", clock[0] + 4.0)
+        store.spend("finetune", clock[0])
+
+    monkeypatch.setattr(script, "adapt", adapted)
+    asked = argparse.Namespace(
+        delta=0.05, data="digits", target="torch", budget=0.5, short=20, steps=500, baseline=20
+    )
     found = script.run(asked, "mlp:8", "(a)", tmp_path)
-    assert clocks == [script.processor] * 2
-    assert found.stages["cut"] == 0.25
+    assert found.stages["finetune"] == pytest.approx(3 * 1.0 + 0.5 * 25 * 22)
+    assert found.seconds == pytest.approx(found.stages["finetune"] + 4.0)
+    assert "0.500 s for each iteration of a fine-tune above 20" in found.how
+
+
+def test_rows_of_a_network_are_replaced_and_equal_ones_keep_their_commit(
+    script: ModuleType, tmp_path: Path
+) -> None:
+    def line(network: str, search: str, seconds: str, commit: str) -> dict[str, str]:
+        return dict.fromkeys(script.COLUMNS, "") | {
+            "network": network, "search": search, "seconds": seconds, "commit": commit,
+        }  # fmt: skip
+
+    path = tmp_path / "speed.csv"
+    first = [
+        line("alexnet", "original", "9", "1"),
+        line("alexnet", "(a)", "5", "1"),
+        line("vgg", "(a)", "7", "1"),
+    ]
+    script.keep(path, first)
+    script.keep(path, [line("alexnet", "original", "9", "2"), line("alexnet", "(a) race", "4", "2")])
+    with path.open(newline="") as file:
+        rows = [
+            (row["network"], row["search"], row["seconds"], row["commit"]) for row in csv.DictReader(file)
+        ]
+    assert rows == [
+        ("vgg", "(a)", "7", "1"),
+        ("alexnet", "original", "9", "1"),
+        ("alexnet", "(a) race", "4", "2"),
+    ]

@@ -60,6 +60,16 @@ def test_bytes_become_pixels() -> None:
     assert pixels(torch.tensor([3.5])).tolist() == [3.5]
 
 
+def test_a_part_of_a_split_that_is_sorted_by_class_has_every_class() -> None:
+    sorted_split = Split(torch.arange(50.0).view(50, 1, 1, 1), torch.arange(50) // 10)
+    some = sorted_split.spread(10)
+    assert torch.bincount(some.labels).tolist() == [2] * 5
+    assert torch.equal(some.images.flatten().long() // 10, some.labels)
+    assert sorted_split.spread(None) is sorted_split
+    for more in (50, 70):
+        assert torch.equal(sorted_split.spread(more).labels, sorted_split.labels)
+
+
 def test_fingerprints_are_equal_for_equal_tasks_only() -> None:
     task = load("digits")
     name = fingerprint(task)

@@ -82,6 +82,7 @@ def test_large_images(spec: str) -> None:
         ),  # 9,225,600 weights, 2 values per normalised channel, 5,130 in the output
         ("vgg:16", COLOUR, 14_724_042),
         ("alexnet", (3, 224, 224), 57_044_810),  # 61,100,840 of the 1000-class form, less 990 outputs
+        ("alexnet:0.25", COLOUR, 5_824 + 19_248 + 41_568 + 55_360 + 36_928 + 263_168 + 1_049_600 + 10_250),
         ("mobilenet:1.0", (3, 224, 224), 3_217_226),  # 4,231,976 of the 1000-class form, less 990 outputs
         ("resnet:20", COLOUR, 269_722 + 2_752),  # the paper's, and its projections with their normalisation
         ("resnet:56", COLOUR, 853_018 + 2_752),
@@ -188,6 +189,7 @@ def test_channels_can_be_sliced_away_without_touching_forward(spec: str) -> None
         ("resnet18:3", COLOUR, r"'resnet18' takes no argument; write resnet18"),
         ("mobilenet:9", COLOUR, r"width multiplier 9.0 is outside 0.05..4"),
         ("mobilenet:wide", COLOUR, r"'wide' is not a width multiplier"),
+        ("alexnet:0", COLOUR, r"width multiplier 0.0 is outside 0.05..4; write alexnet:1.0"),
         ("lenet5", (1, 8, 8), r"model 'lenet5' takes images from 16x16 to 224x224, the data have 8x8"),
         ("vgg:16", GREY, r"model 'vgg:16' takes images from 32x32 to 224x224, the data have 28x28"),
         ("cnv", (3, 31, 32), r"from 32x32 to 64x64, the data have 31x32"),

@@ -19,23 +19,27 @@ from torch import nn
 
 from tersa.adapt.budget import Additive, Damage
 from tersa.cli.main import execute
+from tersa.data.sources import load as load_task
 from tersa.errors import Diverged, TargetError, UsageError
 from tersa.prune.groups import Groups
 from tersa.recipes import adapt as recipe
-from tersa.recipes import adapt_candidates, adapt_fit, adapt_search, deploy, outcome
+from tersa.recipes import adapt_candidates, adapt_fit, adapt_race, adapt_search, deploy, outcome
 from tersa.recipes.adapt import adapt
-from tersa.recipes.adapt_candidates import Quality, Way
+from tersa.recipes.adapt_candidates import Quality
 from tersa.recipes.adapt_fit import Fit
+from tersa.recipes.adapt_race import Way
 from tersa.recipes.adapt_request import AdaptSpec, adapt_command, check_call, specified
 from tersa.recipes.adapt_search import cheapest
 from tersa.recipes.adapt_store import AdaptStore
 from tersa.recipes.goals import Goals, parse_bound
 from tersa.recipes.job import Job
+from tersa.recipes.retraining import Paused
 from tersa.recipes.setting import Setting
 from tersa.recipes.subjects import find_point
 from tersa.recipes.trajectory import Trajectory
 from tersa.records import Comparison, Measurement, Quantiles, ShrinkResult
 from tersa.study.cluster import Crew
+from tersa.train.evaluation import evaluate
 
 MODEL = "mlp:24x16"
 BLIND = ("synflow", "zen")
@@ -144,35 +148,101 @@ def test_netadapt_step_by_step(tmp_path: Path, setting: Callable[..., Setting]) 
     assert all(a - b >= 0.09 * first or b <= 0.5 * first for a, b in itertools.pairwise(macs))
 
 
-@pytest.mark.slow
-def test_a_step_ranked_by_accuracy_fine_tunes_a_short_list(
-    tmp_path: Path, setting: Callable[..., Setting], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("how", [{"hybrid": 1.0}, {"score": "finetune", "race": 0.25}])
+def test_candidates_run_a_race_that_the_best_alone_ends(
+    how: dict[str, object], tmp_path: Path, setting: Callable[..., Setting], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two of three candidates for a quarter of the iterations; the winner alone for the rest."""
-    asked = spec(model="mlp:24x16x12", search="netadapt", hybrid=1.0, finetune_steps=8)
-    runs: list[int] = []
-    whole = adapt_candidates.retrain_
+    """Two of three of a short list, or all; a heat for each, the winner alone the rest."""
+    asked = spec(model="mlp:24x16x12", search="netadapt", finetune_steps=8, delta=0.2, **how)
+    runs: list[tuple[int, int]] = []
+    start, rest, once = adapt_race.start_, adapt_race.go_on_, adapt_race.retrain_
 
-    def counted(job: Job, model: nn.Module, iterations: int, *, seed: int) -> None:
+    def started(job: Job, model: nn.Module, iterations: int, *, until: int, seed: int) -> Paused:
         assert job.protocol.teacher_weight == 0.0, "labels teach short fine-tunes"
-        runs.append(iterations)
-        whole(job, model, iterations, seed=seed)
+        runs.append((0, until))
+        return start(job, model, iterations, until=until, seed=seed)
 
-    monkeypatch.setattr(adapt_candidates, "retrain_", counted)
+    def went_on(job: Job, model: nn.Module, paused: Paused) -> None:
+        runs.append((paused.state.iteration, paused.iterations))
+        rest(job, model, paused)
+
+    def at_once(job: Job, model: nn.Module, iterations: int, *, seed: int) -> None:
+        runs.append((0, iterations))
+        once(job, model, iterations, seed=seed)
+
+    monkeypatch.setattr(adapt_race, "start_", started)
+    monkeypatch.setattr(adapt_race, "go_on_", went_on)
+    monkeypatch.setattr(adapt_race, "retrain_", at_once)
     result = adapt(asked, tmp_path / "run", setting=setting())
     assert result.adaptation is not None
-    rows = result.adaptation.candidates
-    steps = {row.step for row in rows}
-    raced = 0
-    for step in steps:
+    rows, heat = result.adaptation.candidates, asked.heat
+    assert heat == (1 if how.get("race") is None else 2)
+    expected: list[tuple[int, int]] = []
+    for step in {row.step for row in rows}:
         own = [row for row in rows if row.step == step]
         tuned = [row for row in own if row.scored_by == "finetune"]
-        assert len(tuned) == min(2, len(own))
-        assert [row.chosen for row in own if row.scored_by == "naswot"] == [False] * (len(own) - len(tuned))
-        assert sum(row.chosen for row in tuned) == 1
-        raced += len(tuned) == 2
-    assert raced
-    assert sorted(runs) == sorted([2, 2, 6] * raced + [8] * (len(steps) - raced))
+        assert len(tuned) == (len(own) if asked.score == "finetune" else min(2, len(own)))
+        assert [row.iterations for row in own if row.scored_by != "finetune"] == [0] * (len(own) - len(tuned))
+        winner = [row for row in tuned if row.chosen]
+        assert [row.iterations for row in winner] == [8]
+        assert (winner[0].heat_score is None) == (len(tuned) == 1)
+        assert all((row.iterations, row.heat_score) == (heat, None) for row in tuned if not row.chosen)
+        expected += [(0, heat)] * len(tuned) + [(heat, 8)] if len(tuned) > 1 else [(0, 8)]
+    assert (heat, 8) in expected
+    assert sorted(runs) == sorted(expected)
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert f"candidates raced for {heat} iteration" in page
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("race", [0.1, 0.4])
+def test_the_winner_of_a_race_has_the_bytes_of_a_whole_fine_tune(
+    race: float, tmp_path: Path, setting: Callable[..., Setting], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Made to choose alike, a run with races and one without end with the same networks."""
+    monkeypatch.setattr(adapt_race, "order", lambda rivals, *_: list(range(len(rivals))))
+    asked = spec(model="lenet:4-6-12", search="netadapt", hybrid=1.0, finetune_steps=10, delta=0.15)
+    spent: list[int] = []
+    for share in (race, 1.0):
+        result = adapt(asked.model_copy(update={"race": share}), tmp_path / str(share), setting=setting())
+        assert result.adaptation is not None
+        spent.append(sum(row.iterations for row in result.adaptation.candidates))
+    assert files(tmp_path / str(race)) == files(tmp_path / "1.0")
+    assert spent[0] < spent[1]
+
+
+@pytest.mark.slow
+def test_the_loss_of_a_glance_is_of_the_same_images(
+    tmp_path: Path, setting: Callable[..., Setting], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step ranked without training is shown on some images, and held against the baseline on these."""
+    monkeypatch.setattr(adapt_search, "GLANCE", 40)
+    goals, out = Goals(macs=parse_bound("0.7x", "macs")), tmp_path / "run"
+    adapt(spec(search="netadapt", hybrid=0.0, goals=goals), out, setting=setting())
+    task = load_task("digits", seed=0)
+    few, step = task.validation.spread(40), Trajectory(out).rows("steps")[1]
+    found = [find_point(out, place).module for place in ("0", "1")]
+    accuracies = [evaluate(module, few, task).accuracy for module in found if module is not None]
+    assert step.validation_accuracy == pytest.approx(accuracies[1])
+    assert step.loss_points == pytest.approx(accuracies[0] - accuracies[1])
+
+
+@pytest.mark.slow
+def test_a_winner_that_diverges_on_its_way_stays_as_after_its_heat(
+    tmp_path: Path, setting: Callable[..., Setting], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def diverge(*_: object) -> None:
+        raise Diverged("retraining diverged 3 times")
+
+    monkeypatch.setattr(adapt_race, "go_on_", diverge)
+    goals = Goals(macs=parse_bound("0.8x", "macs"))
+    asked = spec(search="netadapt", hybrid=1.0, race=0.5, goals=goals)
+    result = adapt(asked, tmp_path / "run", setting=setting())
+    assert result.adaptation is not None
+    tuned = [row for row in result.adaptation.candidates if row.scored_by == "finetune"]
+    assert {row.iterations for row in tuned} == {2}
+    step = Trajectory(tmp_path / "run").rows("steps")[1]
+    assert step.validation_accuracy == next(row.score for row in tuned if row.chosen)
 
 
 def test_without_a_short_list_all_candidates_are_fine_tuned_in_full(
@@ -180,7 +250,7 @@ def test_without_a_short_list_all_candidates_are_fine_tuned_in_full(
 ) -> None:
     asked = spec(search="netadapt", hybrid=1.0, shortlist=0, finetune_steps=3, delta=0.3)
     runs: list[int] = []
-    monkeypatch.setattr(adapt_candidates, "retrain_", lambda _job, _model, n, *, seed: runs.append(n))
+    monkeypatch.setattr(adapt_race, "retrain_", lambda _job, _model, n, *, seed: runs.append(n))
     result = adapt(asked, tmp_path / "run", setting=setting())
     assert result.adaptation is not None
     assert {row.scored_by for row in result.adaptation.candidates} == {"finetune"}
@@ -290,7 +360,7 @@ def test_the_next_places_are_tried_where_a_short_list_diverges(
     tmp_path: Path, setting: Callable[..., Setting], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of two candidates the better one diverges at every step: the other one becomes the step."""
-    tune, calls = adapt_candidates.retrain_, list[int]()
+    tune, calls = adapt_race.retrain_, list[int]()
 
     def every_other_diverges(job: Job, model: nn.Module, iterations: int, *, seed: int) -> None:
         calls.append(seed)
@@ -298,7 +368,7 @@ def test_the_next_places_are_tried_where_a_short_list_diverges(
             raise Diverged("retraining diverged 3 times")
         tune(job, model, iterations, seed=seed)
 
-    monkeypatch.setattr(adapt_candidates, "retrain_", every_other_diverges)
+    monkeypatch.setattr(adapt_race, "retrain_", every_other_diverges)
     goals = Goals(macs=parse_bound("0.8x", "macs"))
     asked = spec(search="netadapt", hybrid=1.0, shortlist=1, goals=goals)
     result = adapt(asked, tmp_path / "run", setting=setting())
@@ -351,7 +421,7 @@ def test_no_iterations_are_none_for_a_short_list_too(
     tmp_path: Path, setting: Callable[..., Setting], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runs: list[int] = []
-    monkeypatch.setattr(adapt_candidates, "retrain_", lambda _job, _model, n, *, seed: runs.append(n))
+    monkeypatch.setattr(adapt_race, "retrain_", lambda _job, _model, n, *, seed: runs.append(n))
     goals = Goals(macs=parse_bound("0.8x", "macs"))
     adapt(
         spec(search="netadapt", hybrid=1.0, finetune_steps=0, goals=goals),
@@ -364,7 +434,7 @@ def test_no_iterations_are_none_for_a_short_list_too(
 def test_the_closing_measurement_needs_the_goals_target(monkeypatch: pytest.MonkeyPatch) -> None:
     gone = Comparison(target="t", precision="fp32", verdict="not offered", reason="no such device")
     monkeypatch.setattr(outcome, "race", lambda *_, **__: gone)
-    dock = SimpleNamespace(target="torch@threads=1", reference=None)
+    dock = SimpleNamespace(target="torch@threads=1", reference=None, precisions=("fp32",))
     ending = SimpleNamespace(
         job=SimpleNamespace(dock=dock), chosen=SimpleNamespace(artefact=None), options=[], setting=Setting()
     )
@@ -540,7 +610,7 @@ def test_when_all_candidates_diverge_it_is_said(
     def diverge(*_: object, **__: object) -> None:
         raise Diverged("the loss became NaN")
 
-    monkeypatch.setattr(adapt_candidates, "retrain_", diverge)
+    monkeypatch.setattr(adapt_race, "retrain_", diverge)
     goals = Goals(macs=parse_bound("0.5x", "macs"), max_loss=50.0)
     result = adapt(spec(search="netadapt", score="finetune", goals=goals), tmp_path / "r", setting=setting())
     reason = next(goal.reason for goal in result.goals if goal.name == "macs")
@@ -642,6 +712,11 @@ def test_a_target_that_disappears_leaves_a_run_that_goes_on(
             "--hybrid, --shortlist: no effect: not with --score finetune",
         ),
         ({"search": "netadapt", "hybrid": 0.0, "shortlist": 5}, "--shortlist: no effect: .* --hybrid 0"),
+        ({"search": "netadapt", "hybrid": 0.0, "race": 0.5}, "--race: no effect: .* --hybrid 0"),
+        ({"search": "netadapt", "shortlist": 1, "race": 0.5}, "--race: no effect: --shortlist 1"),
+        ({"search": "netadapt", "finetune_steps": 1, "race": 0.5}, "--race: no effect: --finetune-steps"),
+        ({"race": 0.5}, "--race: for the steps of --search netadapt"),
+        ({"protocol": {"tune": 0, "arithmetic": "bf16"}}, "--arithmetic: no effect: nothing is fine-tuned"),
         ({"search": "netadapt", "hybrid": 1.0, "shortlist": 0, "score": "zen"}, "--score: no effect"),
         ({"search": "netadapt", "check_every": 3}, "--check-every: no effect: .* no --latency"),
         (

@@ -35,6 +35,7 @@ def setting(tmp_path: Path) -> Setting:
     [
         pytest.param({"score": "naswot", "hybrid": 1.0, "shortlist": 2}, id="race", marks=pytest.mark.slow),
         pytest.param({"score": "finetune"}, id="all", marks=pytest.mark.slow),
+        pytest.param({"score": "finetune", "race": 0.5}, id="all race"),
     ],
 )
 def test_workers_make_the_same_networks(

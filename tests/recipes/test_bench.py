@@ -32,7 +32,7 @@ from tersa.targets.energy import by_counters, by_power
 from tersa.targets.environment import hardware
 from tersa.targets.lanes import Limits
 from tersa.targets.profile import LayerTime
-from tersa.targets.registry import parse
+from tersa.targets.registry import KINDS, parse
 from tersa.targets.sweep import Cell, Gap, Row
 
 HEADER = Header(tuple("abc"), (1, 4, 4), (0.3,), (0.4,))
@@ -486,6 +486,34 @@ def test_a_low_bit_network_runs_in_the_form_that_each_target_has(tmp_path: Path)
     (slow,) = [row for row in found.measurements if (row.model, row.precision) == ("mlp:8", "fp32")][1:]
     assert slow.runtime.startswith("tersa slow path, ")
     assert "a slow path, not what the target is made for: packed@threads=1 in fp32" in found.notes
+
+
+@pytest.mark.runtime
+@pytest.mark.skipif(not KINDS["openvino"].version, reason="openvino is not installed")
+def test_a_binary_network_runs_in_both_forms_on_openvino(tmp_path: Path) -> None:
+    """Its own binary convolution stands beside the packed kernels in one call, and beside its floats."""
+    request = BenchRequest(
+        models=["tfc+w1a1", "sfc+w2a2"],
+        data="digits",
+        targets="packed,openvino,onnxruntime",
+        batch="1,3",
+        seconds=0.02,
+        test_images=20,
+    )
+    found = run_bench(request, make_plan(request), tmp_path / "out")
+    rows = {(row.model, row.target.partition("@")[0], row.precision, row.batch) for row in found.measurements}
+    forms = [("packed", "packed"), ("openvino", "fp32"), ("openvino", "packed"), ("onnxruntime", "fp32")]
+    assert {row for row in rows if row[0] == "tfc+w1a1"} == {
+        ("tfc+w1a1", *form, batch) for form in forms for batch in (1, 3)
+    }
+    [gap] = found.not_offered
+    assert (gap.model, gap.target, gap.precision) == ("sfc+w2a2", "openvino@threads=1", "packed")
+    assert "no layer is one for OpenVINO's binary convolution" in gap.reason
+    assert {row.executed for row in found.measurements if row.target.startswith("openvino")} == {
+        "fp32 4 of 4 layers",
+        "binary (u1) 3 of 4 layers, fp32 1",
+    }
+    assert {pair.before.target for pair in found.across if pair.before} == {"packed@threads=1"}
 
 
 def test_a_form_that_cannot_be_made_is_missing_only_where_it_would_run(

@@ -4,24 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+from tests.binary.programs import one_layer
 
 from tersa import data
 from tersa.data.task import Task
 from tersa.errors import TargetError
 from tersa.export.artefact import Artefact, Header
+from tersa.export.bundle import write_bundle
+from tersa.export.check import classify
 from tersa.export.onnx import export_onnx
 from tersa.models import build
 from tersa.recipes import bench_matrix
 from tersa.recipes.bench_matrix import Batches, File, Job, alive, nothing, packs, run_matrix, suits
-from tersa.recipes.subjects import Subject
+from tersa.recipes.subjects import Subject, find_subject
 from tersa.targets import lanes, sweep
 from tersa.targets.base import Effort, Pixels, RemoteTimes, Session, Target
 from tersa.targets.lanes import Limits
-from tersa.targets.registry import parse
+from tersa.targets.registry import KINDS, parse
 from tersa.targets.sweep import Gap, GapKind
 from tersa.targets.worker import Died, Facts, First, Order
 
@@ -245,10 +249,32 @@ def test_memory_that_ends_at_the_smallest_batch_too(
 
 def test_each_target_takes_the_form_that_it_has() -> None:
     packed, plain, far = parse("packed"), parse("onnxruntime"), parse("ssh://pi/onnxruntime")
+    both = KINDS["openvino"].make()
     assert [packs(one) for one in (packed, plain, far, "numba is not installed")] == [True, *[False] * 3]
     assert [suits({"a"}, "a", form, packed) for form in ("fp32", "packed")] == [False, True]
     assert [suits({"a"}, "a", form, far) for form in ("fp32", "packed")] == [True, False]
+    assert [suits({"a"}, "a", form, both) for form in ("fp32", "packed")] == [True, True]
     assert suits({"a"}, "b", "fp32", packed)
+    forms = [("a", "fp32"), ("a", "packed")]
+    assert alive([("packed", packed), ("openvino", both)], forms, {"a"}) == 3, "two beside the anchor"
+
+
+def test_a_bare_program_is_held_against_the_packed_kernels(
+    job: Callable[..., Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A runtime that gives other logits is not timed, also where the network itself is not there."""
+    program = one_layer(size=(3, 5, 5), outputs=9, kernel=3)
+    write_bundle(tmp_path / "net.tersa", program)
+    subject = find_subject(str(tmp_path / "net.tersa"), None)
+    assert subject.file is not None
+    file = File(subject, "packed", subject.file)
+
+    def answers(_worker: FakeWorker, images: Pixels, _patience: float | None = None) -> First:
+        return First(1.0, classify(tmp_path / "net.tersa", images) + np.float32(1), 0)
+
+    monkeypatch.setattr(FakeWorker, "first", answers)
+    found = run_matrix(job("packed", files=[file]), None, quiet)
+    assert [gap.kind for cell in found.cells for gap in cell.gaps] == ["wrong outputs"]
 
 
 def test_a_target_that_is_not_there_is_one_line_for_each_network(job: Callable[..., Job], file: File) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -14,16 +16,18 @@ from tersa.data import load as load_task
 from tersa.data.augment import DEFAULTS
 from tersa.data.task import Task
 from tersa.errors import Diverged
+from tersa.models.summary import macs, parameters
 from tersa.models.zoo import build
 from tersa.recipes import retraining
 from tersa.recipes.goals import Bound, Goals
 from tersa.recipes.job import Job
 from tersa.recipes.pruning import STRONG, Protocol
 from tersa.recipes.request import ShrinkSpec
-from tersa.recipes.retraining import retrain_, settings
+from tersa.recipes.retraining import go_on_, retrain_, settings, start_
 from tersa.recipes.setting import Setting
 from tersa.recipes.shrink import shrink
 from tersa.recipes.trajectory import Trajectory
+from tersa.train.checkpoint import weights_digest as digest
 from tersa.train.config import TrainConfig
 from tersa.train.loop import TrainResult
 
@@ -78,6 +82,33 @@ def test_where_parameters_are_few_enough_only_what_saves_macs_goes(tmp_path: Pat
     assert result.result.macs <= 0.35 * result.baseline.macs
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("bounds", [(0.4, 0.5), (0.7, 0.2)])
+def test_nothing_goes_in_the_last_step_that_both_bounds_would_have_let_stay(
+    bounds: tuple[float, float], task: Task, tmp_path: Path
+) -> None:
+    setting = Setting(seconds=0.02, cache=tmp_path / "cache", threads=1)
+    goals = Goals(parameters=share(bounds[0]), macs=share(bounds[1]))
+    result = shrink(spec("lenet:6-8-12", goals, "60%left"), tmp_path / "run", setting=setting)
+    before, last = (row.widths for row in Trajectory(tmp_path / "run").rows("steps")[-2:])
+    first = Trajectory(tmp_path / "run").rows("steps")[0]
+    limits = [bounds[0] * first.parameters, bounds[1] * first.macs]
+    assert costs(last, task) == (result.result.parameters, result.result.macs)
+    assert all(cost <= limit for cost, limit in zip(costs(last, task), limits, strict=True))
+    lost = [layer for layer in last if last[layer] < before[layer]]
+    assert lost
+    for layer in lost:
+        more = costs({**last, layer: last[layer] + 1}, task)
+        assert any(cost > limit for cost, limit in zip(more, limits, strict=True)), layer
+
+
+def costs(widths: dict[str, int], task: Task) -> tuple[int, int]:
+    """Parameters and MACs of a LeNet of some widths."""
+    sizes = "-".join(str(widths[layer]) for layer in ("conv1", "conv2", "fc1"))
+    model = build(f"lenet:{sizes}", task.shape, len(task.classes))
+    return parameters(model), macs(model, task.shape)
+
+
 def job(task: Task, **changes: object) -> Job:
     protocol = Protocol.model_validate({**STRONG, "teacher_weight": 0.0, "retrain": 4, "tune": 4, **changes})
     return cast("Job", SimpleNamespace(task=task, protocol=protocol, device="cpu", seed=0, lessons=None))
@@ -103,6 +134,29 @@ def test_a_network_that_dies_is_trained_again_at_a_quarter_of_the_rate(
     retrain_(job(task), model, 100, seed=0)
     assert rates == [0.1, 0.025, 0.00625]
     assert any(bool(parameter.any()) for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("diverges", [False, True])
+def test_a_retraining_in_two_parts_ends_with_the_same_bytes(
+    diverges: bool, task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the first learning rate proves too high after the pause, and a lower one is tried."""
+    real, asked = retraining.train, job(task, learning_rate=0.05)
+
+    def dying(network: nn.Module, data: Task, config: TrainConfig, **others: Any) -> TrainResult:
+        found = real(network, data, config, **others)
+        late = diverges and config.learning_rate == 0.05 and found.status == "done"
+        return replace(found, status="diverged") if late else found
+
+    monkeypatch.setattr(retraining, "train", dying)
+    first = build("lenet:4-6-12", task.shape, len(task.classes), seed=1)
+    whole, parted = copy.deepcopy(first), copy.deepcopy(first)
+    retrain_(asked, whole, 12, seed=3)
+    paused = start_(asked, parted, 12, until=5, seed=3)
+    assert paused.attempt == 0
+    assert digest(parted) not in (digest(whole), digest(first))
+    go_on_(asked, parted, paused)
+    assert digest(parted) == digest(whole)
 
 
 def test_a_network_that_always_dies_is_given_up(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -927,7 +927,7 @@ REFUSED = [
     ),
     (
         {"model": "tfc+w1a1:in=8", "precision": "fp32", "target": "packed"},
-        "--precision fp32: packed does not run the ONNX file of a low-bit network; give --precision packed",
+        "--precision fp32: packed does not run the ONNX file of a low-bit network; tersa prune and",
     ),
     ({"model": "tfc+w1a1:in=8", "precision": "int8", "target": "c"}, "--precision int8: c does not run"),
     ({"protocol": {"granularity": "weights"}}, "unknown granularity 'weights'; did you mean 'weight'"),

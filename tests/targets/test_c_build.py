@@ -60,6 +60,8 @@ def test_a_packed_program_in_c_gives_its_logits_bit_for_bit(padding: int, tmp_pa
     found = session.run(pixels / np.float32(255))
     assert np.array_equal(found, Runner(program)(pixels))
     assert found.std() > 0
+    turned = np.asfortranarray(pixels / np.float32(255))
+    assert np.array_equal(session.run(turned), found)
     with pytest.raises(ModelError, match=r"c takes float32 images \(3, 7, 6\), got uint8"):
         session.run(pixels)
     session.close()

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
@@ -94,7 +95,7 @@ def test_a_precision_is_executed_or_refused(
     if session is None:
         offered = f"does not offer {precision}; it has {', '.join(target.precisions)}"
         lacking = f"0 of 2 layers in {precision} on this machine"
-        if name == precision == "packed":
+        if precision == "packed" and precision in target.precisions:
             assert "packed needs a .tersa file" in refusal
             return
         assert refusal.startswith(f"{name} ")
@@ -139,6 +140,29 @@ def test_openvino_computes_what_is_asked(artefact: Artefact, images: Pixels) -> 
             assert f"openvino computes 0 of 2 layers in {precision}" in refusal
         else:
             assert 1e-5 < np.abs(short.run(images) - exact).max() < NEAR[precision]
+
+
+@pytest.mark.runtime
+@pytest.mark.skipif("openvino" not in HERE, reason="openvino is not installed")
+def test_openvino_takes_batches_of_any_size_or_those_of_the_file(
+    artefact: Artefact, images: Pixels, tmp_path: Path
+) -> None:
+    session = parse("openvino").prepare(artefact, "m")
+    exact = classify(artefact.path, images)
+    for count in (1, 4, 2, 1):
+        np.testing.assert_allclose(session.run(images[:count]), exact[:count], atol=SAME)
+    with pytest.raises(
+        ModelError, match=r"openvino takes float32 images \(1, 8, 8\), got float32 \(1, 7, 8\)"
+    ):
+        session.run(images[:, :, 1:])
+    fixed = onnx.load(artefact.path)
+    fixed.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 2
+    onnx.save(fixed, tmp_path / "two.onnx")
+    pair = parse("openvino").prepare(replace(artefact, path=tmp_path / "two.onnx"), "m")
+    np.testing.assert_allclose(pair.run(images[:2]), exact[:2], atol=SAME)
+    with pytest.raises(ModelError, match="the file takes batches of 2 only, not 4"):
+        pair.run(images)
+    np.testing.assert_allclose(pair.run(images[2:]), exact[2:], atol=SAME)
 
 
 def test_fp32_stays_fp32_when_the_process_asks_for_less(artefact: Artefact, images: Pixels) -> None:

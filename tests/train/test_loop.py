@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -212,6 +213,34 @@ def test_evaluating_less_often_changes_no_weight(network: Build, task: Task) -> 
     assert same_weights(often, seldom)
 
 
+@pytest.mark.parametrize("until", [1, 3, 6, 10])
+@pytest.mark.parametrize("shifted", [False, True])
+def test_a_paused_run_goes_on_to_the_same_bytes(
+    until: int, shifted: bool, network: Build, task: Task
+) -> None:
+    """Paused within an epoch of 6 updates, at its end, and in the second one; twice from one state."""
+    asked = config(
+        optimizer="adamw", iterations=14, batch=20, schedule="one-cycle", keep="last", channels_last=True,
+        pad=int(shifted), flip=shifted,
+    )  # fmt: skip
+    whole, parted, again = network(), network(), network()
+    assert train(whole, task, asked, evaluate_every=None).history == []
+    paused = train(parted, task, asked, evaluate_every=None, until=until)
+    assert paused.status == "paused"
+    assert not same_weights(whole, parted)
+    for model in (parted, again):  # the state alone is what it takes
+        done = train(model, task, asked, evaluate_every=None, start=paused.state)
+        assert (done.status, done.state) == ("done", None)
+        assert same_weights(whole, model)
+
+
+def test_a_pause_beyond_the_end_is_none(linear: Build, task: Task) -> None:
+    asked = config(epochs=2, batch=20)
+    assert train(linear(), task, asked, until=99).status == "done"
+    found = train(linear(), task, asked, until=8)
+    assert (found.status, [row.epoch for row in found.history]) == ("paused", [1]), "half an epoch has no row"
+
+
 def test_history_holds_what_evaluate_says_and_the_rate_in_use(linear: Build, task: Task) -> None:
     model = linear()
     result = train(model, task, config(keep="last", schedule="constant", learning_rate=0.07))
@@ -294,10 +323,12 @@ def faults(linear: Build, task: Task) -> dict[str, Callable[[], object]]:
         "the teacher is the model itself": lambda: train(model, task, following, teacher=model),
         "evaluate_every is -1": lambda: train(model, task, config(), evaluate_every=-1),
         "unknown device 'gpu'": lambda: train(model, task, config(), device="gpu"),
+        "keep=best needs evaluations": lambda: train(model, task, config(), evaluate_every=None),
+        "leave out start and until": lambda: train(model, task, config(), checkpoint=Path("x"), until=3),
     }
 
 
-@pytest.mark.parametrize("number", range(5))
+@pytest.mark.parametrize("number", range(7))
 def test_requests_that_cannot_be_are_refused(faults: dict[str, Callable[[], object]], number: int) -> None:
     said, attempt = list(faults.items())[number]
     with pytest.raises(UsageError, match=said):

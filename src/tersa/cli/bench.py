@@ -22,6 +22,7 @@ Examples:
   tersa bench runs/demo/baseline.onnx runs/demo/model.onnx --batch 1,8
   tersa bench lenet vit:2x64 --data mnist --targets onnxruntime,openvino,torch \\
       --batch 1..64 --precision fp32,int8 --out runs/matrix
+  tersa bench net.tersa --targets packed,openvino
 
 A killed run goes on with the same command and --resume. Exit code 1: a runtime gave wrong outputs or
 failed."""
@@ -52,7 +53,11 @@ def bench(
     ] = "1",
     precision: Annotated[
         str,
-        typer.Option("--precision", help="fp32, bf16, fp16, int8 or several; by default as each is stored."),
+        typer.Option(
+            "--precision",
+            help="fp32, bf16, fp16, int8, packed or several; by default as each is stored, and a low-bit "
+            "network packed, too, on packed and openvino.",
+        ),
     ] = "",
     data: Annotated[
         str | None,
@@ -70,7 +75,7 @@ def bench(
             "--starts",
             min=1,
             help="Processes of each network that share these seconds: an interval covers how they differ. "
-            "[10; 1 below half a second]",
+            "[20; 1 below half a second]",
         ),
     ] = None,
     until: Annotated[

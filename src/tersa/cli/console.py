@@ -116,7 +116,7 @@ class Terminal:
                 Text(name),
                 justify="left" if index < left else "right",
                 overflow="fold",
-                min_width=min(named, NAME_WIDTH) if index == 0 else None,
+                min_width=min(named, NAME_WIDTH) + 1 if index == 0 else None,  # 1 of padding,
             )
         for row in cells:
             table.add_row(*map(Text, row))

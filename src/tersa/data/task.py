@@ -41,6 +41,19 @@ class Split:
         """The images and labels at `index`."""
         return Split(self.images[index], self.labels[index])
 
+    def spread(self, count: int | None) -> Split:
+        """So many of the images, at even distances (`evenly`); all of them for None."""
+        return self if count is None else self.take(evenly(len(self), count))
+
+
+def evenly(total: int, count: int) -> Tensor:
+    """Places of a part of a split that stands for all of it, also where that is sorted by class: (M,) int64.
+
+    >>> evenly(10, 4).tolist(), evenly(3, 8).tolist()
+    ([0, 2, 5, 7], [0, 1, 2])
+    """
+    return torch.arange(min(total, count)) * total // min(total, count)
+
 
 @dataclass(frozen=True)
 class Provenance:

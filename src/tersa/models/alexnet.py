@@ -1,8 +1,8 @@
-"""AlexNet, one tower: `alexnet`.
+"""AlexNet, one tower: `alexnet`, or `alexnet:0.25` with a width multiplier.
 
 Five convolutions (64-192-384-256-256), three overlapping 3x3 poolings, two fully connected layers of 4096
-units with dropout, and the output: 57,044,810 parameters with ten outputs at 224x224. The layers have the
-names that PyTorch users know (`features.0`, ..., `classifier.1`, ...).
+units with dropout, and the output: 57,044,810 parameters with ten outputs at 224x224 and width 1.0. The
+layers have the names that PyTorch users know (`features.0`, ..., `classifier.1`, ...).
 
 Below 63x63 the first convolution's stride of 4 would leave nothing for the third pooling, so it becomes 2
 (from 35x35) or 1; the first fully connected layer takes what is left, at most 6x6 by adaptive pooling.
@@ -20,9 +20,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from tersa.models.family import Family, Shape
+from tersa.models.family import Family, Shape, multiplier, scaled
 
-UNITS = 4096
+GRAMMAR = "alexnet:1.0 (width multiplier from 0.05 to 4)"
+CHANNELS, UNITS = (64, 192, 384, 256, 256), 4096
+"""At width 1.0."""
 LARGEST_MAP = 6
 """Rows and columns of the features at 224x224."""
 LEAST_BEFORE_POOLING = 15
@@ -52,38 +54,41 @@ class AlexNet(nn.Module):
 
     Args:
         shape: (C, H, W) of one image.
+        width: every layer has this times its channels or units, rounded, at least 1.
         classes: K, outputs.
     """
 
-    def __init__(self, shape: Shape, classes: int) -> None:
+    def __init__(self, shape: Shape, width: float, classes: int) -> None:
         super().__init__()
-        channels, height, width = shape
-        step = stride(min(height, width))
-        rows, columns = (min(_after(side, step), LARGEST_MAP) for side in (height, width))
+        channels, height, across = shape
+        step = stride(min(height, across))
+        rows, columns = (min(_after(side, step), LARGEST_MAP) for side in (height, across))
+        first, second, third, fourth, last = (scaled(each, width) for each in CHANNELS)
+        units = scaled(UNITS, width)
         self.features = nn.Sequential(
-            nn.Conv2d(channels, 64, 11, stride=step, padding=2),
+            nn.Conv2d(channels, first, 11, stride=step, padding=2),
             nn.ReLU(),
             nn.MaxPool2d(3, stride=2),
-            nn.Conv2d(64, 192, 5, padding=2),
+            nn.Conv2d(first, second, 5, padding=2),
             nn.ReLU(),
             nn.MaxPool2d(3, stride=2),
-            nn.Conv2d(192, 384, 3, padding=1),
+            nn.Conv2d(second, third, 3, padding=1),
             nn.ReLU(),
-            nn.Conv2d(384, 256, 3, padding=1),
+            nn.Conv2d(third, fourth, 3, padding=1),
             nn.ReLU(),
-            nn.Conv2d(256, 256, 3, padding=1),
+            nn.Conv2d(fourth, last, 3, padding=1),
             nn.ReLU(),
             nn.MaxPool2d(3, stride=2),
         )
         self.avgpool = nn.AdaptiveAvgPool2d((rows, columns))
         self.classifier = nn.Sequential(
             nn.Dropout(0.5),
-            nn.Linear(256 * rows * columns, UNITS),
+            nn.Linear(last * rows * columns, units),
             nn.ReLU(),
             nn.Dropout(0.5),
-            nn.Linear(UNITS, UNITS),
+            nn.Linear(units, units),
             nn.ReLU(),
-            nn.Linear(UNITS, classes),
+            nn.Linear(units, classes),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -93,17 +98,15 @@ class AlexNet(nn.Module):
 
 
 def build(argument: str, shape: Shape, classes: int) -> nn.Module:
-    """The network of `alexnet`, which takes no argument."""
-    del argument
-    return AlexNet(shape, classes)
+    """The network of `alexnet:ARGUMENT`."""
+    return AlexNet(shape, multiplier(argument, GRAMMAR), classes)
 
 
 FAMILY = Family(
     name="alexnet",
-    grammar="alexnet",
-    default="",
-    takes_argument=False,
+    grammar=GRAMMAR,
+    default="1.0",
     smallest=32,
     build=build,
-    about="AlexNet in one tower, 57.0 M parameters with ten outputs at 224x224",
+    about="AlexNet in one tower, 57.0 M parameters with ten outputs at 224x224 and width 1.0",
 )

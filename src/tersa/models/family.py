@@ -86,6 +86,33 @@ def whole_number(argument: str, grammar: str) -> int:
     return int(argument)
 
 
+NARROWEST, WIDEST = 0.05, 4.0
+"""Width multipliers that networks are built with."""
+
+
+def multiplier(argument: str, grammar: str) -> float:
+    """A width multiplier, which every layer has times its channels.
+
+    Raises:
+        UsageError: no plain number, or one outside `NARROWEST`..`WIDEST`.
+    """
+    if not re.fullmatch(r"[0-9]{1,3}(\.[0-9]{1,6})?", argument):
+        raise malformed(grammar, argument, f"'{argument}' is not a width multiplier")
+    if not NARROWEST <= float(argument) <= WIDEST:
+        fault = f"width multiplier {float(argument)} is outside {NARROWEST}..{WIDEST:g}"
+        raise malformed(grammar, argument, fault)
+    return float(argument)
+
+
+def scaled(channels: int, by: float) -> int:
+    """Channels under a width multiplier, at least 1.
+
+    >>> scaled(64, 0.25), scaled(4, 0.05)
+    (16, 1)
+    """
+    return max(1, round(channels * by))
+
+
 def widths(argument: str, separator: str, grammar: str, count: int | None = None) -> tuple[int, ...]:
     """Layer widths written with a separator.
 

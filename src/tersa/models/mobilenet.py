@@ -17,15 +17,12 @@ References:
 
 from __future__ import annotations
 
-import re
-
 import torch
 from torch import Tensor, nn
 
-from tersa.models.family import Family, Shape, initialise_he_, malformed
+from tersa.models.family import Family, Shape, initialise_he_, multiplier, scaled
 
 GRAMMAR = "mobilenet:1.0 (width multiplier from 0.05 to 4)"
-NARROWEST, WIDEST = 0.05, 4.0
 STEM = 32
 BLOCKS = (
     (64, 1),
@@ -71,21 +68,21 @@ class MobileNet(nn.Module):
 
     Args:
         shape: (C, H, W) of one image.
-        multiplier: every layer has this times its channels, rounded, at least 1.
+        width: every layer has this times its channels, rounded, at least 1.
         classes: K, outputs.
     """
 
-    def __init__(self, shape: Shape, multiplier: float, classes: int) -> None:
+    def __init__(self, shape: Shape, width: float, classes: int) -> None:
         super().__init__()
-        channels, height, width = shape
-        inputs = _scaled(STEM, multiplier)
-        stride = 1 if max(height, width) <= SMALL_IMAGE else 2
+        channels, height, across = shape
+        inputs = scaled(STEM, width)
+        stride = 1 if max(height, across) <= SMALL_IMAGE else 2
         self.stem = nn.Conv2d(channels, inputs, 3, stride=stride, padding=1, bias=False)
         self.bn = nn.BatchNorm2d(inputs)
         self.relu = nn.ReLU()
         blocks: list[nn.Module] = []
         for width_at_one, step in BLOCKS:
-            outputs = _scaled(width_at_one, multiplier)
+            outputs = scaled(width_at_one, width)
             blocks.append(Separable(inputs, outputs, step))
             inputs = outputs
         self.blocks = nn.Sequential(*blocks)
@@ -99,20 +96,9 @@ class MobileNet(nn.Module):
         return self.fc(torch.flatten(x, 1))
 
 
-def _scaled(channels: int, multiplier: float) -> int:
-    return max(1, round(channels * multiplier))
-
-
 def build(argument: str, shape: Shape, classes: int) -> nn.Module:
     """The network of `mobilenet:ARGUMENT`."""
-    if not re.fullmatch(r"[0-9]{1,3}(\.[0-9]{1,6})?", argument):
-        raise malformed(GRAMMAR, argument, f"'{argument}' is not a width multiplier")
-    multiplier = float(argument)
-    if not NARROWEST <= multiplier <= WIDEST:
-        raise malformed(
-            GRAMMAR, argument, f"width multiplier {multiplier} is outside {NARROWEST}..{WIDEST:g}"
-        )
-    model = MobileNet(shape, multiplier, classes)
+    model = MobileNet(shape, multiplier(argument, GRAMMAR), classes)
     initialise_he_(model)
     return model
 

@@ -45,7 +45,7 @@ from tersa.recipes.outcome import Outcome, finish
 from tersa.recipes.request import protocol_of
 from tersa.recipes.search import Search
 from tersa.recipes.setting import Setting, threads_of
-from tersa.recipes.shrink import finished, prunable, trained_baseline, weigh_baseline
+from tersa.recipes.shrink import finished, prunable, shipped, trained_baseline, weigh_baseline
 from tersa.recipes.start import Begin, find_start
 from tersa.recipes.trajectory import Trajectory
 from tersa.records import Adaptation, FrontPoint, ShrinkResult, Step
@@ -99,6 +99,7 @@ def adapt(
         setting = replace(setting, command=adapt_command(spec))
     with threads_of(setting):
         start = find_start(spec, task)
+        shipped(spec, task, start.pruned())
         groups = prunable(start.pruned(), task, protocol_of(spec, task))
         anatomy = layers_of(start.pruned(), task.shape, groups, batch=spec.batch)
         folder = open_folder(Path(out), "adapt", spec, resume=resume, overwrite=overwrite)

@@ -4,17 +4,11 @@ Ranked without training, every candidate is scored as it is. Ranked by accuracy,
 request:
 
     --score finetune      every candidate is fine-tuned for T iterations and evaluated, as NetAdapt does
-    a score, --hybrid h   the score names a short list of K (`--shortlist`); these are fine-tuned for T/4
-                          iterations and evaluated, and the best of them alone goes on to T
+    a score, --hybrid h   the score names a short list of K (`--shortlist`); these run a race (`adapt_race`),
+                          after a share of T the best of them alone goes on to T
 
-Where all of a short list diverge, the next K places of the ranking are fine-tuned, and so on.
-
-Short fine-tunes learn from labels, as NetAdapt's do: asking the baseline about every image, as the closing
-fine-tune does, takes longer than they do. What is chosen has had T iterations either way.
-
-Example:
-    >>> rung(500), rung(2), rung(0)
-    (125, 1, 0)
+With `--race` both can be had of either. Where all of a short list diverge, the next K places of the ranking
+are fine-tuned, and so on. What is chosen has had T iterations either way.
 """
 
 from __future__ import annotations
@@ -29,22 +23,16 @@ from dataclasses import dataclass, replace
 from torch import Tensor, nn
 
 from tersa.adapt.grid import widths as widths_to_try
-from tersa.adapt.netadapt import Cut, Reduction, by_accuracy, price, search
+from tersa.adapt.netadapt import Cut, Reduction, by_accuracy, search
 from tersa.adapt.proxies import PROXIES, Probe
 from tersa.errors import Diverged
 from tersa.prune.groups import Groups
 from tersa.prune.surgery import remove_
 from tersa.recipes.adapt_fit import Fit, lowest
-from tersa.recipes.adapt_workers import tune, unpack_
-from tersa.recipes.job import Job
-from tersa.recipes.retraining import retrain_
+from tersa.recipes.adapt_race import TUNED, Way, order, tuned, won
 from tersa.records import Candidate
-from tersa.train.evaluation import Evaluation
 
 log = logging.getLogger(__name__)
-
-TUNED = "finetune"
-"""What a candidate is ranked by where it was trained: percent of validation accuracy."""
 
 SAVES = 1.0 - 1e-9
 """A candidate must save something, also where the constraint has been met already by another estimate."""
@@ -52,28 +40,8 @@ SAVES = 1.0 - 1e-9
 HALVINGS = 8
 """Times that a step is halved, where no single group can save what it asks."""
 
-RUNG = 0.25
-"""Share of a short fine-tune after which the short list is compared."""
-
 Quality = tuple[str, float]
 """What a network was ranked by, and the value."""
-
-
-@dataclass(frozen=True)
-class Way:
-    """One candidate with its network.
-
-    Attributes:
-        row: what is stored of it.
-        model: its network.
-        groups: what is left of the channel groups.
-        found: its answers on the validation split, where it was evaluated.
-    """
-
-    row: Candidate
-    model: nn.Module
-    groups: Groups
-    found: Evaluation | None = None
 
 
 @dataclass(frozen=True)
@@ -83,11 +51,6 @@ class _Chosen:
     place: int
     cut: Cut
     seconds: float
-
-
-def rung(steps: int) -> int:
-    """Iterations after which a short list is compared."""
-    return min(steps, max(1, round(RUNG * steps)))
 
 
 def ways(
@@ -113,21 +76,19 @@ def ways(
     importances = fit.importances(model, groups, index)
     made = [_made(fit, model, groups, importances, cut, index) for cut in cuts]
     if spec.score == TUNED or (trained and not spec.shortlist):
-        seeds = [_seed(fit, index, place) for place in range(len(made))]
-        rivals = _all_tuned(fit, made, spec.finetune_steps, seeds)
-        return _living(fit, _won(rivals, _before(fit, model, TUNED, quality), now))
+        return _living(fit, tuned(fit, made, index, _before(fit, model, TUNED, quality), now))
     made = [way for each in made if (way := _scored(fit, each, spec.score)) is not None]
     if not made:
         fit.cause = f"the score {spec.score} of every candidate of the next step is no number"
         return _living(fit, [])
     before = _before(fit, model, spec.score, quality)
     if not trained:
-        return _won(made, before, now)
-    raced, order = list[Way](), _order(made, before, now)
-    while order and not raced:
-        listed, order = order[: spec.shortlist], order[spec.shortlist :]
-        raced = _race(fit, [made[n] for n in listed], index, now, model, quality)
-    return raced + [made[n] for n in sorted(order)] if _living(fit, raced) else []
+        return won(made, before, now)
+    raced, places, accuracy = list[Way](), order(made, before, now), _before(fit, model, TUNED, quality)
+    while places and not raced:
+        listed, places = places[: spec.shortlist], places[spec.shortlist :]
+        raced = tuned(fit, [made[n] for n in listed], index, accuracy, now)
+    return raced + [made[n] for n in sorted(places)] if _living(fit, raced) else []
 
 
 def _living(fit: Fit, ways: list[Way]) -> list[Way]:
@@ -211,78 +172,6 @@ def _scored(fit: Fit, way: Way, name: str) -> Way | None:
     return replace(way, row=row)
 
 
-def _all_tuned(fit: Fit, rivals: Sequence[Way], iterations: int, seeds: Sequence[int]) -> list[Way]:
-    """Those that did not diverge, fine-tuned in place and ranked by accuracy; at once where there are
-    workers."""
-    if fit.crew.alone or len(rivals) < 2:
-        one_by_one = (_tuned(fit, way, iterations, seed) for way, seed in zip(rivals, seeds, strict=True))
-        return [way for way in one_by_one if way is not None]
-    with fit.store.timed("finetune"):
-        models = [way.model for way in rivals]
-        learnt = tune(fit.spec, _labelled(fit), fit.crew, fit.data_dir, models, iterations, seeds)
-    found: list[Way] = []
-    for way, each in zip(rivals, learnt, strict=True):
-        if isinstance(each, Diverged):
-            log.warning("%s at width %d: %s; left out", way.row.group, way.row.width, each)
-            continue
-        unpack_(way.model, each.weights)
-        found.append(_ranked(way, each.evaluation(fit.job), each.tune_seconds, each.evaluate_seconds))
-    return found
-
-
-def _labelled(fit: Fit) -> Job:
-    """The run for short fine-tunes, which learn from labels."""
-    return replace(fit.job, protocol=fit.job.protocol.model_copy(update={"teacher_weight": 0.0}))
-
-
-def _tuned(fit: Fit, way: Way, iterations: int, seed: int) -> Way | None:
-    """Fine-tuned, in place, and ranked by accuracy; None where that diverged."""
-    labels = _labelled(fit)
-    began = time.perf_counter()
-    try:
-        with fit.store.timed("finetune"):
-            retrain_(labels, way.model, iterations, seed=seed)
-    except Diverged as error:
-        log.warning("%s at width %d: %s; left out", way.row.group, way.row.width, error)
-        return None
-    tuned = time.perf_counter() - began
-    found = fit.answers(way.model)
-    return _ranked(way, found, tuned, time.perf_counter() - began - tuned)
-
-
-def _ranked(way: Way, found: Evaluation, tuned: float, asked: float) -> Way:
-    """A candidate that was fine-tuned for so many seconds and evaluated for so many."""
-    row = way.row.model_copy(
-        update={
-            "score": found.accuracy,
-            "scored_by": TUNED,
-            "score_seconds": way.row.score_seconds + tuned,
-            "evaluate_seconds": way.row.evaluate_seconds + asked,
-        }
-    )
-    return replace(way, row=row, found=found)
-
-
-def _race(
-    fit: Fit, rivals: list[Way], index: int, now: float, model: nn.Module, quality: Quality | None
-) -> list[Way]:
-    """A short list after a share of its fine-tune; the best goes on alone."""
-    whole = fit.spec.finetune_steps
-    part = rung(whole) if len(rivals) > 1 else whole
-    seeds = [_seed(fit, index, place) for place in range(len(rivals))]
-    found = _won(_all_tuned(fit, rivals, part, seeds), _before(fit, model, TUNED, quality), now)
-    if part >= whole:
-        return found
-    return [
-        (way.row.chosen and _tuned(fit, way, whole - part, _seed(fit, index, 100 + n))) or way
-        for n, way in enumerate(found)
-    ]
-
-
-def _seed(fit: Fit, index: int, place: int) -> int:
-    return fit.job.seed + 1000 * index + place
-
-
 def _before(fit: Fit, model: nn.Module, name: str, quality: Quality | None) -> float:
     """What the network before the step is worth, in the candidates' measure.
 
@@ -297,26 +186,11 @@ def _before(fit: Fit, model: nn.Module, name: str, quality: Quality | None) -> f
     return value
 
 
-def _order(rivals: Sequence[Way], before: float, now: float) -> list[int]:
-    """Places of candidates, the least loss per cost saved first."""
-    prices = [price(before, way.row.score, now, way.row.cost) for way in rivals]
-    return sorted(range(len(rivals)), key=lambda place: (prices[place], place))
-
-
-def _won(rivals: list[Way], before: float, now: float) -> list[Way]:
-    """The same, the winner marked."""
-    best = _order(rivals, before, now)[:1]
-    return [
-        replace(way, row=way.row.model_copy(update={"chosen": True})) if place in best else way
-        for place, way in enumerate(rivals)
-    ]
-
-
 def score(fit: Fit, model: nn.Module, name: str) -> tuple[float, float]:
     """A training-free score, which may be no number, and how long it took."""
     began, job = time.perf_counter(), fit.job
     with fit.store.timed("score"):
-        images = job.task.train.take(slice(0, fit.spec.score_images))
+        images = job.task.train.spread(fit.spec.score_images)
         probe = Probe(job.task.normalise(images.images), images.labels, job.seed)
         value = PROXIES[name].score(model, probe)
     return value, time.perf_counter() - began

@@ -20,6 +20,7 @@ from tersa.adapt.cost import Cost, Limit
 from tersa.adapt.resource import Counter, Macs, Parameters, Table, byte_size, estimate, factor_of
 from tersa.adapt.signature import Anatomy
 from tersa.adapt.weights import Trainable, weights_of
+from tersa.data.task import evenly
 from tersa.errors import TargetError
 from tersa.export.onnx import export_onnx
 from tersa.models.summary import macs, parameters
@@ -46,7 +47,7 @@ STEADY, REPEATS = 0.1, 3
 """A measurement whose interval is wider than this share of it is made again, on a busy machine so many times;
 the one with the narrowest interval counts."""
 
-GLANCE = 1000
+GLANCE = 500
 """Validation images of a step that was ranked without training: its accuracy is shown and decides nothing."""
 
 Widths = tuple[int, ...]
@@ -228,10 +229,10 @@ class Fit:
             self._learn(row)
 
     def answers(self, model: nn.Module, most: int | None = None) -> Evaluation:
-        """A network's answers on the validation split, or on the first `most` images of it."""
+        """A network's answers on the validation split, or on `most` images of it (`Split.spread`)."""
         job = self.job
         with self.store.timed("evaluate"):
-            found = evaluate(model, job.task.validation.take(slice(0, most)), job.task, device=job.device)
+            found = evaluate(model, job.task.validation.spread(most), job.task, device=job.device)
             model.cpu()
         return found
 
@@ -252,12 +253,13 @@ class Fit:
             index: of the step.
             what: was done, in words.
             seconds: that took.
-            found: its answers on the first images of the validation split, or on all, where they are known.
+            found: its answers on images of the validation split, or on all, where they are known.
         """
         job = self.job
         if found is None:
             found = self.answers(model)
-        loss = paired_loss(job.dock.correct[: len(found.correct)], found.correct.numpy())
+        seen = evenly(len(job.dock.correct), len(found.correct)).numpy()
+        loss = paired_loss(job.dock.correct[seen], found.correct.numpy())
         return Step(
             index=index,
             stage="prune" if index else "baseline",

@@ -15,12 +15,11 @@ from tersa.adapt.signature import layers_of
 from tersa.adapt.table import default_path
 from tersa.data.sources import load as load_task
 from tersa.models.zoo import default_spec
-from tersa.recipes.adapt_candidates import RUNG
 from tersa.recipes.adapt_request import AdaptSpec, checked
 from tersa.recipes.plan import PlannedStep
 from tersa.recipes.request import baseline_config, protocol_of
 from tersa.recipes.setting import Setting, threads_of
-from tersa.recipes.shrink import prunable
+from tersa.recipes.shrink import prunable, shipped
 from tersa.recipes.start import find_start
 from tersa.records import Record
 from tersa.targets.registry import parse
@@ -76,6 +75,7 @@ def plan(spec: AdaptSpec, setting: Setting, *, fresh_table: bool = False) -> Ada
         spec = spec.model_copy(update={"model": spec.model or default_spec(task.shape, len(task.classes))})
     begin = find_start(spec, task)
     model, protocol = begin.network(), protocol_of(spec, task)
+    shipped(spec, task, begin.pruned())
     groups = prunable(begin.pruned(), task, protocol)
     there = missing = 0
     if spec.goals.latency is not None:
@@ -135,7 +135,7 @@ def search_part(spec: AdaptSpec, groups: int, each: float) -> tuple[str, str, fl
     trained = count if faithful else math.ceil(count * spec.hybrid)
     listed = groups if faithful or not spec.shortlist else min(groups, spec.shortlist)
     whole, what = spec.finetune_steps, f"about {count} steps of {groups} candidates"
-    raced = not faithful and spec.shortlist > 0
-    runs = 1 + RUNG * (listed - 1) if raced else groups
+    iterations = whole + spec.heat * (listed - 1)
     what += f"; {trained} of them fine-tune {listed} each, up to {whole} iterations"
-    return "netadapt", what, count * (groups * 0.3 + 2.0) + trained * runs * whole * each
+    what += f", all but the best {spec.heat}" if spec.heat < whole and listed > 1 else ""
+    return "netadapt", what, count * (groups * 0.3 + 2.0) + trained * iterations * each

@@ -30,16 +30,20 @@ PROTOCOL = (
     "tune",
     "learning_rate",
     "teacher_weight",
+    "arithmetic",
     "criterion_samples",
 )
 """Settings of the pruning protocol that have an effect on adapt."""
 
-OPTIONS = ("criterion", "normalisation", "keep", "tune")
+OPTIONS = ("criterion", "normalisation", "keep", "tune", "arithmetic")
 """Of these, those that the command line has."""
 
 FLAGS = {"normalisation": "normalize"}
-STEPWISE = ("cut", "score", "hybrid", "shortlist", "delta", "decay", "score_images", "check_every")
+STEPWISE = ("cut", "score", "hybrid", "shortlist", "race", "delta", "decay", "score_images", "check_every")
 """Settings of NetAdapt's steps, which have no effect on a solver for all widths at once."""
+
+RACE = 0.1
+"""Share of the short fine-tune after which a short list is compared, where `race` says nothing."""
 
 
 class AdaptSpec(ShrinkSpec):
@@ -51,6 +55,8 @@ class AdaptSpec(ShrinkSpec):
         score: what NetAdapt ranks candidates by: `finetune`, or a training-free score.
         hybrid: share of NetAdapt's way, at its end, that is ranked by fine-tuned accuracy all the same.
         shortlist: candidates that a step ranked by accuracy fine-tunes, named by the score; 0 for all.
+        race: share of the short fine-tune after which these are compared, the best alone going on; 1 for all
+            of them to the end; None for `RACE` of a short list, and 1 where all candidates are fine-tuned.
         delta: share of the first latency that a step of NetAdapt takes off.
         decay: what every step's delta is multiplied by against the one before.
         finetune_steps: iterations of a short fine-tune.
@@ -69,6 +75,7 @@ class AdaptSpec(ShrinkSpec):
     score: str = "naswot"
     hybrid: float = Field(default=0.3, ge=0, le=1)
     shortlist: int = Field(default=2, ge=0)
+    race: float | None = Field(default=None, gt=0, le=1)
     delta: float = Field(default=0.025, gt=0, lt=1)
     decay: float = Field(default=1.0, gt=0, le=1)
     finetune_steps: int = Field(default=500, ge=0)
@@ -115,6 +122,9 @@ class AdaptSpec(ShrinkSpec):
         rows.append(
             (("table", "allow_foreign"), not timed, "for the latency table, and no --latency is asked")
         )
+        still = not (self.tunes and self.finetune_steps) and self.protocol.get("tune") == 0
+        if still and self.protocol.get("arithmetic", "fp32") != "fp32":
+            raise UsageError("--arithmetic: no effect: nothing is fine-tuned; leave it out")
         if self.search == "netadapt":
             plain, faithful = self.hybrid == 0, self.score == "finetune"
             every = self.hybrid == 1 and not self.shortlist and not faithful
@@ -122,7 +132,17 @@ class AdaptSpec(ShrinkSpec):
             rows += [
                 (("check_every",), not timed, "between two measurements, and no --latency is asked"),
                 (("hybrid", "shortlist", "score_images"), faithful, "not with --score finetune"),
-                (("shortlist",), plain and not faithful, "for fine-tuned candidates; --hybrid 0 has none"),
+                (
+                    ("shortlist", "race"),
+                    plain and not faithful,
+                    "for fine-tuned candidates; --hybrid 0 has none",
+                ),
+                (
+                    ("race",),
+                    self.shortlist == 1 and not faithful and not plain,
+                    "--shortlist 1 fine-tunes one candidate alone",
+                ),
+                (("race",), self.finetune_steps < 2, "--finetune-steps has no part to compare after"),
                 (("score", "score_images"), every, "--hybrid 1 --shortlist 0 never scores"),
                 (("score_images",), blind, f"--score {self.score} looks at the images' shape alone"),
             ]
@@ -142,6 +162,19 @@ class AdaptSpec(ShrinkSpec):
         if self.search == "budget":
             return self.front > 0
         return self.score == "finetune" or self.hybrid > 0
+
+    @property
+    def heat(self) -> int:
+        """Iterations of a short fine-tune after which candidates are compared: all of them without a race.
+
+        >>> AdaptSpec(search="netadapt").heat, AdaptSpec(search="netadapt", score="finetune").heat
+        (50, 500)
+        >>> AdaptSpec(search="netadapt", score="finetune", race=0.2, finetune_steps=4).heat
+        1
+        """
+        whole = 1.0 if self.score == "finetune" or not self.shortlist else RACE
+        share = whole if self.race is None else self.race
+        return min(self.finetune_steps, max(1, round(share * self.finetune_steps)))
 
     @property
     def retrains(self) -> dict[str, int | float | str]:
@@ -205,7 +238,8 @@ def adapt_command(spec: AdaptSpec) -> str:
     given |= {**limits, **floors}
     for name in (
         *("target", "batch", "seed", "epochs", "validation", "search", "cut", "score", "hybrid"),
-        *("shortlist", "delta", "decay", "finetune_steps", "score_images", "check_every", "front", "table"),
+        *("shortlist", "race", "delta", "decay", "finetune_steps", "score_images", "check_every", "front"),
+        "table",
     ):
         usual = AdaptSpec.model_fields[name].get_default()
         given[name.replace("_", "-")] = None if getattr(spec, name) == usual else getattr(spec, name)

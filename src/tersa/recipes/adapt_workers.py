@@ -4,6 +4,9 @@ A candidate goes to a worker as its weights and comes back as its weights with i
 split. What it learns follows from its own seed: the same candidates, whoever trains them, to the rounding
 that another number of threads brings. Each step begins its workers anew (some seconds: imports, data), which
 pays where a candidate's fine-tune takes longer than that.
+
+Of a race (`adapt_race`) the workers run the heats. What an optimiser remembers stays with them, several times
+a network's weights: the winner is fine-tuned from its beginning, by the calling process.
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ from tersa.prune.surgery import resize_
 from tersa.recipes.adapt_request import AdaptSpec
 from tersa.recipes.job import Retraining
 from tersa.recipes.pruning import Protocol
-from tersa.recipes.retraining import retrain_
+from tersa.recipes.retraining import retrain_, start_
 from tersa.recipes.setting import silent
 from tersa.recipes.start import find_start
 from tersa.study.cluster import Crew
@@ -42,11 +45,15 @@ class Lesson:
         weights: its state, as safetensors.
         iterations: of the fine-tune.
         seed: of the order of images.
+        until: of these, how many are made: a heat; None for all.
+        images: of the validation split that it answers; None for all.
     """
 
     weights: bytes
     iterations: int
     seed: int
+    until: int | None = None
+    images: int | None = None
 
 
 @dataclass(frozen=True)
@@ -69,7 +76,8 @@ class Learnt:
 
     def evaluation(self, job: Retraining) -> Evaluation:
         """Its answers, as `evaluate` gives them."""
-        logits, labels = torch.from_numpy(self.answers), job.task.validation.labels.cpu()
+        logits = torch.from_numpy(self.answers)
+        labels = job.task.validation.spread(len(logits)).labels.cpu()
         correct = logits.argmax(1) == labels
         return Evaluation(logits, labels, 100.0 * correct.double().mean().item(), self.loss, correct)
 
@@ -85,25 +93,21 @@ class _Bench:
 
 
 def tune(
-    spec: AdaptSpec, job: Retraining, crew: Crew, data_dir: Path | None, models: Sequence[nn.Module],
-    iterations: int, seeds: Sequence[int],
-) -> list[Learnt | Diverged]:  # fmt: skip
-    """Fine-tune candidates at once, in their order; their models are left as they are.
+    spec: AdaptSpec, job: Retraining, crew: Crew, data_dir: Path | None, lessons: Sequence[Lesson]
+) -> list[Learnt | Diverged]:
+    """Fine-tune candidates at once, in their order.
 
     Args:
         spec: of the run.
         job: the run, of which a worker needs the protocol and the device.
         crew: workers.
         data_dir: where data are looked for first.
-        models: the candidates.
-        iterations: of each.
-        seeds: of each.
+        lessons: the candidates.
 
     Raises:
         TersaError: a worker broke; the message is its traceback.
         UsageError: no cluster answers.
     """
-    lessons = [Lesson(packed(model), iterations, seed) for model, seed in zip(models, seeds, strict=True)]
     bench = _Bench(spec, job.protocol, data_dir, job.device)
     return gather(lessons, partial(_begin, bench), crew, what="candidate")
 
@@ -138,8 +142,11 @@ def _learn(job: Retraining, fresh: Callable[[], nn.Module], lesson: Lesson) -> L
     model = fresh()
     resize_(model, load(lesson.weights))
     began = time.perf_counter()
-    retrain_(job, model, lesson.iterations, seed=lesson.seed)
+    if lesson.until is None:
+        retrain_(job, model, lesson.iterations, seed=lesson.seed)
+    else:
+        start_(job, model, lesson.iterations, until=lesson.until, seed=lesson.seed)
     tuned = time.perf_counter() - began
-    found = evaluate(model, job.task.validation, job.task, device=job.device)
+    found = evaluate(model, job.task.validation.spread(lesson.images), job.task, device=job.device)
     asked = time.perf_counter() - began - tuned
     return Learnt(packed(model.cpu()), found.logits.numpy().astype(np.float32), found.loss, tuned, asked)

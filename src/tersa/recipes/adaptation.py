@@ -27,7 +27,7 @@ import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -65,11 +65,12 @@ MEASURED = {"quick": (1, 1), "full": (4, 2)}
 SCORED = {"quick": 16, "full": 64}
 """Images of a score."""
 SCORES = ("naswot", "grad_norm", "synflow")
-STRATEGIES: dict[str, dict[str, object]] = {
+STRATEGIES: dict[str, dict[str, Any]] = {
     "original": {"search": "netadapt", "cut": "linear", "score": "finetune"},
     **{f"H30 {name}": {"search": "netadapt", "score": name, "hybrid": 0.3} for name in SCORES},
     "budget": {"search": "budget"},
 }
+"""What `tersa adapt` is asked in each; `settings_of` has the share of a step with it."""
 
 
 class AdaptationRequest(Record):
@@ -333,6 +334,20 @@ def score_points(subject: Subject, network: str, delta: float, images: int, tell
     return found
 
 
+def settings_of(strategy: str, delta: float) -> dict[str, Any]:
+    """What `tersa adapt` is asked in a strategy.
+
+    Args:
+        strategy: of `STRATEGIES`.
+        delta: share of the first latency that a step takes off, which a search in steps alone is told.
+
+    >>> settings_of("original", 0.05)
+    {'search': 'netadapt', 'cut': 'linear', 'score': 'finetune', 'delta': 0.05}
+    """
+    found = STRATEGIES[strategy]
+    return {**found, **({"delta": delta} if found["search"] == "netadapt" else {})}
+
+
 def _search(plan: AdaptationPlan, network: str, strategy: str, seed: int, out: Path, tell: Say) -> Searched:
     """One whole adaptation of a trained network; a finished one is read."""
     request, spec = plan.request, search_spec(plan, network, strategy, seed)
@@ -353,10 +368,9 @@ def _search(plan: AdaptationPlan, network: str, strategy: str, seed: int, out: P
 
 def search_spec(plan: AdaptationPlan, network: str, strategy: str, seed: int) -> AdaptSpec:
     """What `tersa adapt` is asked in one of a full run's searches."""
-    request, settings = plan.request, STRATEGIES[strategy]
+    request = plan.request
     return specified(
-        **settings,
-        **({"delta": plan.deltas[0]} if settings["search"] == "netadapt" else {}),
+        **settings_of(strategy, plan.deltas[0]),
         data=request.data,
         model=SPECS[network],
         target=request.target,

@@ -109,7 +109,7 @@ class Plan:
         subjects: the models; every other is compared with the first.
         targets: runtimes as texts, with the runtime or the reason why it is not there.
         precisions: to run each model in; empty means as it is stored (fp32 for a model), and a low-bit
-            network packed, too, where a target runs packed programs.
+            network packed, too, on the targets that run packed programs.
         batches: images per call.
         seconds: of timed calls per combination.
         task: gives real images, INT8 ranges and test accuracy; None without data.
@@ -139,7 +139,7 @@ class Plan:
 
     @property
     def packable(self) -> frozenset[str]:
-        """Models that are run in two forms, packed and not, each target in the one that suits it."""
+        """Models that are run in two forms, packed and not, each target in those that suit it."""
         if self.precisions:
             return frozenset()
         return frozenset(subject.name for subject in self.subjects if len(self.wanted(subject)) > 1)

@@ -91,8 +91,14 @@ def packs(target: Target | str) -> bool:
     return not isinstance(target, str) and PACKED in target.precisions
 
 
+def only_packs(target: Target | str) -> bool:
+    """Packed programs are what the target is made for: the first of its precisions."""
+    return packs(target) and not isinstance(target, str) and target.precisions[0] == PACKED
+
+
 def suits(packable: Collection[str], model: str, precision: str, target: Target | str) -> bool:
-    """A target runs this form of a model, where nobody asked which.
+    """A target runs this form of a model, where nobody asked which: what runs packed programs gets the
+    packed form, and all but what is made for them the other one.
 
     Args:
         packable: models that are there in two forms, packed and not.
@@ -100,7 +106,9 @@ def suits(packable: Collection[str], model: str, precision: str, target: Target 
         precision: of the form.
         target: the runtime, or why it is not there: it then counts as one without packed programs.
     """
-    return model not in packable or (precision == PACKED) == packs(target)
+    if model not in packable:
+        return True
+    return packs(target) if precision == PACKED else not only_packs(target)
 
 
 @dataclass(frozen=True)
@@ -118,7 +126,7 @@ class Job:
         task: gives images, and accuracy where `tested` is above 0.
         tested: test images that accuracy is measured on.
         starts: processes of each network, one after the other, that share these seconds.
-        packable: models that are here in two forms, packed and not; each target takes the one that `suits`.
+        packable: models that are here in two forms, packed and not; each target takes what `suits` it.
         model: the reference, which may have no file; empty for that of the first file.
     """
 
@@ -413,10 +421,11 @@ def _candidate(job: Job, file: File) -> Candidate:
         return kept[batch]
 
     def reference(pixels: Images) -> Images | None:
-        """The trained network's logits; for INT8, and for a file without its module, ONNX Runtime's."""
+        """The trained network's logits; for INT8, and for a file without its module, what the file gives in
+        ONNX Runtime, or in the packed kernels."""
         if file.artefact.module is not None and file.precision != "int8":
             return module_logits(file.artefact.module, pixels)
-        return classify(file.artefact.path, pixels) if file.artefact.path.suffix == ".onnx" else None
+        return classify(file.artefact.path, pixels)
 
     return Candidate(
         model=file.subject.name,

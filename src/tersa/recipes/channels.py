@@ -104,7 +104,9 @@ class Channels:
         units = self._lowest(index, count) if count else self.groups.units[:0]
         self._remove_(units)
         self._learn_(index, self._learning(whole, units))
-        back = self._regrow_(whole, earlier, units, index) if earlier is not None and len(units) else 0
+        back, landed = 0, self._counted() and not self._unmet(self.model)
+        if earlier is not None and len(units) and not landed:  # what came back would lose the bounds again
+            back = self._regrow_(whole, earlier, units, index)
         return words(len(units), back, protocol.retrain)
 
     def _allowed(self) -> Tensor:
@@ -188,7 +190,7 @@ class Channels:
             return choose(scores, self.groups, count=number, allowed=allowed)
 
         units = lowest(self._enough(lowest, count))
-        return self._needed(units, scores[torch.isin(self.groups.units, units)])
+        return self._needed(units, scores)
 
     def _enough(self, lowest: Callable[[int], Tensor], count: int) -> int:
         """The fewest units, at most `count`, whose removal meets every bound; `count` where none does.
@@ -213,26 +215,34 @@ class Channels:
 
         Args:
             units: of the step, in ascending order.
-            scores: of each.
+            scores: of all units that are left, in the order of `groups.units`.
         """
         if not self._counted() or not self._meets(units):
             return units
-        for unit in units[torch.argsort(scores, descending=True, stable=True)][:TRIED].tolist():
-            rest = units[units != unit]
-            if len(rest) and self._meets(rest):
-                units = rest
-        return units
+        order = self.groups.units[torch.argsort(scores, descending=True, stable=True)]
+        needed = units
+        for unit in order[torch.isin(order, units)][:TRIED].tolist():
+            rest = needed[needed != unit]
+            if len(rest) and not self._unmet(self._without(rest)):
+                needed = rest
+        return needed if self._meets(needed) else units
 
     def _counted(self) -> bool:
         """All bounds are on MACs and parameters, which are counted at once."""
         goals = self.job.goals
-        return bool(goals.macs or goals.parameters) and not (goals.size or goals.latency)
+        known = self.job.dock.start is not None
+        return known and bool(goals.macs or goals.parameters) and not (goals.size or goals.latency)
 
     def _meets(self, units: Tensor) -> bool | None:
         """Whether MACs and parameters are within their bounds without some units; None if nothing runs."""
+        trial = self._without(units)
+        return None if self._fault(trial) else not self._unmet(trial)
+
+    def _without(self, units: Tensor) -> nn.Module:
+        """A copy of the network that lacks some units."""
         trial = copy.deepcopy(self.model)
         remove_(trial, self.groups, units)
-        return None if self._fault(trial) else not self._unmet(trial)
+        return trial
 
     def _helpful(self) -> Tensor:
         """Units that bring an unmet bound nearer, (U,) bool; all of them where bounds say nothing of units.

@@ -132,7 +132,7 @@ def shippable(precision: str, target: str, network: nn.Module | None = None) -> 
     if low_bit and precision != PACKED and runtime.name in OWN:
         raise UsageError(
             f"--precision {precision}: {target} does not run the ONNX file of a low-bit network; "
-            "give --precision packed"
+            "tersa prune and shrink ship its packed program with --precision packed"
         )
     if precision == "auto":
         return tuple(each for each in ("fp32", "int8") if each in offered)

@@ -54,7 +54,7 @@ from tersa.recipes.joint_trials import Asked, Trials, combinations, load_optuna,
 from tersa.recipes.joint_workers import train_networks
 from tersa.recipes.request import protocol_of
 from tersa.recipes.setting import Setting, threads_of
-from tersa.recipes.shrink import prunable, trained_baseline, weigh_baseline
+from tersa.recipes.shrink import prunable, shipped, trained_baseline, weigh_baseline
 from tersa.recipes.start import Begin, find_start
 from tersa.records import Comparison, Figures, read_record, write_record
 from tersa.report.numbers import factor, plural, points
@@ -129,6 +129,7 @@ def joint_search(
         spec = spec.model_copy(update={"model": spec.model or default_spec(task.shape, len(task.classes))})
     with threads_of(setting):
         begin = find_start(spec.shrinking(), task)
+        shipped(spec.shrinking(), task, begin.pruned())
         groups = prunable(begin.pruned(), task, protocol_of(spec.shrinking(), task))
         axes = searched(spec, begin, groups)
         kept = PlacedSpec(**dict(spec), storage=storage, study=place.study or None)

@@ -19,7 +19,7 @@ from tersa.recipes.joint_request import JointSpec
 from tersa.recipes.joint_trials import Axis, combinations
 from tersa.recipes.request import baseline_config, protocol_of
 from tersa.recipes.setting import Setting, threads_of
-from tersa.recipes.shrink import prunable
+from tersa.recipes.shrink import prunable, shipped
 from tersa.recipes.start import find_start
 from tersa.records import Record
 from tersa.study.cluster import LOCAL, Crew, check_place
@@ -78,6 +78,7 @@ def plan_search(spec: JointSpec, setting: Setting, trials: int, crew: Crew | Non
         spec = spec.model_copy(update={"model": spec.model or default_spec(task.shape, len(task.classes))})
     base = spec.shrinking()
     begin = find_start(base, task)
+    shipped(base, task, begin.pruned())
     groups = prunable(begin.pruned(), task, protocol_of(base, task))
     axes = searched(spec, begin, groups)
     trials = min(trials, combinations(axes))

@@ -32,7 +32,7 @@ from tersa.prune.schedules import SCHEDULES
 from tersa.recipes.pruning import Protocol, listed
 from tersa.recipes.request import ShrinkSpec, baseline_config, protocol_of
 from tersa.recipes.setting import Setting, threads_of
-from tersa.recipes.shrink import prunable
+from tersa.recipes.shrink import prunable, shipped
 from tersa.recipes.start import find_start
 from tersa.recipes.zeroed import masked
 from tersa.records import Record
@@ -113,6 +113,7 @@ def plan(spec: ShrinkSpec, setting: Setting) -> Plan:
     begin = find_start(spec, task)
     name, model = begin.model, begin.network()
     config, protocol = baseline_config(spec, task, name), protocol_of(spec, task)
+    shipped(spec, task, begin.pruned())
     prunable(begin.pruned(), task, protocol)
     with threads_of(setting):
         per_iteration = iteration_seconds(model, task, config, device=choose(setting.device))

@@ -32,7 +32,7 @@ from tersa.recipes.pruning import STRONG, Protocol
 from tersa.recipes.recipe_kind import Cost, Kind, Outcome, Trial, built, trying
 from tersa.recipes.request import FLAGS, ShrinkSpec, protocol_of, share_of
 from tersa.recipes.setting import Setting
-from tersa.recipes.shrink import prunable, shrink
+from tersa.recipes.shrink import prunable, shipped, shrink
 from tersa.recipes.start import find_start
 from tersa.recipes.train import WEIGHTS, TrainRequest, plan_training, resolve, run_training
 from tersa.records import Goal, ShrinkResult
@@ -124,6 +124,7 @@ def _try_shrink(spec: ShrinkSpec, trial: Trial) -> str:
 def _check_channels(spec: ShrinkSpec, trial: Trial) -> None:
     assert trial.task is not None
     begin = find_start(spec, trial.task)
+    shipped(spec, trial.task, begin.pruned())
     prunable(begin.pruned(), trial.task, protocol_of(spec, trial.task))
 
 

@@ -5,6 +5,9 @@
 of the surviving channels (`optimiser="follow"`). Both learn from the baseline's answers to fixed views of the
 training images (`train.lessons`), and both try again at a quarter of the learning rate when they diverge.
 
+`start_` is the first part of a `retrain_`, after which networks can be compared, and `go_on_` the rest of it:
+both together end with the same bytes as `retrain_` at once.
+
 Example:
     >>> from tersa.recipes.pruning import Protocol
     >>> settings(Protocol(retrain=5, tune=0), 1000, seed=0, spatial=False, shifts=(False, 0)).batch
@@ -27,6 +30,7 @@ from tersa.prune.groups import Groups
 from tersa.prune.surgery import remove_, restore_
 from tersa.recipes.job import Job, Retraining
 from tersa.recipes.pruning import Protocol
+from tersa.train.checkpoint import Snapshot
 from tersa.train.config import TrainConfig, override
 from tersa.train.continued import Continued, begin, learn_, learning, optimiser_state
 from tersa.train.continued import restore_ as recall_
@@ -87,6 +91,39 @@ def settings(
     )
 
 
+@dataclass(frozen=True)
+class Paused:
+    """A retraining on its way.
+
+    Attributes:
+        iterations: of all of it.
+        seed: of the order of images.
+        before: the network's state before it.
+        attempt: at which learning rate it is, 0 being the protocol's.
+        state: of the training.
+    """
+
+    iterations: int
+    seed: int
+    before: dict[str, Tensor]
+    attempt: int
+    state: Snapshot
+
+
+@dataclass(frozen=True)
+class _Course:
+    """What does not change over the attempts at a retraining."""
+
+    job: Retraining
+    model: nn.Module
+    iterations: int
+    seed: int
+    before: dict[str, Tensor]
+    only: Collection[str] | None = None
+    progress: Callable[[Progress], None] | None = None
+    keep: Path | None = None
+
+
 def retrain_(
     job: Retraining,
     model: nn.Module,
@@ -115,46 +152,94 @@ def retrain_(
     Raises:
         Diverged: the loss became NaN or infinite every time.
     """
-    if iterations == 0:
-        return
+    if iterations:
+        _retrained_(_Course(job, model, iterations, seed, _copied(model), only, progress, keep))
+
+
+def start_(job: Retraining, model: nn.Module, iterations: int, *, until: int, seed: int) -> Paused:
+    """The first updates of a retraining; the network has the weights of that moment.
+
+    Args:
+        job: teacher, data and protocol.
+        model: the network.
+        iterations: of the whole retraining, which its learning rate is laid out for.
+        until: updates that are made, fewer than `iterations`.
+        seed: of the order of images.
+
+    Raises:
+        Diverged: the loss became NaN or infinite every time.
+    """
+    assert until < iterations
+    paused = _retrained_(_Course(job, model, iterations, seed, _copied(model)), until=until)
+    assert paused is not None
+    return paused
+
+
+def go_on_(job: Retraining, model: nn.Module, paused: Paused) -> None:
+    """The rest of a retraining; the network ends as after `retrain_` at once.
+
+    Raises:
+        Diverged: the loss became NaN or infinite every time; the network is as it was before all of it.
+    """
+    _retrained_(_Course(job, model, paused.iterations, paused.seed, paused.before), paused=paused)
+
+
+def _retrained_(course: _Course, *, until: int | None = None, paused: Paused | None = None) -> Paused | None:
+    """Attempt after attempt until one ends well, or comes to `until`."""
+    job, model = course.job, course.model
+    for attempt in range(paused.attempt if paused else 0, TRIES):
+        start = paused.state if paused and attempt == paused.attempt else None
+        done = _learnt_(course, attempt, start, until)
+        model.to("cpu").eval()
+        if done.state is not None:
+            return Paused(course.iterations, course.seed, course.before, attempt, done.state)
+        if done.status != "diverged" and not _collapsed(job, model, course.iterations, course.before):
+            model.to("cpu")
+            return None
+        model.load_state_dict(course.before)
+    rate = job.protocol.learning_rate / 4 ** (TRIES - 1)
+    raise Diverged(f"retraining diverged {TRIES} times, at last with a learning rate of {rate:g}")
+
+
+def _learnt_(course: _Course, attempt: int, start: Snapshot | None, until: int | None) -> TrainResult:
+    """One attempt, from its beginning or from where it was paused or killed."""
+    job, model, keep = course.job, course.model, course.keep
     spatial = _spatial(model)
     lessons = lessons_of(job, spatial=spatial)
     shifts = shifts_of(job, spatial=spatial)
-    base = settings(job.protocol, len(job.task.train), seed=seed, spatial=spatial, shifts=shifts)
-    before = {name: value.detach().clone() for name, value in model.state_dict().items()}
-    was = _glance(job, model)
-    rate = job.protocol.learning_rate
+    base = settings(job.protocol, len(job.task.train), seed=course.seed, spatial=spatial, shifts=shifts)
+    rate = job.protocol.learning_rate / 4**attempt
+    config = override(base, {"learning_rate": rate, "iterations": course.iterations})
+    state = None if keep is None else _attempt(keep, attempt)
 
-    def learn(config: TrainConfig, state: Path | None) -> TrainResult:
+    def learn() -> TrainResult:
         return train(
             model,
             job.task,
             config,
             teacher=lessons,
             device=job.device,
-            evaluate_every=0,
-            progress=progress,
+            evaluate_every=None,  # who retrains asks afterwards, and for more than an accuracy
+            progress=course.progress,
             checkpoint=state,
             resume=True,
+            start=start,
+            until=until,
         )
 
-    for attempt in range(TRIES):
-        config = override(base, {"learning_rate": rate, "iterations": iterations})
-        with learning(model, only):
-            try:
-                done = learn(config, None if keep is None else _attempt(keep, attempt))
-            except (UsageError, DataError) as error:
-                if keep is None or not _attempt(keep, attempt).is_file():
-                    raise
-                log.info("%s; trained from the start", error)
-                _attempt(keep, attempt).unlink()
-                done = learn(config, _attempt(keep, attempt))
-        model.to("cpu").eval()
-        if done.status != "diverged" and not _collapsed(job, iterations, was, _glance(job, model)):
-            return
-        model.load_state_dict(before)
-        rate /= 4
-    raise Diverged(f"retraining diverged {TRIES} times, at last with a learning rate of {4 * rate:g}")
+    with learning(model, course.only):
+        try:
+            return learn()
+        except (UsageError, DataError) as error:
+            if state is None or not state.is_file():
+                raise
+            log.info("%s; trained from the start", error)
+            state.unlink()
+            return learn()
+
+
+def _copied(model: nn.Module) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in model.state_dict().items()}
 
 
 def _attempt(keep: Path, number: int) -> Path:
@@ -218,13 +303,13 @@ class Follower:
         """
         run, asked = self.run, self.run.config
         weights = {name: value.detach().clone() for name, value in run.model.state_dict().items()}
-        memory, start, was = self.memory(), run.iteration, _glance(self.job, run.model)
+        memory, start = self.memory(), run.iteration
         try:
             for attempt in range(TRIES):
                 run.config = override(asked, {"learning_rate": asked.learning_rate / 4**attempt})
                 try:
                     learn_(run, iterations, only)
-                    if not _collapsed(self.job, iterations, was, _glance(self.job, run.model)):
+                    if not _collapsed(self.job, run.model, iterations, weights):
                         return
                 except Diverged:
                     log.info("retraining ended in NaN; once more at a quarter of the learning rate")
@@ -245,19 +330,25 @@ def follower_of(job: Job, model: nn.Module, index: int) -> Follower | None:
 
 def _glance(job: Retraining, model: nn.Module) -> float:
     """Mean cross-entropy of some training images."""
-    images = job.task.train.take(slice(0, GLANCE_IMAGES))
+    images = job.task.train.spread(GLANCE_IMAGES)
     return evaluate(model, images, job.task, device=job.device).loss
 
 
-def _collapsed(job: Retraining, iterations: int, before: float, after: float) -> bool:
+def _collapsed(job: Retraining, model: nn.Module, iterations: int, before: dict[str, Tensor]) -> bool:
     """Training has left a network that answers like chance, and that did not before: its units are dead.
 
     A few iterations prove nothing: batch norm's running statistics may not have followed yet.
     """
     if iterations < COLLAPSE_ITERATIONS:
         return False
-    chance = math.log(len(job.task.classes))
-    return not after < max(COLLAPSE * chance, before)
+    after = _glance(job, model)
+    if after < COLLAPSE * math.log(len(job.task.classes)):
+        return False
+    now = _copied(model)
+    model.load_state_dict(before)
+    was = _glance(job, model)
+    model.load_state_dict(now)
+    return not after < was
 
 
 def _spatial(model: nn.Module) -> bool:

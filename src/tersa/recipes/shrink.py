@@ -112,12 +112,7 @@ def shrink(
     with threads_of(setting):
         start = find_start(spec, task)
         network = start.pruned()
-        precisions = shippable(spec.precision, spec.target, network)
-        if PACKED in precisions:
-            trial = evaluation_copy(network)
-            if not (spec.run or spec.checkpoint):
-                settle_pixels_(trial, task)
-            pack(trial, task)
+        precisions = shipped(spec, task, network)
         groups = prunable(network, task, protocol_of(spec, task))
         folder = open_folder(Path(out), spec.verb, spec, resume=resume, overwrite=overwrite)
         return finished(folder) or _run(spec, setting, task, start, groups, precisions, folder, device, began)
@@ -204,6 +199,27 @@ def trained_baseline(spec: ShrinkSpec, setting: Setting, task: Task, begin: Begi
     source = "from the cache" if trained.cached and not spec.checkpoint else "trained"
     setting.say("baseline", 1.0, f"{source}, {trained.validation_accuracy:.2f} % on validation")
     return trained
+
+
+def shipped(spec: ShrinkSpec, task: Task, network: nn.Module) -> tuple[str, ...]:
+    """The precisions that may be shipped, after a trial of what can be tried before any work.
+
+    Args:
+        spec: what is asked.
+        task: the data.
+        network: that will be pruned, trained or not.
+
+    Raises:
+        UsageError, TargetError: see `deploy.shippable`.
+        ModelError: a packed program lacks one of the network's layers.
+    """
+    found = shippable(spec.precision, spec.target, network)
+    if PACKED in found:
+        trial = evaluation_copy(network)
+        if not (spec.run or spec.checkpoint):
+            settle_pixels_(trial, task)
+        pack(trial, task)
+    return found
 
 
 def prunable(model: nn.Module, task: Task, protocol: Protocol) -> Groups:

@@ -30,6 +30,7 @@ def values(found: Adaptation) -> dict[str, Any]:
         "front": adapt_charts.front(found),
         "front_rows": adapt_view.front_rows(found),
         "candidates": adapt_charts.candidates(found),
+        "race_words": adapt_view.race_words(found),
         "groups": [
             (name, duration(cut), duration(score), duration(judged), chosen)
             for name, cut, score, judged, chosen in adapt_view.groups_of(found)

@@ -99,6 +99,29 @@ def check_words(found: Adaptation) -> str:
     )
 
 
+def race_words(found: Adaptation) -> str:
+    """What was raced and the iterations of fine-tuning that took, in a sentence; nothing where none was.
+
+    >>> row = Candidate(step=1, group="g", before=8, width=4, estimate_ms=None, cost=1.0, score=90.0,
+    ...     scored_by="finetune", chosen=True, tries=1, cut_seconds=0.0, score_seconds=0.0,
+    ...     evaluate_seconds=0.0, iterations=500, heat_score=70.0)
+    >>> lost = row.model_copy(update={"chosen": False, "iterations": 50, "heat_score": None})
+    >>> print(race_words(Adaptation(search="netadapt", candidates=[row, lost])))
+    At 1 step 2 candidates raced for 50 iterations, and the best alone went on to 500: 550 in place of 1,000.
+    """
+    steps = {row.step for row in found.candidates if row.heat_score is not None}
+    raced = [row for row in found.candidates if row.step in steps and row.iterations]
+    if not raced:
+        return ""
+    most, least = max(row.iterations for row in raced), min(row.iterations for row in raced)
+    spent = sum(row.iterations for row in raced)
+    return (
+        f"At {plural(len(steps), 'step')} {plural(len(raced), 'candidate')} raced for {count(least)} "
+        f"iterations, and the best alone went on to {count(most)}: {count(spent)} in place of "
+        f"{count(most * len(raced))}."
+    )
+
+
 def groups_of(found: Adaptation) -> list[tuple[str, float, float, float, int]]:
     """NetAdapt's time by group: name, seconds of cut, of score or fine-tune, of evaluation, times chosen."""
     by_group: dict[str, list[Candidate]] = {}

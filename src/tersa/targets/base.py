@@ -132,7 +132,8 @@ class Target(Protocol):
 
     Attributes:
         name: as on the command line, without options.
-        precisions: what the runtime can run; a processor may have fewer, which `prepare` finds out.
+        precisions: what the runtime can run, what it is made for first; a processor may have fewer, which
+            `prepare` finds out.
     """
 
     name: ClassVar[str]

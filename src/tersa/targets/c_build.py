@@ -128,7 +128,7 @@ class PlainC:
                 raise ModelError(
                     f"c takes float32 images {packed.shape}, got {pixels.dtype} {pixels.shape[1:]}"
                 )
-            images = np.rint(np.clip(pixels, 0, 1) * np.float32(255)).astype(np.uint8)
+            images = np.rint(np.clip(pixels, 0, 1) * np.float32(255)).astype(np.uint8, order="C")
             logits = np.empty((len(images), len(packed.classes)), np.float32)
             for image, row in zip(images, logits, strict=True):
                 call(image.ctypes.data, row.ctypes.data)

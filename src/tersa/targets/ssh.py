@@ -157,7 +157,7 @@ class Remote:
 
     def prepare(self, artefact: Artefact, model: str, precision: str | None = None) -> Session:
         """Send the artefact and load it over there."""
-        offered = RUNTIMES[self.runtime].precisions
+        offered = tuple(each for each in RUNTIMES[self.runtime].precisions if each in self.precisions)
         if (precision or artefact.header.precision) not in offered:
             asked = precision or artefact.header.precision
             raise TargetError(f"{self.describe()} does not offer {asked}; it has {', '.join(offered)}")

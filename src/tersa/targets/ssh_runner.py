@@ -124,8 +124,19 @@ def load_openvino(content, threads, options, precision):
             name = OPENVINO_NAMES.get(kind, kind)
             found[name] = found.get(name, 0) + 1
     request = compiled.create_infer_request()
-    version = "openvino " + openvino.__version__.split("-")[0]
-    return (lambda x: numpy.array(request.infer([x], share_inputs=True)[0])), version, found, spent
+    tensor, free = request.get_input_tensor(), compiled.input().partial_shape[0].is_dynamic
+
+    def run(x):
+        """As `openvino_cpu.BySize`."""
+        if free and tensor.shape != x.shape:
+            tensor.shape = x.shape
+        if tensor.data.shape != x.shape:
+            raise ValueError(f"the file takes {tensor.data.shape}, not {x.shape}")
+        tensor.data[...] = x
+        request.infer()
+        return numpy.array(request.get_output_tensor().data)
+
+    return run, "openvino " + openvino.__version__.split("-")[0], found, spent
 
 
 def load_litert(content, threads, options, precision):

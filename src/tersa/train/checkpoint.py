@@ -52,8 +52,8 @@ class Identity(Record):
     """Type and shape of each tensor of the model's state, by name."""
     teacher: str
     """Digest of the teacher's weights, or empty."""
-    evaluate_every: int
-    """Epochs between two evaluations."""
+    evaluate_every: int | None
+    """Epochs between two evaluations; None for none at all."""
 
 
 @dataclass(frozen=True)

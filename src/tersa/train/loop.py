@@ -4,6 +4,9 @@ One run is a sequence of updates (`step.update_`) over shuffled, equal batches. 
 validation split is read; its accuracy steers early stop and which weights are kept. The same task, model,
 config, machine and number of threads give the same weights, whether or not the run was interrupted.
 
+A run can also stop after some updates (`until`) and go on later from what it was then (`start`), to the bytes
+of a run that never stopped: what a race of networks needs, of which only the best are trained to the end.
+
 Nothing here prints: who wants to show or store progress passes a function.
 
 Example:
@@ -20,7 +23,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -55,7 +58,7 @@ from tersa.train.optimisers import build, set_rate_
 from tersa.train.schedules import factor
 from tersa.train.step import Batch, Outcome, autocast, update_
 
-Status = Literal["done", "diverged", "stopped-early"]
+Status = Literal["done", "diverged", "stopped-early", "paused"]
 
 CHECK_EVERY = 20
 """Updates between two looks at whether the loss is still finite."""
@@ -94,16 +97,19 @@ class TrainResult:
     """How a run ended.
 
     Attributes:
-        status: `done`, `stopped-early`, or `diverged` (NaN or infinity in the loss or the weights).
+        status: `done`, `stopped-early`, `paused` (after `until` updates), or `diverged` (NaN or infinity in
+            the loss or the weights).
         history: evaluated epochs, in order; a diverging one is not among them.
         best_epoch: with the best validation accuracy (ties: lower loss); 0 when there is none.
         seconds: of work, over all attempts.
+        state: what a paused run goes on from; None where it ended.
     """
 
     status: Status
     history: list[Epoch]
     best_epoch: int
     seconds: float
+    state: Snapshot | None = None
 
 
 class _NotFinite(Exception):
@@ -125,11 +131,12 @@ class _Run:
     latents: Latents
     shuffling: torch.Generator
     augmenting: torch.Generator
-    evaluate_every: int
+    evaluate_every: int | None
     progress: Callable[[Progress], None] | None
     kept: dict[str, Tensor]
     replayed: Replayed | None = None
     iteration: int = 0
+    dealt: Tensor | None = None  # state of `shuffling` before it drew the epoch at work
     history: list[Epoch] = field(default_factory=list)
     earlier_seconds: float = 0.0
     earlier_iterations: int = 0
@@ -153,7 +160,9 @@ def train(
     resume: bool = False,
     progress: Callable[[Progress], None] | None = None,
     on_epoch: Callable[[Epoch], None] | None = None,
-    evaluate_every: int = 1,
+    evaluate_every: int | None = 1,
+    start: Snapshot | None = None,
+    until: int | None = None,
 ) -> TrainResult:
     """Train a model in place.
 
@@ -174,14 +183,21 @@ def train(
         progress: called a few times per second and after each evaluation.
         on_epoch: called for every row of the history in order; when resuming, for the restored ones first.
         evaluate_every: epochs between two evaluations (each gives one row of the history); the last epoch
-            is always evaluated. 0: the last alone.
+            is always evaluated. 0: the last alone. None: not even that, where the weights of the end are kept
+            and nobody reads the history.
+        start: the state of a paused run of the same model, task and config, to go on from.
+        until: pause after so many updates of the run, within an epoch or not; the model then has the weights
+            of that moment. What is left of an epoch counts in its row alone.
 
     Raises:
-        UsageError: teacher and config do not fit, no trainable parameters, or a checkpoint of another run.
+        UsageError: teacher and config do not fit, no trainable parameters, a checkpoint of another run, or
+            one beside `start` or `until`.
         DataError: a truncated or damaged checkpoint.
         ModelError: the model's output does not fit the task.
     """
     _check_request(model, teacher, config, evaluate_every)
+    if checkpoint and (start or until is not None):
+        raise UsageError("a run with a checkpoint goes on from its file; leave out start and until")
     place = devices.choose(device)
     seeds = devices.streams(config.seed)
     with (
@@ -194,17 +210,20 @@ def train(
             remove_leftovers(checkpoint)
             if resume and checkpoint.exists():
                 _restore_(run, read_snapshot(checkpoint, identity))
+        if start:
+            _restore_(run, start)
         if on_epoch:
             for row in run.history:
                 on_epoch(row)
         try:
-            status = _epochs_(run, checkpoint, identity, on_epoch)
+            status = _epochs_(run, checkpoint, identity, on_epoch, until)
+            state = _held(run) if status == "paused" else None
         finally:
             run.latents.release_()
             model.to(memory_format=torch.contiguous_format)  # pyright: ignore[reportCallIssue] - stub lacks it
             model.eval()
     chosen = best_row(run.history)
-    return TrainResult(status, run.history, chosen.epoch if chosen else 0, run.seconds)
+    return TrainResult(status, run.history, chosen.epoch if chosen else 0, run.seconds, state)
 
 
 def best_row(history: list[Epoch]) -> Epoch | None:
@@ -213,7 +232,7 @@ def best_row(history: list[Epoch]) -> Epoch | None:
 
 
 def _check_request(
-    model: nn.Module, teacher: nn.Module | Lessons | None, config: TrainConfig, evaluate_every: int
+    model: nn.Module, teacher: nn.Module | Lessons | None, config: TrainConfig, evaluate_every: int | None
 ) -> None:
     if teacher is None and config.distillation != "none":
         raise UsageError(
@@ -228,7 +247,9 @@ def _check_request(
         )
     if teacher is model:
         raise UsageError("the teacher is the model itself, which changes while it learns; give a copy")
-    if evaluate_every < 0:
+    if evaluate_every is None and config.keep == "best":
+        raise UsageError("keep=best needs evaluations; give evaluate_every, or keep=last")
+    if evaluate_every is not None and evaluate_every < 0:
         raise UsageError(f"evaluate_every is {evaluate_every}; must be 0 (the last epoch alone) or more")
 
 
@@ -239,7 +260,7 @@ def _begin(
     config: TrainConfig,
     device: str,
     seeds: tuple[int, int, int],
-    evaluate_every: int,
+    evaluate_every: int | None,
     progress: Callable[[Progress], None] | None,
 ) -> _Run:
     """A run at its beginning, everything on the device."""
@@ -280,16 +301,21 @@ def _begin(
 
 
 def _epochs_(
-    run: _Run, checkpoint: Path | None, identity: Identity | None, on_epoch: Callable[[Epoch], None] | None
+    run: _Run,
+    checkpoint: Path | None,
+    identity: Identity | None,
+    on_epoch: Callable[[Epoch], None] | None,
+    until: int | None,
 ) -> Status:
     """Run all epochs that are left and leave the model with the weights it is to end with."""
     status: Status = "done"
+    end = run.length.iterations if until is None else min(until, run.length.iterations)
     try:
-        while run.iteration < run.length.iterations:
+        while run.iteration < end:
             if _stale(run.history, run.config.early_stop):
                 status = "stopped-early"
                 break
-            row = _epoch_(run)
+            row = _epoch_(run, end)
             if row and on_epoch:
                 on_epoch(row)
             last = run.iteration == run.length.iterations
@@ -300,6 +326,8 @@ def _epochs_(
     except _NotFinite:
         run.model.load_state_dict(run.kept)
         return "diverged"
+    if status == "done" and run.iteration < run.length.iterations:
+        return "paused"
     if run.config.keep == "best":
         run.model.load_state_dict(run.kept)
     return status
@@ -311,17 +339,18 @@ def _stale(history: list[Epoch], patience: int) -> bool:
     return bool(patience and best and history[-1].epoch - best.epoch >= patience)
 
 
-def _epoch_(run: _Run) -> Epoch | None:
-    """One epoch, or what is left of the run; its row where it is evaluated."""
+def _epoch_(run: _Run, end: int) -> Epoch | None:
+    """One epoch, or what is left of it or of the updates up to `end`; its row where it is evaluated."""
     began = time.perf_counter()
-    epoch = run.iteration // run.length.per_epoch + 1
-    left = run.length.iterations - run.iteration
+    epoch, done = run.iteration // run.length.per_epoch + 1, run.iteration % run.length.per_epoch
+    left = end - run.iteration
+    run.dealt = run.shuffling.get_state()
     shuffled = order(len(run.task.train), run.shuffling).to(run.device)
     loss = torch.zeros((), device=run.device)
     correct = torch.zeros((), dtype=torch.int64, device=run.device)
     seen, rate = 0, 0.0
     run.model.train()
-    for index in parts(shuffled, run.length.per_epoch)[:left]:
+    for index in parts(shuffled, run.length.per_epoch)[done:][:left]:
         rate = run.config.learning_rate * factor(run.config, run.iteration, run.length)
         outcome = _update_(run, index, rate)
         seen += len(index)
@@ -334,7 +363,12 @@ def _epoch_(run: _Run) -> Epoch | None:
     if not bool(torch.isfinite(loss)) or not _finite(run.model):
         raise _NotFinite
     last = run.iteration == run.length.iterations
-    if not last and (run.evaluate_every == 0 or epoch % run.evaluate_every):
+    if run.evaluate_every is None:
+        _show(run, epoch, loss, seen, 0.0)
+        return None
+    if not last and (
+        run.iteration % run.length.per_epoch or run.evaluate_every == 0 or epoch % run.evaluate_every
+    ):
         return None
     validation = evaluate(run.model, run.task.validation, run.task, device=run.device)
     row = Epoch(
@@ -470,6 +504,14 @@ def _snapshot(run: _Run) -> Snapshot:
     )
 
 
+def _held(run: _Run) -> Snapshot:
+    """The state of a run in memory, which nothing changes any more; within an epoch, with its order."""
+    found = _snapshot(run)
+    within = run.dealt if run.iteration % run.length.per_epoch else None
+    shuffling = found.generators["shuffling"] if within is None else within
+    return replace(found, weights=_copy(run.model), generators={**found.generators, "shuffling": shuffling})
+
+
 def _lay_out_(optimizer: Optimizer) -> None:
     """What the optimiser remembers of a weight lies in memory as the weight does, as it did before it was
     written: over tensors that lie differently PyTorch rounds the same sums differently.
@@ -478,6 +520,8 @@ def _lay_out_(optimizer: Optimizer) -> None:
         for name, value in state.items():
             if isinstance(value, Tensor) and value.shape == parameter.shape:
                 state[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+            elif isinstance(value, Tensor):
+                state[name] = value.clone()  # counted on in place
 
 
 def _restore_(run: _Run, snapshot: Snapshot) -> None:
