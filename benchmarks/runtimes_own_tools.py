@@ -33,7 +33,6 @@ import argparse
 import csv
 import os
 import re
-import resource
 import statistics
 import subprocess
 import sys
@@ -68,8 +67,8 @@ NETWORKS = (
     ("mobilenet:1.0", (3, 32, 32), "fp32"),
 )
 AGREE = 0.05
-UNTIMED, TURN_S, LEAST = 8, 0.004, 5
-"""Calls that bring the caches back, seconds of those that count, and turns that are enough for a median."""
+UNTIMED, TURN_S = 8, 0.004
+"""Calls that bring the caches back, and seconds of those that count."""
 APP = (
     "import sys; sys.modules['openvino_telemetry'] = None; "
     "from openvino.tools.benchmark import main; main.use_console_microseconds = lambda _: True; main.main()"
@@ -252,7 +251,7 @@ class Parts:
 
 
 def parts(artefact: Artefact, seconds: float) -> Parts:
-    """What a call is made of, by medians over turns."""
+    """What a call is made of, by typical turns."""
     shape = (1, *artefact.header.shape)
     image = np.random.default_rng(0).random(shape, dtype=np.float32)
     plain, handed = (parse("openvino").prepare(artefact, "m").run for _ in range(2))
@@ -276,7 +275,7 @@ def parts(artefact: Artefact, seconds: float) -> Parts:
         for found, (call, network, cores) in zip(turns, calls, strict=True):
             found.append(turn(call, network, cores))
     move(every)
-    ours, sized, spread, passed = (Turn.best(found) for found in turns)
+    ours, sized, spread, passed = (Turn.typical(found) for found in turns)
     return Parts(
         call=ours.beside_ms,
         any_batch=ours.library_ms - sized.library_ms,
@@ -293,24 +292,20 @@ class Turn:
         ms: of a call in Python.
         library_ms: of the same by the library's own clock.
         beside_ms: of what lies between.
-        interrupted: the system ran something else meanwhile.
     """
 
     ms: float
     library_ms: float
     beside_ms: float
-    interrupted: bool
 
     @staticmethod
-    def best(turns: list[Turn]) -> Turn:
-        """Medians over the turns that were not interrupted, where there are some."""
-        found = [one for one in turns if not one.interrupted]
-        found = found if len(found) >= LEAST else turns
+    def typical(turns: list[Turn]) -> Turn:
+        """Medians over the quickest quarter: the others were disturbed, if any were."""
+        found = sorted(turns, key=lambda one: one.ms)[: max(1, len(turns) // 4)]
         return Turn(
             ms=statistics.median(one.ms for one in found),
             library_ms=statistics.median(one.library_ms for one in found),
             beside_ms=statistics.median(one.beside_ms for one in found),
-            interrupted=False,
         )
 
 
@@ -321,7 +316,7 @@ def turn(call: Callable[[], object], network: BySize, cores: set[int]) -> Turn:
         call()
     times: list[float] = []
     library: list[float] = []
-    before, end = interruptions(), time.perf_counter() + TURN_S
+    end = time.perf_counter() + TURN_S
     while time.perf_counter() < end:
         start = time.perf_counter()
         call()
@@ -331,7 +326,6 @@ def turn(call: Callable[[], object], network: BySize, cores: set[int]) -> Turn:
         ms=statistics.median(times),
         library_ms=statistics.median(library),
         beside_ms=statistics.median(ms - inside for ms, inside in zip(times, library, strict=True)),
-        interrupted=interruptions() != before,
     )
 
 
@@ -340,11 +334,6 @@ def move(cores: set[int]) -> None:
     for task in os.listdir("/proc/self/task"):
         with suppress(OSError):  # a thread that has ended since
             os.sched_setaffinity(int(task), cores)
-
-
-def interruptions() -> int:
-    """How often the kernel took the processor from any thread of this process."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
 
 
 if __name__ == "__main__":

@@ -70,23 +70,14 @@ class OpenVino:
         openvino = load_openvino()
         if not artefact.path.is_file():
             raise ModelError(f"no file {artefact.path}")
+        packed = asked == PACKED
         start = time.perf_counter()
-        network = (
-            self._packed(openvino, artefact) if asked == PACKED else self._file(openvino, artefact, asked)
-        )
-        run = BySize(network)
+        run = BySize(self._packed(openvino, artefact) if packed else self._file(openvino, artefact, asked))
         load_ms = 1e3 * (time.perf_counter() - start)
-        found = layers(run.compiled)
+        found, runtime = layers(run.compiled), f"openvino {openvino.__version__.split('-')[0]}"
         return Session(
-            *(
-                model,
-                self.describe(),
-                asked,
-                self.threads,
-                f"openvino {openvino.__version__.split('-')[0]}",
-                run,
-            ),
-            executed=binary(run.compiled, found) if asked == PACKED else executed(self.name, asked, found),
+            *(model, self.describe(), asked, self.threads, runtime, run),
+            executed=binary(run.compiled, found) if packed else executed(self.name, asked, found),
             load_ms=load_ms,
         )
 
