@@ -110,6 +110,34 @@ class Ours:
     how: str
 
 
+@dataclass(frozen=True)
+class Calls:
+    """Parts of fine-tunes with their processor seconds, also those of a killed run.
+
+    Attributes:
+        path: of the file that keeps them.
+    """
+
+    path: Path
+
+    @contextmanager
+    def clocked(self, iterations: int) -> Generator[None]:
+        """Note what so many iterations take."""
+        began = time.process_time()
+        yield
+        found = [*self.read(), [iterations, time.process_time() - began]]
+        write_atomic(self.path, json.dumps(found))
+
+    def read(self) -> list[list[float]]:
+        """Iterations and seconds of each."""
+        return json.loads(self.path.read_text()) if self.path.is_file() else []
+
+    def each(self) -> float:
+        """Seconds of one iteration: the slope of a line through all parts."""
+        counts, took = (np.array(each, float) for each in zip(*self.read(), strict=True))
+        return float(np.polyfit(counts, took, 1)[0])
+
+
 def ours(asked: argparse.Namespace, model: str, side: str, folder: Path) -> Ours:
     """A side of ours, run now or read."""
     stored = folder / f"{FOLDERS[side]}.json"
@@ -135,24 +163,25 @@ def ours_spec(asked: argparse.Namespace, model: str, side: str, folder: Path) ->
 
 
 def run(asked: argparse.Namespace, model: str, side: str, folder: Path) -> Ours:
-    """Adapt, and time each short fine-tune, or part of one, by its iterations."""
-    calls: list[tuple[int, float]] = []
+    """Adapt, from where a killed run was, and time each part of a short fine-tune by its iterations."""
+    letter = FOLDERS[side]
+    calls = Calls(folder / f"{letter}-calls.json")
     once, start, rest = adapt_race.retrain_, adapt_race.start_, adapt_race.go_on_
 
     def at_once(job: Job, network: nn.Module, iterations: int, *, seed: int) -> None:
-        with clocked(calls, iterations):
+        with calls.clocked(iterations):
             once(job, network, iterations, seed=seed)
 
     def started(job: Job, network: nn.Module, iterations: int, *, until: int, seed: int) -> Paused:
-        with clocked(calls, until):
+        with calls.clocked(until):
             return start(job, network, iterations, until=until, seed=seed)
 
     def went_on(job: Job, network: nn.Module, paused: Paused) -> None:
-        with clocked(calls, paused.iterations - paused.state.iteration):
+        with calls.clocked(paused.iterations - paused.state.iteration):
             rest(job, network, paused)
 
     setting = Setting(threads=1, seconds=0.2, say=told, cache=folder / "cache")
-    out = folder / FOLDERS[side]
+    out = folder / letter
     with (
         patch.object(adapt_store, "time", processor),
         patch.object(adapt_candidates, "time", processor),  # times the search for widths itself
@@ -161,28 +190,20 @@ def run(asked: argparse.Namespace, model: str, side: str, folder: Path) -> Ours:
         patch.object(adapt_race, "go_on_", went_on),
         patch.object(recipe, "finish", lambda *_: None),  # test set and report are no part of a search
     ):
-        adapt(ours_spec(asked, model, side, folder), out, setting=setting, overwrite=True)
-    stages = adapt_store.AdaptStore(out).seconds()
+        adapt(ours_spec(asked, model, side, folder), out, setting=setting, resume=out.exists())
+    store = adapt_store.AdaptStore(out)
+    stages, tuned = store.seconds(), sum(row.iterations for row in store.candidates())
     seconds = stages.pop("search")
     stages = {name: value for name, value in stages.items() if name not in ("tune", "table")}
     how = "run whole"
-    if calls and asked.short != asked.steps:
-        counts, took = (np.array(each, float) for each in zip(*calls, strict=True))
-        each = float(np.polyfit(counts, took, 1)[0])
-        more = each * counts.sum() * (asked.steps / asked.short - 1)
+    if tuned and asked.short != asked.steps:
+        each = calls.each()
+        more = each * tuned * (asked.steps / asked.short - 1)
         seconds += more
         stages["finetune"] += more
         how = f"run; {each:.3f} s for each iteration of a fine-tune above {asked.short}"
     stages["all else"] = seconds - sum(stages.values())
     return Ours(seconds, stages, how)
-
-
-@contextmanager
-def clocked(calls: list[tuple[int, float]], iterations: int) -> Generator[None]:
-    """Note the processor seconds of so many iterations."""
-    began = time.process_time()
-    yield
-    calls.append((iterations, time.process_time() - began))
 
 
 def told(task: str, done: float, remark: str) -> None:
@@ -370,7 +391,7 @@ def main() -> None:
     parser.add_argument("--budget", type=float, default=0.5, help="share of the latency")
     parser.add_argument("--timed", type=int, default=4, help="of the original's T, iterations that are run")
     parser.add_argument("--builds", type=int, default=2, help="interpolators of a layer that are built")
-    parser.add_argument("--short", type=int, default=100, help="of ours' T, iterations that are run")
+    parser.add_argument("--short", type=int, default=20, help="of ours' T, iterations that are run")
     parser.add_argument("--baseline", type=int, default=20, help="iterations that train the network first")
     parser.add_argument("--sides", default="abh", help="a, b and h; the original is always measured")
     parser.add_argument("--csv", type=Path, default=RESULTS)

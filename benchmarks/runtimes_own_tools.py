@@ -1,6 +1,6 @@
 """Do our latencies agree with those of the runtimes' own tools, on the same files?
 
-    python benchmarks/runtimes_own_tools.py --rounds 9
+    python benchmarks/runtimes_own_tools.py
 
 For LeNet (FP32, INT8), ResNet-20 and MobileNet at 32x32, one image, one thread: the median of `tersa bench`'s
 timing against OpenVINO's benchmark_app (synchronous, one stream) and against a plain loop over ONNX Runtime's
@@ -24,7 +24,7 @@ ratio does not. What the target `openvino` does not do is measured beside it:
     handed_ms       what an array adds that is handed over, not copied (`infer([x], share_inputs=True)`): the
                     library binds it first, and looks for its addresses anew
 
-Writes `results/runtimes_own_tools.csv`. Nine rounds take about five minutes.
+Writes `results/runtimes_own_tools.csv`. Fifteen rounds take seven minutes.
 """
 
 from __future__ import annotations
@@ -172,7 +172,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--seconds", type=float, default=0.5)
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()

@@ -15,6 +15,7 @@ from tests.scripts import load_script
 from tersa.errors import TargetError
 from tersa.recipes import adaptation_stages
 from tersa.recipes.adapt_request import AdaptSpec
+from tersa.records import Candidate
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +98,7 @@ def test_parts_of_fine_tunes_are_taken_to_their_whole_length(
         script.adapt_race.go_on_(None, None, paused)
         store.spend("search", clock[0] + 4.0)
         store.spend("finetune", clock[0])
+        store.add_candidates([candidate(20), candidate(2), candidate(0)])
 
     monkeypatch.setattr(script, "adapt", adapted)
     asked = argparse.Namespace(
@@ -106,6 +108,14 @@ def test_parts_of_fine_tunes_are_taken_to_their_whole_length(
     assert found.stages["finetune"] == pytest.approx(3 * 1.0 + 0.5 * 25 * 22)
     assert found.seconds == pytest.approx(found.stages["finetune"] + 4.0)
     assert "0.500 s for each iteration of a fine-tune above 20" in found.how
+
+
+def candidate(iterations: int) -> Candidate:
+    return Candidate(
+        step=1, group="g", before=8, width=4, estimate_ms=None, cost=1.0, score=9.0, scored_by="finetune",
+        chosen=False, tries=1, cut_seconds=0.0, score_seconds=0.0, evaluate_seconds=0.0,
+        iterations=iterations,
+    )  # fmt: skip
 
 
 def test_rows_of_a_network_are_replaced_and_equal_ones_keep_their_commit(

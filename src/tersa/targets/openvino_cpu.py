@@ -112,8 +112,8 @@ class OpenVino:
 class BySize:
     """A network and the memory that it reads images of one batch size from; made anew for another size.
 
-    Pixels are copied there. An array that is handed over in each call is bound first: a tenth of a
-    millisecond in Python, and up to a fifth more in the library (`benchmarks/runtimes_own_tools.py`).
+    Pixels are copied there. An array that is handed over in each call is bound first, which takes a tenth of
+    a millisecond and more (`benchmarks/runtimes_own_tools.py`).
 
     Args:
         network: the compiled network for so many images.
