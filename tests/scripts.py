@@ -11,7 +11,12 @@ ROOT = Path(__file__).parents[1]
 
 
 def load_script(path: str) -> ModuleType:
-    """The module of a file, by its path in the repository; dataclasses need it among the imported ones."""
+    """The module of a file, by its path in the repository; dataclasses need it among the imported ones.
+
+    It may import the files beside it, as a script that is run may.
+    """
+    if (folder := str((ROOT / path).parent)) not in sys.path:
+        sys.path.append(folder)
     spec = importlib.util.spec_from_file_location(f"script_{Path(path).stem}", ROOT / path)
     assert spec is not None
     assert spec.loader is not None

@@ -10,6 +10,7 @@ import pytest
 import torch
 from tests.scripts import load_script
 
+from tersa.data.task import Provenance, Split, Task
 from tersa.errors import TersaError
 from tersa.models.load import load
 from tersa.records import Epoch
@@ -20,23 +21,28 @@ def script() -> ModuleType:
     return load_script("benchmarks/gpu/bvgg16.py")
 
 
+@pytest.fixture(scope="module")
+def pieces() -> ModuleType:
+    return load_script("benchmarks/gpu/pieces.py")
+
+
 STATE = {f"layer{i}": torch.sin(torch.arange(100) * (i + 0.7)) for i in range(5)}
 
 
-def test_weights_come_back_from_pieces_of_limited_size(script: ModuleType, tmp_path: Path) -> None:
-    paths = script.write_pieces(STATE, tmp_path, 900)  # two tensors of 400 bytes each
+def test_weights_come_back_from_pieces_of_limited_size(pieces: ModuleType, tmp_path: Path) -> None:
+    paths = pieces.write_pieces(STATE, tmp_path, 900)  # two tensors of 400 bytes each
     assert [path.name for path in paths] == [f"part-{i}-of-3.safetensors" for i in (1, 2, 3)]
-    again = script.read_pieces(tmp_path)
+    again = pieces.read_pieces(tmp_path)
     assert list(again) == list(STATE)
     assert all(torch.equal(again[name], STATE[name]) for name in STATE)
 
 
-def test_a_missing_piece_and_too_large_a_tensor_are_refused(script: ModuleType, tmp_path: Path) -> None:
-    script.write_pieces(STATE, tmp_path, 900)[1].unlink()
+def test_a_missing_piece_and_too_large_a_tensor_are_refused(pieces: ModuleType, tmp_path: Path) -> None:
+    pieces.write_pieces(STATE, tmp_path, 900)[1].unlink()
     with pytest.raises(TersaError, match="holds 2 pieces, and not all"):
-        script.read_pieces(tmp_path)
+        pieces.read_pieces(tmp_path)
     with pytest.raises(TersaError, match="layer0 has 400 bytes, pieces at most 399; raise --limit"):
-        script.write_pieces(STATE, tmp_path, 399)
+        pieces.write_pieces(STATE, tmp_path, 399)
 
 
 def test_lines_stay_open_until_a_network_was_trained(script: ModuleType, tmp_path: Path) -> None:
@@ -70,16 +76,54 @@ def test_curves_of_networks_stand_beside_one_another(script: ModuleType, tmp_pat
     assert lines[1:] == ["binary,5,60.00,60.00", "cnv,5,51.00,51.00", "cnv,10,70.00,70.00"]
 
 
-def test_weights_of_one_bit_travel_as_bytes(script: ModuleType, tmp_path: Path) -> None:
+def test_weights_of_one_bit_travel_as_bytes(pieces: ModuleType, tmp_path: Path) -> None:
     model = load("cnv+w1a1:first=8/8,by=ste/approx,pool=sums", (3, 32, 32), 10).module.eval()
-    state = script.compact(model)
+    state = pieces.compact(model)
     bytewise = [name for name, tensor in state.items() if tensor.dtype == torch.int8]
     assert len(bytewise) == 8  # of nine layers the first has 8 bits
-    script.write_pieces(state, tmp_path, 2_000_000)
+    pieces.write_pieces(state, tmp_path, 2_000_000)
     again = load("cnv+w1a1:first=8/8", (3, 32, 32), 10, seed=1).module.eval()
-    again.load_state_dict(script.read_pieces(tmp_path))
+    again.load_state_dict(pieces.read_pieces(tmp_path))
     images = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     assert torch.equal(model(images), again(images))
+
+
+def test_what_came_back_is_packed_and_compared_on_the_test_split(
+    pieces: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = load("cnv+w1a1:by=ste/approx,pool=sums", (3, 32, 32), 10).module.eval()
+    pieces.write_pieces(pieces.compact(model), tmp_path / "p", 2_000_000)
+    images = torch.randint(0, 256, (7, 3, 32, 32), generator=torch.Generator().manual_seed(0))
+    split = Split(images.to(torch.uint8), torch.arange(7))
+    made = Provenance("made", "", {})
+    task = Task("t", split, split, split, tuple("abcdefghij"), (0.0,) * 3, (1.0,) * 3, made)
+    monkeypatch.setattr(pieces, "load_task", lambda name, validation: task)
+    table = tmp_path / "t.csv"
+    table.write_text("name,model,test_accuracy\ncnv,cnv+w1a1,82.39\nteacher,vgg:16,89.44\n")
+    call = ["pieces.py", "cnv", str(tmp_path / "p"), "--results", str(table)]
+    monkeypatch.setattr(sys, "argv", call)
+    pieces.main()
+    assert "logits equal on 7;" in capsys.readouterr().out
+    header, row, other = table.read_text().splitlines()
+    assert header == "name,model,test_accuracy,packed_accuracy,equal_logits,packed_bytes"
+    assert ",7 of 7," in row
+    assert other == "teacher,vgg:16,89.44,,,"
+    monkeypatch.setattr(sys, "argv", [*call[:2], str(tmp_path), *call[3:]])
+    with pytest.raises(SystemExit):
+        pieces.main()
+    assert "holds 0 pieces, and not all of a network's" in capsys.readouterr().err
+
+
+def test_float_weights_become_latent_ones_of_the_same_signs(script: ModuleType) -> None:
+    floating = load("cnv+w32a1:last=32/1", (3, 32, 32), 10).module
+    binary = load("cnv+w1a1", (3, 32, 32), 10, seed=1).module
+    state = script.latents_of(floating.state_dict(), binary)
+    binary.load_state_dict(state)
+    for name, weight in floating.named_parameters():
+        if weight.dim() > 1:
+            assert torch.equal(state[name].sign(), weight.sign())
+            assert 0.3 < float(state[name].square().mean().sqrt()) <= 0.5  # half, less what is cut off
+            assert float(state[name].abs().max()) <= 1
 
 
 def test_a_training_that_is_too_slow_starts_again_with_the_epochs_that_fit(script: ModuleType) -> None:
@@ -93,7 +137,17 @@ def test_a_training_that_is_too_slow_starts_again_with_the_epochs_that_fit(scrip
     assert caught.value.seconds == pytest.approx(800.0)
     again, epochs = fit.fewer(200, caught.value, 180.0)
     assert (again.seconds, again.began, again.running) == (320.0, 180.0, None)
-    assert epochs == int(200 * 320 / (1.04 * 800))
+    assert epochs == int(200 * 320 / (1.08 * 800))
+    again.look(0.02, 200.0)
+    again.look(0.10, 300.0)  # as slow as before, and not started a third time
+
+
+def test_seconds_are_of_all_networks_or_one_each(script: ModuleType) -> None:
+    assert script.seconds_of("", ["a", "b"]) == {}
+    assert script.seconds_of("30", ["a", "b"]) == {"a": 30.0, "b": 30.0}
+    assert script.seconds_of("30,40", ["a", "b"]) == {"a": 30.0, "b": 40.0}
+    with pytest.raises(ValueError, match=r"shorter|longer"):
+        script.seconds_of("1,2,3", ["a", "b"])
 
 
 class Machine:
@@ -114,6 +168,7 @@ class Machine:
         patch.setattr(script, "choose", lambda device: "cuda")
         patch.setattr(script, "run_training", self.train)
         patch.setattr(script, "read_record", lambda path, kind: SimpleNamespace(status=path.read_text()))
+        patch.setattr(script, "load_file", lambda path: {})
         patch.setattr(script, "history_of", lambda folder: [epoch(5, 40.0)])
         patch.setattr(script, "load_model", lambda *_, **__: SimpleNamespace(module=torch.nn.Flatten()))
         patch.setattr(script, "time", SimpleNamespace(monotonic=lambda: self.now))
@@ -158,25 +213,26 @@ def test_what_a_network_follows_and_starts_from_is_trained_before_it(
     for name in ("teacher", "binary", "8-bit-ends"):  # a fresh checkout has the table, not the trainings
         script.store(machine.work / "t.csv", {**script.row(name, None), "test_accuracy": "88.40"})
     table = machine.call("8-bit-ends")
-    assert machine.trained == ["teacher", "binary", "8-bit-ends"]
+    assert machine.trained == ["teacher", "stage", "binary", "8-bit-ends"]
     assert table["binary"]["test_accuracy"] == "91.00"
     machine.call("cnv", "binary")
-    assert machine.trained[3:] == ["cnv"]  # the others have ended
+    assert machine.trained[4:] == ["cnv"]  # the others have ended
 
 
 def test_all_networks_share_the_minutes_and_one_that_is_stopped_says_so(machine: Machine) -> None:
     machine.slow = {"binary"}
     table = machine.call("--minutes", "1")
-    assert machine.trained == ["teacher"]
+    assert machine.trained == ["teacher", "stage"]
     assert table["binary"]["test_accuracy"] == "stopped"
-    assert table["binary"]["note"] == "stopped after 5 epochs of 250: 40.00 % on validation"
+    note = table["binary"]["note"]
+    assert note.endswith("of stage; stopped after 5 epochs of 250: 40.00 % on validation")
     assert table["8-bit-ends"]["test_accuracy"] == table["cnv"]["test_accuracy"] == "not run: needs a GPU"
     assert "binary,5,40.00,40.00" in (machine.work / "t_curves.csv").read_text()
 
 
 def test_minutes_are_counted_from_the_first_network_on(machine: Machine) -> None:
     machine.call("--minutes", "0.04")  # 2.4 seconds, a second each
-    assert machine.trained == ["teacher", "binary"]
+    assert machine.trained == ["teacher", "stage"]
 
 
 def test_an_accuracy_stays_until_its_training_was_repeated(script: ModuleType, machine: Machine) -> None:
@@ -192,10 +248,10 @@ def test_a_training_that_diverged_is_no_result_and_nothing_starts_from_it(
     machine.status = "diverged"
     table = machine.call("teacher")
     assert table["teacher"]["test_accuracy"] == "stopped"
-    assert table["teacher"]["note"] == "diverged after 5 epochs of 80: 40.00 % on validation"
+    assert table["teacher"]["note"].endswith("; diverged after 5 epochs of 80: 40.00 % on validation")
     with pytest.raises(SystemExit):
         machine.call("binary")
-    assert "binary would be trained with the weights of teacher, whose training diverged" in (
+    assert "stage would be trained with the weights of teacher, whose training diverged" in (
         capsys.readouterr().err
     )
     assert machine.trained == ["teacher"]

@@ -3,20 +3,23 @@
     python benchmarks/gpu/bvgg16.py --dry-run             on any machine, a minute: does all of it work?
     python benchmarks/gpu/bvgg16.py                       all networks, one after another
     python benchmarks/gpu/bvgg16.py binary --fit 400      as many epochs as take about 400 seconds here
+    python benchmarks/gpu/bvgg16.py stage binary --fit 40,200          seconds of each
     python benchmarks/gpu/bvgg16.py binary --minutes 9    stop in time, all in all; the same command goes on
 
 Aims: 90.5 % fully binary (document 004: 88.21 %), 92.5 % with 8-bit first and last layers, 82 % for
-BNN-PYNQ's CNV. All of them follow a VGG16 in floating point (`teacher`); poolings learn from sums. The
-network with 8-bit ends goes on from the latent weights of the fully binary one. What a network follows or
-starts from is trained before it where its weights are not in `--out`. Forward passes are in bfloat16 with
-channels last; images stay on the device and are augmented there; updates are replayed as CUDA graphs.
+BNN-PYNQ's CNV. All of them follow a VGG16 in floating point (`teacher`), which is asked once about fixed
+views of the images; poolings learn from sums. The fully binary network starts from one with binary
+activations and float weights (`stage`), the one with 8-bit ends from the latent weights of the fully binary
+one. What a network follows or starts from is trained before it where its weights are not in `--out`. Forward
+passes are in bfloat16 with channels last; images stay on the device and are augmented there; updates are
+replayed as CUDA graphs. `binary_settings.py` tells which settings gain.
 
 A training that was stopped goes on from its last checkpoint (`--out`); one that has ended there and has its
 row is not run again. The network's weights (signs as bytes) are written as safetensors in pieces of at most
-`--limit` MB, which `read_pieces` puts together; its row goes to `--results`, its accuracy after every fifth
-epoch to the same name with `_curves`. A network that was not trained stands there as "not run: needs a GPU",
-one whose training did not end, or diverged, as "stopped", with how far it came; both are trained when asked
-for. No network starts from one that diverged.
+`--limit` MB, which `pieces.py` puts together and checks. A row goes to `--results`, the accuracy after every
+fifth epoch to the same name with `_curves`. A network that was not trained stands there as "not run: needs a
+GPU", one whose training did not end, or diverged, as "stopped", with how far it came; both are trained when
+asked for. No network starts from one that diverged.
 """
 
 from __future__ import annotations
@@ -31,6 +34,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from pieces import DATA, MB, RESULTS, VALIDATION, compact, read_pieces, write_pieces
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -39,7 +43,7 @@ from tersa.data.task import Task
 from tersa.errors import TersaError
 from tersa.models.load import load as load_model
 from tersa.models.summary import macs, parameters
-from tersa.quant.layers import QuantConv2d, QuantLinear
+from tersa.quant.layers import FLOAT, QuantConv2d, QuantLinear
 from tersa.recipes.folder import RESULT
 from tersa.recipes.setting import Setting
 from tersa.recipes.train import (
@@ -47,6 +51,7 @@ from tersa.recipes.train import (
     WEIGHTS,
     TrainedRun,
     TrainRequest,
+    ask_teacher,
     bits_in_words,
     history_of,
     run_training,
@@ -59,25 +64,27 @@ from tersa.train.device import choose
 from tersa.train.evaluation import predict
 from tersa.train.loop import train
 
-RESULTS = Path(__file__).parents[1] / "results" / "bvgg16_gpu.csv"
 OPEN, STOPPED = "not run: needs a GPU", "stopped"
 """In place of an accuracy: never begun, and begun but not to a good end."""
-DATA = "cifar-10"
 TEACHER = "vgg:16"
 TEACHING: dict[str, object] = {"batch": 256, "epochs": 80, "learning_rate": 0.1, "label_smoothing": 0.0}
 LEARNING: dict[str, object] = {
     "batch": 256,
     "epochs": 250,
-    "learning_rate": 0.005,
+    "learning_rate": 0.01,
     "label_smoothing": 0.0,
     "keep": "last",
     "distillation": "temperature",
     "distillation_weight": 0.7,
     "distillation_temperature": 4.0,
 }
+VIEWS = 48
+"""Of each training image, on which the teacher is asked."""
+START = "start.safetensors"
+"""Latent weights, made of float weights."""
 EVERY = 5
 """Epochs between two looks at the validation split."""
-MB = 1_000_000
+TINY = 1e-12
 FEW = 64
 """Images of a dry run."""
 TIMED = (60, 260)
@@ -105,15 +112,23 @@ class Network:
 
 NETWORKS = {
     "teacher": Network(TEACHER, None, None, TEACHING),
-    "binary": Network("bvgg16+w1a1:by=ste/approx,pool=sums", 90.5, 88.21),
+    "stage": Network(
+        "bvgg16+w32a1:by=approx,pool=sums,last=32/1",
+        None,
+        None,
+        LEARNING | {"epochs": 60, "learning_rate": 0.002},
+    ),
+    "binary": Network("bvgg16+w1a1:by=ste/approx,pool=sums", 90.5, 88.21, start="stage"),
     "8-bit-ends": Network(
         "bvgg16+w1a1:first=8/8,last=8/8,by=ste/approx,pool=sums",
         92.5,
         None,
-        LEARNING | {"epochs": 100, "learning_rate": 0.002},
+        LEARNING | {"epochs": 100, "learning_rate": 0.005},
         start="binary",
     ),
-    "cnv": Network("cnv+w1a1:by=ste/approx,pool=sums", 82.0, 84.22, LEARNING | {"epochs": 150}),
+    "cnv": Network(
+        "cnv+w1a1:by=ste/approx,pool=sums", 82.0, 84.22, LEARNING | {"epochs": 300, "learning_rate": 0.02}
+    ),
 }
 
 
@@ -141,11 +156,13 @@ class Fit:
         seconds: that are left for it.
         began: when it did, by `time.monotonic`.
         running: the share that was done, and when, at the first look after `STARTED` of it.
+        again: it has started again once, and does not do so twice.
     """
 
     seconds: float
     began: float
     running: tuple[float, float] | None = None
+    again: bool = False
 
     def look(self, done: float, now: float) -> None:
         """Told that a share of the training is done.
@@ -155,7 +172,7 @@ class Fit:
         """
         if self.running is None:
             self.running = (done, now) if done >= STARTED else None
-        elif JUDGED[0] <= done <= JUDGED[1]:
+        elif not self.again and JUDGED[0] <= done <= JUDGED[1]:
             whole = (now - self.running[1]) / (done - self.running[0])
             if whole * (1 - done) > SLACK * (self.seconds - (now - self.began)):
                 raise TooSlow(whole)
@@ -163,84 +180,35 @@ class Fit:
     def fewer(self, epochs: int, slow: TooSlow, now: float) -> tuple[Fit, int]:
         """What is left of the time, and the epochs that fit into it."""
         left = self.seconds - (now - self.began)
-        return Fit(left, now), max(1, int(epochs * left / (SLACK * slow.seconds)))
+        return Fit(left, now, again=True), max(1, int(epochs * left / (SLACK * slow.seconds)))
 
 
-STARTED, JUDGED, SLACK = 0.02, (0.05, 0.12), 1.04
+STARTED, JUDGED, SLACK = 0.02, (0.05, 0.12), 1.08
 """When a training has started up, when it is judged, and how much slower than planned it may be."""
 
 
-def compact(model: nn.Module) -> dict[str, Tensor]:
-    """A network's state with weights of one bit as bytes, which is what it computes with.
-
-    Latent weights are lost: it can be evaluated and packed, not trained further.
-    """
-    state = dict(model.state_dict())
-    for name, layer in model.named_modules():
-        if isinstance(layer, (QuantConv2d, QuantLinear)) and layer.form.bits == 1:
-            state[f"{name}.weight"] = layer.integer_weight().to(torch.int8)
-    return state
-
-
-def write_pieces(state: dict[str, Tensor], folder: Path, limit: int) -> list[Path]:
-    """Write tensors as `part-1-of-N.safetensors`, ..., none larger than `limit` bytes of tensors.
-
-    Raises:
-        TersaError: a single tensor is larger.
-    """
-    pieces: list[dict[str, Tensor]] = [{}]
-    room = limit
-    for name, tensor in state.items():
-        size = tensor.numel() * tensor.element_size()
-        if size > limit:
-            raise TersaError(f"{name} has {size:,} bytes, pieces at most {limit:,}; raise --limit")
-        if size > room:
-            pieces.append({})
-            room = limit
-        pieces[-1][name] = tensor.detach().cpu().contiguous()
-        room -= size
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / f"part-{i}-of-{len(pieces)}.safetensors" for i in range(1, len(pieces) + 1)]
-    for path, piece in zip(paths, pieces, strict=True):
-        save_file(piece, path)
-    return paths
-
-
-def read_pieces(folder: Path) -> dict[str, Tensor]:
-    """What `write_pieces` wrote, bytes as float32.
-
-    Raises:
-        TersaError: pieces are missing.
-    """
-    paths = sorted(folder.glob("part-*-of-*.safetensors"))
-    if not paths or len(paths) != int(paths[0].stem.rpartition("-")[2]):
-        raise TersaError(f"{folder} holds {len(paths)} pieces, and not all of a network's; copy the others")
-    read = {name: tensor for path in paths for name, tensor in load_file(path).items()}
-    return {name: tensor.float() if tensor.dtype == torch.int8 else tensor for name, tensor in read.items()}
-
-
-def fitting_epochs(name: str, seconds: float, device: str) -> int:
-    """Epochs that take about so many seconds on this machine as it is now."""
-    network, task = NETWORKS[name], load_task(DATA)
+def seconds_of_an_epoch(name: str, device: str) -> float:
+    """What an epoch takes on this machine as it is now."""
+    network, task = NETWORKS[name], load_task(DATA, validation=VALIDATION)
     config = settle(network, task, device)
-    config = override(
+    plain = override(
         config, {"distillation": "none", "distillation_weight": 0.5, "distillation_temperature": 1}
     )
     spent: list[float] = []
     for updates in (TIMED[0], *TIMED):  # the first one warms up
         model = load_model(network.model, task.shape, len(task.classes)).module
         start = time.perf_counter()
-        train(model, task, override(config, {"iterations": updates}), device=device, evaluate_every=0)
+        train(model, task, override(plain, {"iterations": updates}), device=device, evaluate_every=0)
         spent.append(time.perf_counter() - start)
     update = (spent[2] - spent[1]) / (TIMED[1] - TIMED[0])
-    if config.distillation != settle(network, task, device).distillation:
+    if config.distillation != "none":
         update *= TAUGHT
     epoch = update * -(-len(task.train) // config.batch) * (1 + EVALUATED)
     print(f"{name}: {1e3 * update:.2f} ms an update, {epoch:.2f} s an epoch", flush=True)
-    return max(1, int(seconds / epoch))
+    return epoch
 
 
-TAUGHT, EVALUATED = 1.2, 0.06
+TAUGHT, EVALUATED = 1.02, 0.03
 """What the teacher's answers and the looks at the validation split add to an update and an epoch."""
 
 
@@ -293,13 +261,40 @@ def require_good(name: str, out: Path) -> None:
 def request_of(name: str, epochs: int, out: Path) -> TrainRequest:
     """What is asked of a training."""
     network = NETWORKS[name]
-    request = TrainRequest(data=DATA, model=network.model, settings=network.settings | {"epochs": epochs})
+    settings = network.settings | {"epochs": epochs}
+    request = TrainRequest(data=DATA, model=network.model, validation=VALIDATION, settings=settings)
     if "distillation" in network.settings:
         taught = {"teacher": TEACHER, "teacher_checkpoint": str(out / "teacher" / WEIGHTS)}
-        request = request.model_copy(update=taught)
+        request = request.model_copy(update={**taught, "teacher_views": VIEWS})
     if network.start:
-        request = request.model_copy(update={"checkpoint": str(out / network.start / WEIGHTS)})
+        request = request.model_copy(update={"checkpoint": str(start_of(network, out))})
     return request
+
+
+def start_of(network: Network, out: Path) -> Path:
+    """The weights that a network starts from; where they are of a network with float weights, made of them.
+
+    A latent weight is the float one over twice the root mean square of its layer, within -1..1.
+    """
+    given = out / network.start / WEIGHTS
+    if "+w32" not in NETWORKS[network.start].model:
+        return given
+    made = given.with_name(START)
+    if not made.is_file():
+        model = load_model(network.model, (3, 32, 32), 10).module
+        save_file(latents_of(load_file(given), model), made)
+    return made
+
+
+def latents_of(floats: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """The state of a network with float weights as that of `model`, the same one with latent weights."""
+    state = dict(floats)
+    for name, layer in model.named_modules():
+        if isinstance(layer, (QuantConv2d, QuantLinear)) and layer.form.bits != FLOAT:
+            weight = state[f"{name}.weight"].float()
+            latent = weight / (2 * weight.square().mean().sqrt() + TINY)
+            state[f"{name}.weight"] = latent.clamp(-1, 1).contiguous()
+    return state
 
 
 def train_network(name: str, asked: argparse.Namespace, end: float) -> dict[str, str]:
@@ -315,20 +310,22 @@ def train_network(name: str, asked: argparse.Namespace, end: float) -> dict[str,
     def say(task: str, done: float, remark: str) -> None:
         if time.monotonic() > end and done < 1:
             raise TimeIsUp
-        if fit:
+        if fit and task == "train":
             fit.look(done, time.monotonic())
         if done == 1 or time.monotonic() - said[0] > 10:
             said[0] = time.monotonic()
-            print(f"{name}: {done:6.1%} {remark}", flush=True)
+            print(f"{name}: {task} {done:6.1%} {remark}", flush=True)
 
     said, started, fit = [0.0], folder / "spec.toml", None
     epochs = int(str(network.settings["epochs"]))
     if started.exists():
         epochs = int(tomllib.loads(started.read_text(encoding="utf-8"))["config"]["epochs"])
-    elif asked.fit:
+    elif name in asked.fit:
         began = time.monotonic()
-        epochs = fitting_epochs(name, asked.fit, choose(asked.device))
-        fit = Fit(asked.fit - (time.monotonic() - began), time.monotonic())
+        ask_teacher(request_of(name, epochs, asked.out), Setting(device=asked.device))
+        epoch = seconds_of_an_epoch(name, choose(asked.device))
+        fit = Fit(asked.fit[name] - (time.monotonic() - began), time.monotonic())
+        epochs = max(1, int(fit.seconds / (SLACK * epoch)))
     while True:
         try:
             result = run_training(
@@ -364,6 +361,9 @@ def train_network(name: str, asked: argparse.Namespace, end: float) -> dict[str,
 def row(name: str, result: TrainedRun | None) -> dict[str, str]:
     """A line of the table; of a network that was not trained, an open one."""
     network = NETWORKS[name]
+    about = f"{VALIDATION:,} images of the training split do not train"
+    if network.start:
+        about += f"; starts from the weights of {network.start}"
     found = {
         "name": name,
         "model": network.model,
@@ -377,7 +377,7 @@ def row(name: str, result: TrainedRun | None) -> dict[str, str]:
         "device": "",
         "torch": "",
         "seed": "0",
-        "note": f"starts from the weights of {network.start}" if network.start else "",
+        "note": about,
         "command": f"python benchmarks/gpu/bvgg16.py {name}",
     }
     if result is not None:
@@ -485,6 +485,18 @@ def rehearse(limit: int) -> None:
             raise TersaError("the weights that were read are not those that were written")
 
 
+def seconds_of(text: str, names: Sequence[str]) -> dict[str, float]:
+    """Seconds of each network, from one number for all of them or one of each.
+
+    Raises:
+        ValueError: neither.
+    """
+    given = [float(part) for part in text.split(",")] if text else []
+    if len(given) == 1:
+        given *= len(names)
+    return dict(zip(names, given, strict=True)) if given else {}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -493,7 +505,11 @@ def main() -> None:
     parser.add_argument(
         "--dry-run", action="store_true", help="rehearse on the CPU; the table keeps its lines"
     )
-    parser.add_argument("--fit", type=float, help="choose the epochs so that they take about so many seconds")
+    parser.add_argument(
+        "--fit",
+        default="",
+        help="choose the epochs so that they take about so many seconds; one, or one each",
+    )
     parser.add_argument("--minutes", type=float, help="stop after so many, of all networks together")
     parser.add_argument("--limit", type=float, default=16.0, help="MB of a piece of the weights")
     parser.add_argument("--out", type=Path, default=Path("runs/bvgg16-gpu"), help="folder of the trainings")
@@ -502,6 +518,10 @@ def main() -> None:
     asked = parser.parse_args()
     if wrong := [name for name in asked.names if name not in NETWORKS]:
         parser.error(f"unknown network {wrong[0]}; known: {', '.join(NETWORKS)}")
+    try:
+        asked.fit = seconds_of(asked.fit, asked.names)
+    except ValueError:
+        parser.error(f"--fit {asked.fit}: give seconds, one number or {len(asked.names)} with commas")
     end = time.monotonic() + 60 * asked.minutes if asked.minutes else float("inf")
     store(asked.results)
     try:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from tersa.errors import UsageError
+from tersa.quant import fused
 from tersa.quant.estimators import ESTIMATORS, quantised
 from tersa.quant.steps import steps, to_odd
 
@@ -96,3 +97,53 @@ def test_more_bits_are_straight_through_in_their_units(bits: int) -> None:
 def test_an_unknown_estimator_is_refused_with_the_closest() -> None:
     with pytest.raises(UsageError, match="unknown estimator 'sign'"):
         quantised(POINTS, 1, by="sign")
+
+
+def test_on_a_gpu_one_kernel_stands_for_the_operators(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same values and gradients whether operators or the kernels of `quant.fused` compute them."""
+    x = torch.tensor([-1.5, -1.0, -0.25, -0.0, 0.0, 0.5, 1.0, 3.0])
+
+    def levels_and_gradient(by: str) -> tuple[torch.Tensor, torch.Tensor]:
+        leaf = x.clone().requires_grad_()
+        levels = quantised(leaf, 1, by=by)
+        levels.backward(torch.arange(1.0, 9.0))
+        assert leaf.grad is not None
+        return levels.detach(), leaf.grad
+
+    written = {by: levels_and_gradient(by) for by in ("approx", "ste")}
+    calls: list[str] = []
+
+    def sign(x: torch.Tensor) -> torch.Tensor:
+        calls.append("sign")
+        return torch.where(x >= 0, 1.0, -1.0)
+
+    def triangle(grad: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        calls.append("triangle")
+        return torch.where(x.abs() < 1, grad * (2 - 2 * x.abs()), 0.0)
+
+    monkeypatch.setattr(fused, "usable", lambda *tensors: True)
+    monkeypatch.setattr(fused, "sign", sign)
+    monkeypatch.setattr(fused, "triangle", triangle)
+    for by, (levels, gradient) in written.items():
+        again = levels_and_gradient(by)
+        assert torch.equal(again[0], levels)
+        assert torch.equal(again[1], gradient)
+    assert calls == ["sign", "triangle", "sign"]
+
+
+def test_the_kernels_are_for_plain_tensors_on_a_gpu_alone() -> None:
+    assert not fused.usable(torch.zeros(2))
+    assert not fused.usable(torch.zeros(2, dtype=torch.float64))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+@pytest.mark.parametrize("dtype", fused.TYPES)
+def test_the_kernels_give_what_the_operators_give(dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, grad = (torch.randn(4, 8, 5, 5, generator=generator).to(dtype) for _ in range(2))
+    x[0, 0, 0] = torch.tensor([0.0, -0.0, 1.0, -1.0, 2.0])
+    there = [each.cuda().contiguous(memory_format=torch.channels_last) for each in (grad, x)]
+    assert torch.equal(fused.sign(there[1]).cpu(), torch.where(x >= 0, 1.0, -1.0).to(dtype))
+    wanted = grad.float() * ESTIMATORS["approx"].derivative(x.float(), 0.0)
+    assert torch.equal(fused.triangle(*there).cpu(), wanted.to(dtype))

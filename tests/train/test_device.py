@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tersa.errors import UsageError
-from tersa.train.device import choose, modes_kept, reproducible, streams
+from tersa.train.device import choose, modes_kept, reproducible, sent, streams
 
 
 def test_auto_is_the_gpu_when_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -64,3 +64,15 @@ def test_reproducible_restores_the_gpu_state() -> None:
     with reproducible(5, "cuda"):
         torch.rand(1, device="cuda")
     assert torch.equal(torch.cuda.get_rng_state(), before)
+
+
+def test_values_are_sent_as_they_are() -> None:
+    values = torch.arange(3)
+    assert sent(values, "cpu") is values
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+def test_values_arrive_on_the_gpu() -> None:
+    values = torch.arange(1000)
+    assert torch.equal(sent(values, "cuda").cpu(), values)

@@ -101,6 +101,15 @@ def train(
     teacher_checkpoint: Annotated[
         Path | None, typer.Option("--teacher-checkpoint", help="The teacher's trained weights.")
     ] = None,
+    teacher_views: Annotated[
+        int,
+        typer.Option(
+            "--teacher-views",
+            min=0,
+            help="Ask the teacher once, about so many fixed views of each image; 0: about every batch. [0]",
+            show_default=False,
+        ),
+    ] = 0,
     settings: Annotated[
         list[str] | None,
         typer.Option(
@@ -137,6 +146,7 @@ def train(
             "--iterations": iterations,
             "--schedule": schedule,
             "--teacher-checkpoint": teacher_checkpoint,
+            "--teacher-views": teacher_views or None,
         }
         _refuse(others)
         how = Setting(data_dir, device, threads)
@@ -151,6 +161,7 @@ def train(
         checkpoint=str(checkpoint) if checkpoint else None,
         teacher=teacher,
         teacher_checkpoint=str(teacher_checkpoint) if teacher_checkpoint else None,
+        teacher_views=teacher_views,
         validation=validation,
         settings=merged(named, settings or []),
     )

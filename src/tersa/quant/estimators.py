@@ -40,6 +40,7 @@ import torch
 from torch import Tensor
 
 from tersa.errors import unknown
+from tersa.quant import fused
 from tersa.quant.steps import steps, to_odd
 
 SWISH_BETA = 5.0
@@ -152,6 +153,8 @@ class _Quantised(torch.autograd.Function):
         (x,) = ctx.saved_tensors
         if ctx.by == "ste":  # the same as the product below, in one pass over memory
             passed = torch.ops.aten.hardtanh_backward(grad, x, -WITHIN, WITHIN)
+        elif ctx.by == "approx" and grad.dtype == x.dtype and fused.usable(grad, x):
+            passed = fused.triangle(grad, x)
         else:
             passed = grad * ESTIMATORS[ctx.by].derivative(x, ctx.progress)
         return (passed if ctx.bits == 1 else passed * steps(ctx.bits)), None, None, None

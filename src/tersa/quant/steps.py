@@ -28,6 +28,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from tersa.quant import fused
+
 MOST_BITS = 8
 TERNARY_SHARE = 0.7
 EXACT = 1 << 24
@@ -60,6 +62,8 @@ def to_odd(x: Tensor, bits: int) -> Tensor:
 
     NaN has no level: it becomes some level, so look for it before.
     """
+    if bits == 1 and fused.usable(x):
+        return fused.sign(x)
     if bits == 1:
         return torch.copysign(x.new_ones(()), x + 0.0)  # -0.0 + 0.0 is +0.0
     images = x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)

@@ -30,12 +30,13 @@ from pydantic import Field
 from torch import nn
 
 from tersa.data.sources import load as load_task
-from tersa.data.task import Task
+from tersa.data.task import Task, fingerprint
 from tersa.errors import UsageError, faults
 from tersa.files import remove_leftovers
 from tersa.models.load import load as load_model
 from tersa.models.summary import macs, parameters
 from tersa.models.zoo import bits_of, default_spec
+from tersa.numerics import digest
 from tersa.recipes.folder import RESULT, open_folder, releasing
 from tersa.recipes.network_report import REPORT, write_report
 from tersa.recipes.portrait import FILE as PORTRAIT
@@ -44,12 +45,14 @@ from tersa.recipes.setting import Setting, threads_of
 from tersa.records import SCHEMA, Environment, Epoch, Record, read_record, write_record
 from tersa.targets.environment import environment
 from tersa.train.baseline import default_config, save_weights
+from tersa.train.checkpoint import weights_digest
 from tersa.train.config import TrainConfig, override
 from tersa.train.device import choose
 from tersa.train.estimate import Estimate, estimate
 from tersa.train.evaluation import evaluate
 from tersa.train.history import HistoryWriter, read_history
 from tersa.train.latents import check_moments
+from tersa.train.lessons import Lessons, prepare
 from tersa.train.loop import Progress, Status, TrainResult, train
 
 HISTORY, WEIGHTS, CHECKPOINT = "history.db", "model.safetensors", "checkpoint.safetensors"
@@ -69,6 +72,9 @@ class TrainRequest(Record):
     is an Apprentice (`train.losses`)."""
     teacher_checkpoint: str | None = None
     """Trained weights of the teacher."""
+    teacher_views: int = Field(default=0, ge=0)
+    """Views of each training image, fixed, on which the teacher is asked once (`train.lessons`); 0: it is
+    asked about every batch."""
     validation: int | float | None = None
     """Images (or share) of train that steer, or None for the data's default."""
     settings: dict[str, Any] = Field(default_factory=dict[str, Any])
@@ -88,6 +94,8 @@ class TrainSpec(Record):
     """Model that is followed."""
     teacher_checkpoint: str | None = None
     """Trained weights of the teacher."""
+    teacher_views: int = Field(default=0, ge=0)
+    """Views of each training image on which the teacher is asked once; 0: it is asked about every batch."""
     validation: int | float | None = None
     """Images (or share) of train that steer, or None for the data's default."""
     config: TrainConfig
@@ -224,6 +232,8 @@ def resolve(request: TrainRequest, task: Task, device: str = "cpu") -> TrainSpec
     """
     if request.teacher_checkpoint and not request.teacher:
         raise UsageError("--teacher-checkpoint is given without --teacher; name the teacher's model")
+    if request.teacher_views and not request.teacher:
+        raise UsageError("--teacher-views is given without --teacher; name the teacher's model")
     model = request.model or default_spec(task.shape, len(task.classes))
     config = override(default_config(task, model, device=device), request.settings)
     bits = bits_of(model)
@@ -356,13 +366,14 @@ def _train(
         remark = f"epoch {at.epoch}/{at.epochs}, loss {at.loss:.3f}{accuracy}"
         setting.say("train", at.iteration / at.iterations, remark)
 
+    lessons = _lessons(teacher, task, spec, setting, device)
     setting.say("train", 0.0, "")
     with HistoryWriter(folder / HISTORY) as history:
         done = train(
             model,
             task,
             spec.config,
-            teacher=teacher,
+            teacher=lessons or teacher,
             device=device,
             checkpoint=folder / CHECKPOINT,
             resume=resume,
@@ -372,6 +383,40 @@ def _train(
         )
     setting.say("train", 1.0, _remark(done))
     return done
+
+
+def ask_teacher(request: TrainRequest, setting: Setting) -> None:
+    """Ask a request's teacher about its views now; the next `run_training` of this process finds the answers.
+
+    Raises:
+        UsageError, DataError, ModelError: what the run would raise before its work.
+    """
+    task, spec = _prepare(request, setting)
+    if spec.teacher and spec.teacher_views:
+        _lessons(_teacher(spec, task), task, spec, setting, choose(setting.device))
+
+
+def _lessons(
+    teacher: nn.Module | None, task: Task, spec: TrainSpec, setting: Setting, device: str
+) -> Lessons | None:
+    """The teacher's answers to fixed views; the last ones are kept for the process's next run with them."""
+    if teacher is None or not spec.teacher_views:
+        return None
+    config, say = spec.config, setting.say
+    views: dict[str, Any] = {
+        "flip": config.flip, "pad": config.pad, "views": spec.teacher_views, "seed": config.seed,
+        "device": device,
+    }  # fmt: skip
+    key = digest({"teacher": weights_digest(teacher), "data": fingerprint(task), **views})
+    if key not in _LAST_LESSONS:
+        say("teacher", 0.0, "")
+        made = prepare(teacher, task, **views, progress=lambda share: say("teacher", share, ""))
+        _LAST_LESSONS.clear()
+        _LAST_LESSONS[key] = made
+    return _LAST_LESSONS[key]
+
+
+_LAST_LESSONS: dict[str, Lessons] = {}
 
 
 def _remark(done: TrainResult) -> str:

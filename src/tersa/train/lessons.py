@@ -31,18 +31,22 @@ from torch import Tensor, nn
 
 from tersa.data.augment import Shifts, draw, shifted
 from tersa.data.task import Task, pixels
+from tersa.train.device import sent
 from tersa.train.evaluation import check_logits
+from tersa.train.step import autocast
 
 BATCH = 128
 """Images per call of the teacher; fixed, so that its answers do not depend on who asks."""
+GPU_BATCH = 1000
+"""The same on a GPU, where the teacher is read in bfloat16."""
 
 
 @dataclass(frozen=True)
 class Lessons:
-    """Views of a training split of N images, and a teacher's logits on each.
+    """Views of a training split of N images, and a teacher's logits on each; all on one device.
 
     Attributes:
-        logits: (V, N, K) float32, on the CPU.
+        logits: (V, N, K) float32.
         mirrored: (V, N) bool, or None where nothing is flipped; see `data.augment.Shifts`.
         rows: (V, N) int64, or None where nothing is cropped.
         columns: (V, N) int64, likewise.
@@ -60,10 +64,23 @@ class Lessons:
         """(flip, pad) that the views were drawn with."""
         return self.mirrored is not None, self.pad
 
+    def on(self, device: str) -> Lessons:
+        """The same lessons on a device."""
+        moved = (
+            None if each is None else each.to(device) for each in (self.mirrored, self.rows, self.columns)
+        )
+        return Lessons(self.logits.to(device), *moved, pad=self.pad)
+
     def pick(self, index: Tensor, generator: torch.Generator) -> tuple[Shifts, Tensor]:
-        """A random view of each image at `index` (M,), and the teacher's logits on it, (M, K)."""
-        at, count = index.cpu(), len(self.logits)
-        view = torch.randint(count, (len(at),), generator=generator, device=generator.device).cpu()
+        """A random view of each image at `index` (M,), and the teacher's logits on it, (M, K).
+
+        Args:
+            index: positions in the training split.
+            generator: on the CPU, so that every device sees the same views.
+        """
+        place = str(self.logits.device)
+        at, count = index.to(place), len(self.logits)
+        view = sent(torch.randint(count, (len(at),), generator=generator), place)
 
         def seen(values: Tensor | None) -> Tensor | None:
             return None if values is None else values[view, at]
@@ -92,7 +109,7 @@ def prepare(
         pad: largest shift in pixels.
         views: V, of each image; one is enough where nothing is augmented.
         seed: of the views.
-        device: where the teacher computes.
+        device: where the teacher computes; the lessons lie on the CPU.
         progress: called with the share done.
 
     Raises:
@@ -102,22 +119,26 @@ def prepare(
     count = views if flip or pad else 1
     images = task.train.images
     drawn = tuple(draw(len(images), generator, flip=flip, pad=pad) for _ in range(count))
-    logits = torch.empty(count, len(images), len(task.classes))
+    logits = torch.empty(count, len(images), len(task.classes), device=device)
+    on_gpu = device.startswith("cuda")
+    size = GPU_BATCH if on_gpu else BATCH
     # A copy, so that the caller's network keeps its device; channels last is faster on a CPU.
     asked = copy.deepcopy(teacher).to(device).eval()
     asked.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] - stub lacks it
-    with torch.inference_mode():
+    if on_gpu:
+        images = images.to(device)
+    with torch.inference_mode(), autocast(device, "bf16" if on_gpu else "fp32"):
         for number, shifts in enumerate(drawn):
-            for start in range(0, len(images), BATCH):
-                span = slice(start, start + BATCH)
+            for start in range(0, len(images), size):
+                span = slice(start, start + size)
                 batch = shifted(pixels(images[span].to(device)), _part(shifts, span))
                 answer = asked(task.normalise(batch).contiguous(memory_format=torch.channels_last))
                 check_logits(answer, len(batch), task)
-                logits[number, span] = answer.float().cpu()
+                logits[number, span] = answer.float()
                 if progress:
                     progress((number * len(images) + min(span.stop, len(images))) / (count * len(images)))
     return Lessons(
-        logits,
+        logits.cpu(),
         torch.stack([one.mirrored for one in drawn if one.mirrored is not None]) if flip else None,
         torch.stack([one.rows for one in drawn if one.rows is not None]) if pad else None,
         torch.stack([one.columns for one in drawn if one.columns is not None]) if pad else None,

@@ -267,6 +267,8 @@ def _begin(
     length = extent(config, len(task.train))
     settle_pixels_(model, task)
     model.to(device)
+    if isinstance(teacher, Lessons):
+        teacher = teacher.on(device)
     latents = Latents.of(model)
     latents.check(config.optimizer)
     optimizer = build(config, model)
@@ -393,12 +395,15 @@ def _update_(run: _Run, index: Tensor, rate: float) -> Outcome:
     run.latents.before_(run.iteration / run.length.iterations)
     if isinstance(run.teacher, Lessons):
         shifts, taught = run.teacher.pick(index, run.augmenting)
-        taught = taught.to(run.device)
     else:
         shifts = draw(len(index), run.augmenting, flip=run.config.flip, pad=run.config.pad)
         taught = None
     drawn = (shifts.mirrored, shifts.rows, shifts.columns)
-    chosen: Inputs = (index, *(None if each is None else each.to(run.device) for each in drawn), taught)
+    chosen: Inputs = (
+        index,
+        *(None if each is None else devices.sent(each, run.device) for each in drawn),
+        None if taught is None else devices.sent(taught, run.device),
+    )
     return run.replayed(chosen, len(index)) if run.replayed else _on_tensors_(run, chosen)
 
 
