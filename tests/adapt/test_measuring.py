@@ -16,6 +16,7 @@ from tersa.adapt.signature import Anatomy, layers_of
 from tersa.adapt.table import TableFile
 from tersa.errors import DataError, TargetError, UsageError
 from tersa.prune.groups import find_groups
+from tersa.targets.base import Session
 
 SHAPE = (1, 2, 3)
 
@@ -135,6 +136,13 @@ def test_a_newer_runtime_is_measured_and_other_hardware_refused(
     assert used.measured == 0
     with pytest.raises(UsageError, match=r"lacks .* layers of this network"):
         fill(file, anatomy(100), target, clock=clock, allow_foreign=True)
+
+
+def test_a_machine_over_ssh_brings_its_own_hardware() -> None:
+    here = Session("m", "fake@threads=1", "fp32", 1, "fake 1", lambda pixels: pixels)
+    board, swapped = (replace(here, hardware=("a board", count)) for count in (4, 8))
+    assert table.machine_of(board).hardware == '{"cores": "4", "device": "cpu", "processor": "a board"}'
+    assert len({table.machine_of(each).key for each in (here, board, swapped)}) == 3
 
 
 def test_progress_and_the_count_of_a_plan(file: TableFile) -> None:

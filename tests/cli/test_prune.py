@@ -167,6 +167,8 @@ FAULTS = [
     ("--normalize l3", "'l3' is not one of 'none', 'l1', 'l2'"),
     ("--recompute never", "--recompute"),
     ("--regrow 1.5", "--regrow"),
+    ("--round-to 0", "--round-to"),
+    ("--round-to 1000", "--round-to 1000: nothing can be removed"),
     ("--regrow 0.5 --recompute once", "--regrow compares fresh scores"),
     ("--retrain -1", "--retrain"),
     ("--learning-rate 0", "learning_rate is 0.0: input should be greater than 0"),

@@ -179,6 +179,57 @@ def test_no_other_choice_is_less_important(count: int) -> None:
     assert sum(float(scores[place[int(unit)]]) for unit in found) == pytest.approx(min(sums))
 
 
+def widths_after(groups: Groups, units: torch.Tensor) -> list[int]:
+    return [len(group.units) - int(torch.isin(group.units, units).sum()) for group in groups.groups]
+
+
+def two_layers(first: int, second: int) -> Groups:
+    net = nn.Sequential(
+        nn.Linear(4, first), nn.ReLU(), nn.Linear(first, second), nn.ReLU(), nn.Linear(second, 2)
+    )
+    return find_groups(net, (4,))
+
+
+def test_blocks_leave_multiples_and_the_lowest_mean_goes_first() -> None:
+    groups = two_layers(7, 8)
+    first = torch.tensor([9.0, 1.0, 8.0, 2.0, 7.0, 3.0, 6.0])  # 3 above a multiple: 1, 2, 3 go together
+    second = torch.tensor([1.5, 1.5, 2.5, 2.5, 9.0, 9.0, 9.0, 9.0])
+    scores = torch.cat([first, second])
+    one = choose(scores, groups, count=1, round_to=4)
+    assert one.tolist() == groups.units[[1, 3, 5]].tolist(), "a whole block, of mean 2"
+    assert choose(scores, groups, count=6, round_to=4).tolist() == one.tolist(), "the next block has 4"
+    both = choose(scores, groups, count=7, round_to=4)
+    assert widths_after(groups, both) == [4, 4]
+    assert both.tolist() == groups.units[[1, 3, 5, 7, 8, 9, 10]].tolist()
+
+
+@pytest.mark.parametrize("round_to", [2, 3, 4, 8, 16])
+@pytest.mark.parametrize("count", [1, 5, 11, 99])
+def test_what_loses_units_keeps_a_multiple(round_to: int, count: int) -> None:
+    groups = two_layers(13, 8)
+    scores = torch.sin(torch.arange(21.0) * 2.7)
+    units = choose(scores, groups, count=count, round_to=round_to)
+    for group, width in zip(groups.groups, widths_after(groups, units), strict=True):
+        assert width == len(group.units) or width % round_to == 0
+        assert width >= min(round_to, len(group.units))
+    if count == 99:
+        assert widths_after(groups, units) == [min(13, round_to), min(8, round_to)]
+
+
+def test_units_that_must_stay_do_not_fill_a_block() -> None:
+    groups = two_layers(8, 8)
+    allowed = torch.ones(16, dtype=torch.bool)
+    allowed[:5] = False  # three of the first layer are too few for four
+    units = choose(torch.arange(16.0), groups, count=99, allowed=allowed, round_to=4)
+    assert widths_after(groups, units) == [8, 4]
+
+
+def test_blocks_of_one_are_single_units() -> None:
+    groups = two_layers(5, 6)
+    scores = torch.cos(torch.arange(11.0))
+    assert torch.equal(choose(scores, groups, count=4, round_to=1), choose(scores, groups, count=4))
+
+
 def test_a_network_without_groups_has_nothing_to_give() -> None:
     groups = find_groups(nn.Linear(3, 2), (3,))
     assert choose(torch.zeros(0), groups, count=3).tolist() == []

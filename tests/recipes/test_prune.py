@@ -413,6 +413,7 @@ WAYS = {
     "follow": {"retrain": 2, "step": "2", "optimiser": "follow"},
     "follow, once": {"retrain": 2, "step": "2", "optimiser": "follow", "recompute": "once"},
     "follow, regrow": {"retrain": 3, "optimiser": "follow", "regrow": 0.5, "learning_rate": 0.05},
+    "follow, in pairs": {"retrain": 2, "step": "2", "optimiser": "follow", "round_to": 2},
     "layer": {"retrain": 2, "step": "2", "optimiser": "follow", "retrain_scope": "layer"},
     "weight": {"retrain": 2, "step": "30%left", "granularity": "weight", "criterion": "l1"},
     "weight, regrow": {
@@ -452,6 +453,15 @@ def test_killed_after_every_step_it_ends_with_the_same_bytes(way: str, make: Mak
     told = [(row.what, row.parameters, row.validation_accuracy) for row in again]
     assert told == [(row.what, row.parameters, row.validation_accuracy) for row in rows]
     assert job.way.gone().tolist() == calm.way.gone().tolist()
+
+
+def test_layers_that_lose_channels_keep_multiples(make: Make) -> None:
+    job = make(round_to=2, step="1", retrain=0)
+    descend_(job)
+    found = [after(job.groups, job.way.gone(row.index)).widths() for row in job.way.rows("steps")]
+    assert len(found) > 3
+    assert all(width % 2 == 0 for widths in found for width in widths.values())
+    assert set(found[-1].values()) == {2}, "two of each layer stay"
 
 
 # Channels come back
@@ -888,6 +898,16 @@ REFUSED = [
     ({"protocol": {"step": "2"}}, "both say how many go at a step"),
     ({"protocol": {"regrow": 0.2, "recompute": "once"}}, "does not go with --recompute once"),
     ({"protocol": {"regrow": 0.2, "retrain": 0}}, "needs --retrain of at least 1"),
+    (
+        {"protocol": {"regrow": 0.2, "round_to": 2}},
+        "--round-to removes channels in blocks, --regrow exchanges",
+    ),
+    (
+        {"protocol": {"round_to": 2, "granularity": "weight", "criterion": "l1"}},
+        "--round-to is of channels; with --granularity weight no channel goes",
+    ),
+    ({"protocol": {"round_to": 64}}, "--round-to 64: nothing can be removed, .* the widest has 8"),
+    ({"protocol": {"round_to": 4, "amount": 0.9}}, "is 16; at most 6 can go, since 4 of each layer stay"),
     ({"protocol": {"amount": 0.02}}, "--amount 2% of the 18 channels in scope is none; one is 5.6%"),
     (
         {"protocol": {"amount": 0.02, "granularity": "kernel", "criterion": "l1", "scope": "conv1"}},

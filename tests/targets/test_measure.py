@@ -13,6 +13,7 @@ import pytest
 
 from tersa.errors import ModelError
 from tersa.export.artefact import Artefact
+from tersa.export.processor import processor_name
 from tersa.targets import rounds, ssh_runner
 from tersa.targets.base import Effort, Pixels, RemoteTimes, Session
 from tersa.targets.measure import (
@@ -399,3 +400,27 @@ def test_real_sessions_end_to_end(artefact: Artefact, int8_artefact: Artefact, i
     assert found.low is not None
     assert found.high is not None
     assert found.low < found.high
+
+
+def processors(*cores_of: tuple[int, int]) -> str:
+    """The text of `/proc/cpuinfo` on x86, a block for each (socket, core)."""
+    return "\n".join(
+        f"processor\t: {place}\nmodel name\t: Some CPU\nphysical id\t: {socket}\ncore id\t\t: {core}\n"
+        for place, (socket, core) in enumerate(cores_of)
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        (processors((0, 0), (0, 1), (0, 0), (0, 1)), 2),  # two threads of each core
+        (processors((0, 0), (1, 0)), 2),
+        ("processor\t: 0\nprocessor\t: 1\nModel\t: A Board Rev 1.2\n", 3),
+        ("", 3),
+    ],
+)
+def test_a_machine_over_ssh_names_its_processor_as_it_is_named_here(
+    text: str, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ssh_runner.os, "sched_getaffinity", lambda _: {0, 1, 2}, raising=False)
+    assert ssh_runner.hardware(text) == {"processor": processor_name(text), "cores": count}

@@ -19,8 +19,10 @@ from tests.targets.sshd import SSHD, Server, runners_anywhere, serve
 from tersa.errors import ModelError, TargetError, UsageError
 from tersa.export.artefact import Artefact
 from tersa.export.check import classify
+from tersa.export.processor import cpuinfo, processor_name
 from tersa.targets import ssh
 from tersa.targets.base import Effort, Pixels, Session
+from tersa.targets.environment import cores
 from tersa.targets.registry import parse, split_list
 from tersa.targets.rounds import time_rounds
 
@@ -57,6 +59,7 @@ def test_outputs_come_from_over_there(reachable: Server, artefact: Artefact, ima
     np.testing.assert_array_equal(session.run(images[:3]), classify(artefact.path, images[:3]))
     assert session.runtime.startswith("onnxruntime ")
     assert session.device == reachable.place
+    assert session.hardware == (processor_name(cpuinfo()), cores())
     assert session.target == f"{reachable.place}/onnxruntime@threads=1,python={sys.executable}"
     assert (session.load_ms or 0.0) > 0
     assert len(reachable.runners()) == 1

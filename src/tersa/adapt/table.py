@@ -10,8 +10,8 @@ machine: the hardware (processor, cores and device) with the runtime, its versio
 or device gets rows of its own in the same file. A file whose rows of the target are all of other hardware is
 refused (`choose_machine`) unless the user allows it, and these rows are then never mixed with own ones.
 
-Of a machine behind ssh its address alone is known: the processor and the cores in a fingerprint are those of
-this machine. Whoever changes the hardware behind an address measures again (`--fresh-table`).
+A machine behind ssh tells its own processor and cores: rows of an address whose hardware was changed are
+refused, too.
 
 Layers are measured with the call around them, of which the empty call is taken off; what a chain of layers
 saves or adds is left to one factor per network (`resource.py`).
@@ -87,7 +87,8 @@ class Point(NamedTuple):
 
 def machine_of(session: Session) -> Machine:
     """The fingerprint of the machine and runtime that a session runs on."""
-    hardware = {"processor": processor_name(cpuinfo()), "cores": str(cores()), "device": session.device}
+    processor, count = session.hardware or (processor_name(cpuinfo()), cores())
+    hardware = {"processor": processor, "cores": str(count), "device": session.device}
     parts = {**hardware, "target": session.target, "runtime": session.runtime}
     text = ", ".join(f"{name} {value}" for name, value in parts.items())
     key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]

@@ -114,6 +114,14 @@ def prune(
             help="Share of a step's channels that may come back for others.",
         ),
     ] = 0.0,
+    round_to: Annotated[
+        int,
+        typer.Option(
+            "--round-to",
+            min=1,
+            help="Layers that lose channels keep a multiple of so many: what a kernel works on at a time.",
+        ),
+    ] = 1,
     criterion_samples: Annotated[
         int,
         typer.Option(
@@ -259,6 +267,7 @@ def prune(
         "steps": steps,
         "recompute": recompute,
         "regrow": regrow,
+        "round_to": round_to,
         "criterion_samples": criterion_samples,
         "retrain": retrain,
         "retrain_scope": retrain_scope,

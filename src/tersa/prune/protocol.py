@@ -110,22 +110,36 @@ def fits(name: str, rule: str) -> bool:
 
 
 def choose(
-    scores: Tensor, groups: Groups, *, count: int, least: int = 1, allowed: Tensor | None = None
+    scores: Tensor,
+    groups: Groups,
+    *,
+    count: int,
+    least: int = 1,
+    allowed: Tensor | None = None,
+    round_to: int = 1,
 ) -> Tensor:
     """The `count` units of lowest score, leaving every group at least `least` units.
+
+    With `round_to` N above 1 units go in blocks, after which the width of their group is a multiple of N: the
+    N of lowest score, or at first as many as the width is above a multiple. The block of lowest mean score is
+    next; N units stay in each group, and all of a group that has no more.
 
     Args:
         scores: one per unit, in the order of `groups.units`, comparable between groups.
         groups: the channel groups.
-        count: how many to remove; fewer are returned when the groups have no more to give.
+        count: how many to remove; fewer are returned when the groups have no more to give, or when a whole
+            block would be more; of blocks at least one is taken.
         least: units that stay in each group.
         allowed: which units may go, (U,) bool; None for all.
+        round_to: N.
 
     Returns:
-        (<= count,) units, ascending.
+        (<= count,) units, ascending; more where one block is.
     """
     if not len(groups.units):
         return groups.units
+    if round_to > 1:
+        return _choose_blocks(scores, groups, count, max(least, round_to), allowed, round_to)
     owner = torch.cat([torch.full((len(g.units),), i) for i, g in enumerate(groups.groups)]).tolist()
     left = [len(group.units) for group in groups.groups]
     units = groups.units.tolist()
@@ -139,6 +153,39 @@ def choose(
             left[group] -= 1
             chosen.append(units[index])
     return torch.tensor(sorted(chosen), dtype=torch.long)
+
+
+def _choose_blocks(
+    scores: Tensor, groups: Groups, count: int, least: int, allowed: Tensor | None, round_to: int
+) -> Tensor:
+    """`choose` where widths are multiples."""
+    blocks: list[tuple[float, int, Tensor]] = []
+    start = 0
+    for place, group in enumerate(groups.groups):
+        end = start + len(group.units)
+        free = torch.arange(start, end)
+        free = free if allowed is None else free[allowed[start:end]]
+        lowest = free[torch.argsort(scores[free], stable=True)]
+        width, at = end - start, 0
+        while width > least:
+            size = width % round_to or round_to
+            if width - size < least or at + size > len(lowest):
+                break
+            block = lowest[at : at + size]
+            blocks.append((float(scores[block].mean()), place, groups.units[block]))
+            width, at = width - size, at + size
+        start = end
+    chosen: list[Tensor] = []
+    taken, closed = 0, set[int]()
+    for _, place, block in sorted(blocks, key=lambda each: each[:2]):  # within a group they rise: its order
+        if place in closed:
+            continue
+        if chosen and taken + len(block) > count:
+            closed.add(place)
+            continue
+        chosen.append(block)
+        taken += len(block)
+    return torch.cat(chosen).sort().values if chosen else groups.units[:0]
 
 
 def layer_widths(model: nn.Module, groups: Groups) -> dict[str, int]:

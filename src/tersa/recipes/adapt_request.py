@@ -207,7 +207,7 @@ def checked(spec: AdaptSpec) -> AdaptSpec:
     spec = spec.model_copy(update={"protocol": spec.retrains})
     spec.check()
     plain = Protocol(retrain=0, tune=0)
-    for name in ("granularity", "schedule", "step", "regrow"):
+    for name in ("granularity", "schedule", "step", "regrow", "round_to"):
         if spec.protocol.get(name, getattr(plain, name)) != getattr(plain, name):
             raise UsageError(f"adapt chooses widths itself; leave out the protocol's {name}")
     return spec

@@ -76,11 +76,9 @@ class Channels:
 
     @property
     def least(self) -> int:
-        """Of those, never removed: one of each group."""
+        """Of those, never removed: one of each group, or what `round_to` leaves it."""
         allowed = self._allowed()
-        return sum(
-            bool(allowed[torch.isin(self.groups.units, group.units)].any()) for group in self.groups.groups
-        )
+        return int(allowed.sum()) - len(self._choose(torch.zeros(len(allowed)), len(allowed), allowed))
 
     def gone(self) -> Tensor:
         """The units that the network lacks."""
@@ -108,6 +106,10 @@ class Channels:
         if earlier is not None and len(units) and not landed:  # what came back would lose the bounds again
             back = self._regrow_(whole, earlier, units, index)
         return words(len(units), back, protocol.retrain)
+
+    def _choose(self, scores: Tensor, count: int, allowed: Tensor) -> Tensor:
+        """The units that go next, in blocks where widths are multiples."""
+        return choose(scores, self.groups, count=count, allowed=allowed, round_to=self.job.protocol.round_to)
 
     def _allowed(self) -> Tensor:
         return within(self.groups, self.job.protocol.layers())
@@ -183,14 +185,14 @@ class Channels:
     def _lowest(self, index: int, count: int) -> Tensor:
         """The units that step `index` removes: of those that help, where some bounds are met already."""
         scores, allowed = self._scores(index), self._allowed()
-        if len(choose(scores, self.groups, count=1, allowed=allowed & self._helpful())):
+        if len(self._choose(scores, 1, allowed & self._helpful())):
             allowed &= self._helpful()
 
         def lowest(number: int) -> Tensor:
-            return choose(scores, self.groups, count=number, allowed=allowed)
+            return self._choose(scores, number, allowed)
 
         units = lowest(self._enough(lowest, count))
-        return self._needed(units, scores)
+        return units if self.job.protocol.round_to > 1 else self._needed(units, scores)
 
     def _enough(self, lowest: Callable[[int], Tensor], count: int) -> int:
         """The fewest units, at most `count`, whose removal meets every bound; `count` where none does.

@@ -53,6 +53,8 @@ class Protocol(Record):
     """Steps of a schedule."""
     regrow: float = Field(default=0.0, ge=0, lt=1)
     """Share of a step's removals that are taken back for as many others, where they prove better."""
+    round_to: int = Field(default=1, ge=1)
+    """Layers that lose channels keep a multiple of so many: what a kernel works on at a time."""
     retrain: int = Field(ge=0)
     """Iterations after each step."""
     retrain_scope: Literal["all", "layer"] = "all"
@@ -149,6 +151,10 @@ def check_protocol(protocol: Protocol) -> None:
         found.append(
             f"--granularity {kind} removes all it can in one step; leave out --schedule, --step and --regrow"
         )
+    if protocol.round_to > 1 and kind != "map":
+        found.append(f"--round-to is of channels; with --granularity {kind} no channel goes, leave out one")
+    if protocol.round_to > 1 and protocol.regrow:
+        found.append("--round-to removes channels in blocks, --regrow exchanges single ones; give one")
     if protocol.recompute == "once" and protocol.regrow:
         found.append("--regrow compares fresh scores; it does not go with --recompute once")
     if not protocol.layers():

@@ -45,6 +45,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
         "steps",
         "recompute",
         "regrow",
+        "round_to",
         "retrain",
         "retrain_scope",
         "optimiser",

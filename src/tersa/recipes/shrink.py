@@ -283,14 +283,21 @@ def _check_scope(groups: Groups, protocol: Protocol) -> None:
     """The layers in scope must have as many channels to give as is asked."""
     allowed = within(groups, protocol.layers())
     there, count = int(allowed.sum()), len(allowed)
-    spare = len(choose(torch.zeros(count), groups, count=count, allowed=allowed))
+    spare = len(choose(torch.zeros(count), groups, count=count, allowed=allowed, round_to=protocol.round_to))
+    if not spare and protocol.round_to > 1:
+        widest = max((len(group.units) for group in groups.groups), default=0)
+        raise UsageError(
+            f"--round-to {protocol.round_to}: nothing can be removed, no layer in scope has more channels "
+            f"than that (the widest has {widest}); give a smaller number"
+        )
     if not spare:
         raise UsageError(f"--scope {protocol.scope}: nothing can be removed, every layer has one channel")
     asked = _removals(protocol, there, "channel")
+    of_each = "one" if protocol.round_to == 1 else f"{protocol.round_to}"
     if protocol.schedule != "open" and asked > spare:
         raise UsageError(
             f"--amount {100 * protocol.amount:g}% of the {there} channels in scope is {asked}; at most "
-            f"{spare} can go, since one of each layer stays"
+            f"{spare} can go, since {of_each} of each layer {'stays' if of_each == 'one' else 'stay'}"
         )
 
 

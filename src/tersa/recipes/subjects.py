@@ -3,7 +3,7 @@
     result.onnx                     a file that tersa exported
     net.tersa                       the packed program of a low-bit network
     model.coded                     a clustered, entropy-coded network (`tersa prune --cluster`)
-    runs/demo                       a run folder: its ONNX file, and its weights in the network it names
+    runs/demo                       a run folder: its .onnx or .tersa file, and its weights in its network
     lenet, module.py:build, m.pt2   a model, as `tersa.models.load` takes it, with `--checkpoint` if trained
 
 A subject becomes an artefact in a precision (`to_artefact`), or the error says why it cannot.
@@ -165,14 +165,16 @@ def _from_file(path: Path, foreign: bool, network: str | None) -> Subject:
 
 
 def _from_run(folder: Path, task: Task | None, data_dir: Path | None) -> Subject:
-    """A finished run: its ONNX file, and its weights in the network that its spec names."""
+    """A finished run: its ONNX file or packed program, and its weights in the network that its spec names."""
     result = _result(folder)
     spec = read_spec(folder) if (folder / SPEC).is_file() else {}
     file = _artefact_of(folder, result)
     model, weights = result.get("model") or spec.get("model"), folder / WEIGHTS
     if not model or not weights.is_file():
         if file is None:
-            raise UsageError(f"{folder} holds neither an ONNX file nor a network with its weights")
+            raise UsageError(
+                f"{folder} holds neither an ONNX file, nor a packed program, nor a network with its weights"
+            )
         return Subject(str(folder), file.header, file=file)
     header = file.header if file else _stored_header(folder, result)
     if header is None:
@@ -280,9 +282,9 @@ def _result(folder: Path) -> dict[str, Any]:
 
 
 def _artefact_of(folder: Path, result: dict[str, Any]) -> Artefact | None:
-    """The first ONNX file among a run's artefacts, or None where it made none."""
+    """The first ONNX file or packed program among a run's artefacts, or None where it made none."""
     for name in result["artefacts"]:
-        if str(name).endswith(".onnx"):
+        if str(name).endswith((".onnx", SUFFIX)):
             path = next((path for path in (folder / name, Path(name)) if path.is_file()), None)
             if path is None:
                 raise ModelError(f"{folder} names {name} in {RESULT}, but there is no such file")

@@ -110,6 +110,7 @@ class Session:
         size_bytes: of the file that the runtime loads, where that is not the artefact itself.
         close: gives back what the session holds (a connection, a folder).
         elsewhere: times the session on the machine it runs on; None for this machine.
+        hardware: (processor, cores) of the machine it runs on; None for this machine.
     """
 
     model: str
@@ -125,6 +126,7 @@ class Session:
     size_bytes: int | None = None
     close: Callable[[], None] = nothing
     elsewhere: Elsewhere | None = None
+    hardware: tuple[str, int] | None = None
 
 
 class Target(Protocol):

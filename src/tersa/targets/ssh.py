@@ -201,6 +201,7 @@ class Remote:
             size_bytes=len(content),
             close=holding,
             elsewhere=connection.time,
+            hardware=connection.hardware,
         )
 
 
@@ -226,7 +227,9 @@ class Connection:
         threading.Thread(target=self._listen, daemon=True).start()
         runner = files("tersa.targets").joinpath("ssh_runner.py").read_bytes()
         self._send(f"{len(runner)}\n".encode() + runner)
-        self.pid = int(self._receive(CONNECT_SECONDS, "connecting")[0]["pid"])
+        ready = self._receive(CONNECT_SECONDS, "connecting")[0]
+        self.pid = int(ready["pid"])
+        self.hardware = (str(ready["processor"]), int(ready["cores"]))
 
     @property
     def alive(self) -> bool:

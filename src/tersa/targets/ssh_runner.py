@@ -23,6 +23,7 @@ import gc
 import json
 import math
 import os
+import platform
 import queue
 import sys
 import threading
@@ -295,6 +296,28 @@ def answer(message, content, sessions, tell):
         tell(time_rounds(message, content, sessions, tell))
 
 
+def hardware(text=None):
+    """As `tersa.export.processor.processor_name` and `environment.cores`: what the times here are of."""
+    if text is None:
+        try:
+            with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
+                text = file.read()
+        except OSError:
+            text = ""
+    name, sockets, physical = "", "", set()
+    for line in text.splitlines():
+        key, _, value = (part.strip() for part in line.partition(":"))
+        if key in ("model name", "Model", "Hardware") and value:
+            name = name or value
+        elif key == "physical id":
+            sockets = value
+        elif key == "core id":
+            physical.add((sockets, value))
+    logical = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    name = name or platform.processor() or platform.machine() or "unknown"
+    return {"processor": name, "cores": min(len(physical) or logical, logical)}
+
+
 def read(pipe, inbox):
     """Messages into a queue; the end of the connection ends the process, whatever it is doing."""
     try:
@@ -320,7 +343,7 @@ def main(source, sink):
 
     inbox, sessions = queue.Queue(), []
     threading.Thread(target=read, args=(source, inbox), daemon=True).start()
-    tell({"ready": sys.version.split()[0], "pid": os.getpid()})
+    tell(dict(hardware(), ready=sys.version.split()[0], pid=os.getpid()))
     while True:
         try:
             message, content = inbox.get(timeout=IDLE_SECONDS)
