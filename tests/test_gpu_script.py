@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -39,7 +40,7 @@ def test_weights_come_back_from_pieces_of_limited_size(pieces: ModuleType, tmp_p
 
 def test_a_missing_piece_and_too_large_a_tensor_are_refused(pieces: ModuleType, tmp_path: Path) -> None:
     pieces.write_pieces(STATE, tmp_path, 900)[1].unlink()
-    with pytest.raises(TersaError, match="holds 2 pieces, and not all"):
+    with pytest.raises(TersaError, match=r"does not hold all pieces .* but part-1-of-3.*part-3-of-3"):
         pieces.read_pieces(tmp_path)
     with pytest.raises(TersaError, match="layer0 has 400 bytes, pieces at most 399; raise --limit"):
         pieces.write_pieces(STATE, tmp_path, 399)
@@ -99,19 +100,39 @@ def test_what_came_back_is_packed_and_compared_on_the_test_split(
     task = Task("t", split, split, split, tuple("abcdefghij"), (0.0,) * 3, (1.0,) * 3, made)
     monkeypatch.setattr(pieces, "load_task", lambda name, validation: task)
     table = tmp_path / "t.csv"
-    table.write_text("name,model,test_accuracy\ncnv,cnv+w1a1,82.39\nteacher,vgg:16,89.44\n")
+    right = float((model.eval()(task.normalise(split.images)).argmax(1) == split.labels).double().mean())
+    rows = f"cnv,cnv+w1a1,{100 * right:.2f}\nbinary,bvgg16,86.15\n8-bit-ends,bvgg16,not run: needs a GPU\n"
+    table.write_text(f"name,model,test_accuracy\n{rows}")
     call = ["pieces.py", "cnv", str(tmp_path / "p"), "--results", str(table)]
     monkeypatch.setattr(sys, "argv", call)
     pieces.main()
     assert "logits equal on 7;" in capsys.readouterr().out
-    header, row, other = table.read_text().splitlines()
+    header, row, other, _ = table.read_text().splitlines()
     assert header == "name,model,test_accuracy,packed_accuracy,equal_logits,packed_bytes"
     assert ",7 of 7," in row
-    assert other == "teacher,vgg:16,89.44,,,"
-    monkeypatch.setattr(sys, "argv", [*call[:2], str(tmp_path), *call[3:]])
+    assert other == "binary,bvgg16,86.15,,,"
+    stored = table.read_text()
+    damaged = tmp_path / "damaged"
+    damaged.mkdir()
+    (damaged / "part-1-of-1.safetensors").write_bytes(b"half a file")
+    wrong = {
+        "does not hold all pieces of one network, but no part-1-of-N": ["cnv", str(tmp_path)],
+        "is damaged": ["cnv", str(damaged)],
+        "holds the weights of another network than binary": ["binary", str(tmp_path / "p")],
+        "no trained network 8-bit-ends in": ["8-bit-ends", str(tmp_path / "p")],
+        "no trained network cvn in": ["cvn", str(tmp_path / "p")],
+    }
+    for said, words in wrong.items():
+        monkeypatch.setattr(sys, "argv", ["pieces.py", *words, *call[3:]])
+        with pytest.raises(SystemExit):
+            pieces.main()
+        assert said in capsys.readouterr().err
+    assert table.read_text() == stored
+    table.write_text(stored.replace(f"{100 * right:.2f}", "99.99"))
+    monkeypatch.setattr(sys, "argv", call)
     with pytest.raises(SystemExit):
         pieces.main()
-    assert "holds 0 pieces, and not all of a network's" in capsys.readouterr().err
+    assert "holds another training of cnv" in capsys.readouterr().err
 
 
 def test_float_weights_become_latent_ones_of_the_same_signs(script: ModuleType) -> None:
@@ -143,11 +164,27 @@ def test_a_training_that_is_too_slow_starts_again_with_the_epochs_that_fit(scrip
 
 
 def test_seconds_are_of_all_networks_or_one_each(script: ModuleType) -> None:
-    assert script.seconds_of("", ["a", "b"]) == {}
-    assert script.seconds_of("30", ["a", "b"]) == {"a": 30.0, "b": 30.0}
-    assert script.seconds_of("30,40", ["a", "b"]) == {"a": 30.0, "b": 40.0}
-    with pytest.raises(ValueError, match=r"shorter|longer"):
-        script.seconds_of("1,2,3", ["a", "b"])
+    names = ["a", "b"]
+    assert script.seconds_of("", names, ["t", "a", "b"]) == {}
+    assert script.seconds_of("30", names, ["t", "a", "b"]) == {"t": 30.0, "a": 30.0, "b": 30.0}
+    assert script.seconds_of("30,40", names, names) == {"a": 30.0, "b": 40.0}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("1,2,3", "3 numbers for 2 networks"),
+        ("1,2", "t will be trained before, without seconds"),
+        ("nan", "above 0"),
+        ("inf,1", "above 0"),
+        ("0", "above 0"),
+        ("-5", "above 0"),
+        ("soon", "could not convert"),
+    ],
+)
+def test_seconds_that_are_none_are_told(script: ModuleType, text: str, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        script.seconds_of(text, ["a", "b"], ["t", "a", "b"])
 
 
 class Machine:
@@ -157,6 +194,9 @@ class Machine:
         trained: names, in the order in which they were trained to their end.
         slow: networks that are told, after their fifth epoch, that an hour has gone by.
         status: of the trainings.
+        crawls: a training is slow when it is begun, and then not.
+        requests: by network, the last one.
+        asked: how often the teacher was.
     """
 
     def __init__(self, script: ModuleType, patch: pytest.MonkeyPatch, work: Path) -> None:
@@ -165,6 +205,11 @@ class Machine:
         self.slow: set[str] = set()
         self.status = "done"
         self.now = 0.0
+        self.crawls = False
+        self.requests: dict[str, Any] = {}
+        self.asked = 0
+        patch.setattr(script, "lessons_for", self.ask)
+        patch.setattr(script, "seconds_of_an_epoch", lambda name, device: 2.0)
         patch.setattr(script, "choose", lambda device: "cuda")
         patch.setattr(script, "run_training", self.train)
         patch.setattr(script, "read_record", lambda path, kind: SimpleNamespace(status=path.read_text()))
@@ -174,7 +219,20 @@ class Machine:
         patch.setattr(script, "time", SimpleNamespace(monotonic=lambda: self.now))
         self.patch = patch
 
-    def train(self, request: object, folder: Path, *, setting: SimpleNamespace, **_: object) -> object:
+    def ask(self, request: object, setting: object) -> str:
+        self.asked += 1
+        return "answers"
+
+    def train(
+        self, request: object, folder: Path, *, setting: SimpleNamespace, lessons: object, **_: object
+    ) -> object:
+        assert lessons == (None if folder.name == "teacher" else "answers")
+        begun = folder.name in self.requests
+        self.requests[folder.name] = request
+        if self.crawls and not begun:
+            setting.say("train", 0.03, "")
+            self.now += 50.0
+            setting.say("train", 0.10, "")
         folder.mkdir(parents=True, exist_ok=True)
         (folder / self.script.HISTORY).touch()
         self.now += 3600.0 if folder.name in self.slow else 1.0
@@ -217,6 +275,41 @@ def test_what_a_network_follows_and_starts_from_is_trained_before_it(
     assert table["binary"]["test_accuracy"] == "91.00"
     machine.call("cnv", "binary")
     assert machine.trained[4:] == ["cnv"]  # the others have ended
+
+
+def test_a_network_starts_from_what_was_made_of_its_stage(script: ModuleType, machine: Machine) -> None:
+    machine.call()
+    assert machine.asked == 1, "one teacher, asked once for all that follow it"
+    starts = {name: request.checkpoint for name, request in machine.requests.items()}
+    assert starts["binary"].endswith("out/stage/start.safetensors")
+    assert starts["8-bit-ends"].endswith("out/binary/model.safetensors")
+    assert starts["teacher"] is starts["stage"] is starts["cnv"] is None
+    views = {name: request.teacher_views for name, request in machine.requests.items()}
+    assert views.pop("teacher") == 0
+    assert set(views.values()) == {script.VIEWS}
+    assert (machine.work / "out/stage/start.safetensors").is_file()
+
+
+def test_epochs_are_those_that_fit_and_fewer_where_a_training_is_slow(machine: Machine) -> None:
+    table = machine.call("teacher", "cnv", "--fit", "100,200")
+    epochs = {name: request.settings["epochs"] for name, request in machine.requests.items()}
+    assert epochs == {"teacher": int(100 / (1.08 * 2)), "cnv": int(200 / (1.08 * 2))}
+    assert table["cnv"]["command"] == "python benchmarks/gpu/bvgg16.py teacher cnv --fit 100,200"
+    machine.crawls = True
+    machine.call("stage", "--fit", "100")
+    slow = (1 - 0.03) / 0.07 * 50 / 0.97  # seconds of all of it, at 7 % in 50
+    assert machine.requests["stage"].settings["epochs"] == int(46 * 50 / (1.08 * slow))
+
+
+def test_a_trained_network_keeps_its_place_among_rows_that_have_been_packed(
+    script: ModuleType, machine: Machine
+) -> None:
+    script.store(
+        machine.work / "t.csv", {**script.row("cnv", None), "test_accuracy": "82.39", "equal_logits": "9"}
+    )
+    table = machine.call("teacher")
+    assert (table["cnv"]["equal_logits"], table["teacher"]["equal_logits"]) == ("9", "")
+    assert "equal_logits" not in script.row("cnv", None), "a network that is trained anew loses its proof"
 
 
 def test_all_networks_share_the_minutes_and_one_that_is_stopped_says_so(machine: Machine) -> None:

@@ -6,7 +6,7 @@
 
 Every variant changes one thing of the settings in `bvgg16.py` at a learning rate of 0.005 and trains from
 nothing, with the whole schedule in its few epochs; compared is the accuracy on the validation split, the test
-split is not read.
+split is not read. The teacher is asked about every batch. One seed tells points apart, not tenths.
 Last, for each network, all changes that gained `--gain` points or more are taken together (of two that change
 the same setting the better one). Rows go to `results/binary_settings.csv`, where others stay; when
 `--minutes` are over, what is left is not run.
@@ -15,6 +15,8 @@ the same setting the better one). Rows go to `results/binary_settings.csv`, wher
 from __future__ import annotations
 
 import argparse
+import shlex
+import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +27,7 @@ from torch import nn
 
 from tersa.data.sources import load as load_task
 from tersa.data.task import Task
+from tersa.errors import TersaError
 from tersa.files import keep_rows
 from tersa.models.load import load as load_model
 from tersa.train.baseline import default_config
@@ -128,7 +131,7 @@ def main() -> None:
     )
     parser.add_argument("networks", nargs="*", default=list(NAMES), help=", ".join(NAMES))
     parser.add_argument("--epochs", type=int, help="of a training; 20 of cnv, 12 of bvgg16")
-    parser.add_argument("--gain", type=float, default=0.4, help="points that count as one")
+    parser.add_argument("--gain", type=float, default=1.0, help="points that count as one")
     parser.add_argument("--minutes", type=float, default=60.0, help="after which nothing more is begun")
     parser.add_argument("--variants", default="", help="only those whose words begin so, by commas")
     parser.add_argument("--teacher", type=Path, default=Path("runs/bvgg16-gpu/teacher/model.safetensors"))
@@ -139,9 +142,17 @@ def main() -> None:
         parser.error(f"unknown network {wrong[0]}; known: {', '.join(NAMES)}")
     if not asked.teacher.is_file():
         parser.error(f"no {asked.teacher}; train it: python benchmarks/gpu/bvgg16.py teacher")
-    began, device, task = time.monotonic(), choose(asked.device), load_task(DATA)
-    teacher = load_model(TEACHER, task.shape, len(task.classes), checkpoint=asked.teacher).module
     starts = tuple(filter(None, asked.variants.split(",")))
+    if idle := [start for start in starts if not any(v.words.startswith(start) for v in VARIANTS)]:
+        parser.error(f"--variants {idle[0]}: no such change; known: {', '.join(v.words for v in VARIANTS)}")
+    if asked.epochs is not None and asked.epochs < 2:
+        parser.error(f"--epochs {asked.epochs}: at least 2, of which two stages have one each")
+    try:
+        began, device, task = time.monotonic(), choose(asked.device), load_task(DATA)
+    except TersaError as error:
+        parser.exit(error.exit_code, f"error: {error}\n")
+    teacher = load_model(TEACHER, task.shape, len(task.classes), checkpoint=asked.teacher).module
+    command = shlex.join(["python", "benchmarks/gpu/binary_settings.py", *sys.argv[1:]])
     chosen = [BASE, *(v for v in VARIANTS[1:] if not starts or v.words.startswith(starts))]
     for name in asked.networks:
         found: dict[Variant, float] = {}
@@ -164,6 +175,7 @@ def main() -> None:
                 "epochs": f"{epochs}",
                 "seconds": f"{time.monotonic() - start:.1f}",
                 "seed": "0",
+                "command": command,
                 "device": torch.cuda.get_device_name() if device.startswith("cuda") else device,
                 "torch": torch.__version__,
             }

@@ -26,6 +26,8 @@ from __future__ import annotations
 
 import argparse
 import csv
+import math
+import shlex
 import tempfile
 import time
 import tomllib
@@ -41,19 +43,21 @@ from torch import Tensor, nn
 from tersa.data.sources import load as load_task
 from tersa.data.task import Task
 from tersa.errors import TersaError
+from tersa.files import replacing, write_rows
 from tersa.models.load import load as load_model
 from tersa.models.summary import macs, parameters
+from tersa.models.zoo import bits_of
 from tersa.quant.layers import FLOAT, QuantConv2d, QuantLinear
 from tersa.recipes.folder import RESULT
-from tersa.recipes.setting import Setting
+from tersa.recipes.setting import Say, Setting
 from tersa.recipes.train import (
     HISTORY,
     WEIGHTS,
     TrainedRun,
     TrainRequest,
-    ask_teacher,
     bits_in_words,
     history_of,
+    lessons_for,
     run_training,
 )
 from tersa.records import Epoch, read_record
@@ -62,6 +66,7 @@ from tersa.train.baseline import default_config
 from tersa.train.config import TrainConfig, override
 from tersa.train.device import choose
 from tersa.train.evaluation import predict
+from tersa.train.lessons import Lessons, prepare
 from tersa.train.loop import train
 
 OPEN, STOPPED = "not run: needs a GPU", "stopped"
@@ -271,19 +276,35 @@ def request_of(name: str, epochs: int, out: Path) -> TrainRequest:
     return request
 
 
+def lessons_of(name: str, asked: argparse.Namespace, say: Say) -> Lessons | None:
+    """What the teacher says of its views; asked once for all networks that follow it."""
+    request = request_of(name, 1, asked.out)
+    if not request.teacher:
+        return None
+    if request.teacher not in asked.lessons:
+        asked.lessons[request.teacher] = lessons_for(request, Setting(device=asked.device, say=say))
+    return asked.lessons[request.teacher]
+
+
 def start_of(network: Network, out: Path) -> Path:
     """The weights that a network starts from; where they are of a network with float weights, made of them.
 
     A latent weight is the float one over twice the root mean square of its layer, within -1..1.
     """
     given = out / network.start / WEIGHTS
-    if "+w32" not in NETWORKS[network.start].model:
+    if not floating(network.start):
         return given
     made = given.with_name(START)
-    if not made.is_file():
-        model = load_model(network.model, (3, 32, 32), 10).module
-        save_file(latents_of(load_file(given), model), made)
+    model = load_model(network.model, (3, 32, 32), 10).module
+    with replacing(made) as part:
+        save_file(latents_of(load_file(given), model), part)
     return made
+
+
+def floating(name: str) -> bool:
+    """A network has float weights, of which latent ones are to be made."""
+    bits = bits_of(NETWORKS[name].model)
+    return bits is not None and bits.weights == FLOAT
 
 
 def latents_of(floats: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
@@ -322,7 +343,7 @@ def train_network(name: str, asked: argparse.Namespace, end: float) -> dict[str,
         epochs = int(tomllib.loads(started.read_text(encoding="utf-8"))["config"]["epochs"])
     elif name in asked.fit:
         began = time.monotonic()
-        ask_teacher(request_of(name, epochs, asked.out), Setting(device=asked.device))
+        lessons_of(name, asked, say)
         epoch = seconds_of_an_epoch(name, choose(asked.device))
         fit = Fit(asked.fit[name] - (time.monotonic() - began), time.monotonic())
         epochs = max(1, int(fit.seconds / (SLACK * epoch)))
@@ -335,6 +356,7 @@ def train_network(name: str, asked: argparse.Namespace, end: float) -> dict[str,
                 resume=fit is None and started.exists(),
                 overwrite=fit is not None,
                 evaluate_every=EVERY,
+                lessons=lessons_of(name, asked, say),
             )
             break
         except TooSlow as slow:
@@ -355,7 +377,7 @@ def train_network(name: str, asked: argparse.Namespace, end: float) -> dict[str,
     if network.aim is not None:
         model = load_model(network.model, (3, 32, 32), 10, checkpoint=folder / result.artefacts[0]).module
         write_pieces(compact(model), folder / "pieces", int(asked.limit * MB))
-    return row(name, result)
+    return row(name, result) | {"command": asked.command}
 
 
 def row(name: str, result: TrainedRun | None) -> dict[str, str]:
@@ -423,7 +445,7 @@ def stored(results: Path) -> dict[str, dict[str, str]]:
 def store(results: Path, line: dict[str, str] | None = None) -> None:
     """Write the table, with one line replaced."""
     lines = stored(results) | ({line["name"]: line} if line else {})
-    write(results, list(lines.values()))
+    write_rows(results, list(lines.values()))
 
 
 def store_curve(name: str, history: list[Epoch], results: Path) -> None:
@@ -444,20 +466,11 @@ def store_curve(name: str, history: list[Epoch], results: Path) -> None:
         }
         for epoch in history
     ]
-    write(path, [*kept, *new])
-
-
-def write(path: Path, lines: list[dict[str, str]]) -> None:
-    """Lines as a CSV file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(lines[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(lines)
+    write_rows(path, [*kept, *new])
 
 
 def rehearse(limit: int) -> None:
-    """Everything on the CPU with a few images and two updates: train, write in pieces, read, compare."""
+    """All of it on the CPU, a few images and two updates: start, train, write in pieces, read, compare."""
     whole = load_task(DATA)
     few = Task(
         **{**vars(whole), **{s: getattr(whole, s).take(slice(FEW)) for s in ("train", "validation", "test")}}
@@ -468,8 +481,12 @@ def rehearse(limit: int) -> None:
         model = load_model(network.model, few.shape, len(few.classes)).module
         size = f"{parameters(model):,} parameters, {macs(model, few.shape):,} MACs"
         print(f"{name}: {network.model}, {bits_in_words(network.model)}, {size}", flush=True)
+        if network.start and floating(network.start):
+            begun = load_model(NETWORKS[network.start].model, few.shape, len(few.classes)).module
+            model.load_state_dict(latents_of(begun.state_dict(), model))
         follows = config.distillation != "none"
-        done = train(model, few, config, teacher=teacher if follows else None, progress=None)
+        views = prepare(teacher, few, flip=config.flip, pad=config.pad, views=2, seed=0) if follows else None
+        done = train(model, few, config, teacher=views, progress=None)
         with tempfile.TemporaryDirectory() as folder:
             pieces = write_pieces(compact(model), Path(folder), limit)
             largest = max(path.stat().st_size for path in pieces) / MB
@@ -485,16 +502,29 @@ def rehearse(limit: int) -> None:
             raise TersaError("the weights that were read are not those that were written")
 
 
-def seconds_of(text: str, names: Sequence[str]) -> dict[str, float]:
-    """Seconds of each network, from one number for all of them or one of each.
+def seconds_of(text: str, names: Sequence[str], order: Sequence[str]) -> dict[str, float]:
+    """Seconds of each network that will be trained, from one number for all of them or one of each.
+
+    Args:
+        text: what `--fit` was given.
+        names: the networks that were asked for.
+        order: those that will be trained.
 
     Raises:
-        ValueError: neither.
+        ValueError: neither, no seconds, or none for a network that has to be trained before.
     """
-    given = [float(part) for part in text.split(",")] if text else []
+    if not text:
+        return {}
+    given = [float(part) for part in text.split(",")]
+    if not all(math.isfinite(each) and each > 0 for each in given):
+        raise ValueError("seconds are numbers above 0")
     if len(given) == 1:
-        given *= len(names)
-    return dict(zip(names, given, strict=True)) if given else {}
+        return dict.fromkeys(order, given[0])
+    if len(given) != len(names):
+        raise ValueError(f"{len(given)} numbers for {len(names)} networks")
+    if missing := [name for name in order if name not in names]:
+        raise ValueError(f"{', '.join(missing)} will be trained before, without seconds; name it, too")
+    return dict(zip(names, given, strict=True))
 
 
 def main() -> None:
@@ -518,10 +548,14 @@ def main() -> None:
     asked = parser.parse_args()
     if wrong := [name for name in asked.names if name not in NETWORKS]:
         parser.error(f"unknown network {wrong[0]}; known: {', '.join(NETWORKS)}")
+    order = in_order([name for name in asked.names if not has_ended(name, asked)], asked.out)
+    asked.lessons = {}
+    asked.command = shlex.join(["python", "benchmarks/gpu/bvgg16.py", *asked.names])
+    asked.command += f" --fit {asked.fit}" if asked.fit else ""
     try:
-        asked.fit = seconds_of(asked.fit, asked.names)
-    except ValueError:
-        parser.error(f"--fit {asked.fit}: give seconds, one number or {len(asked.names)} with commas")
+        asked.fit = seconds_of(asked.fit, asked.names, order)
+    except ValueError as error:
+        parser.error(f"--fit {asked.fit}: give seconds, one number or one for each network ({error})")
     end = time.monotonic() + 60 * asked.minutes if asked.minutes else float("inf")
     store(asked.results)
     try:
@@ -530,7 +564,7 @@ def main() -> None:
             return
         if choose(asked.device) == "cpu":
             parser.error("there is no GPU here; --dry-run rehearses on the CPU, --device cpu would take days")
-        for name in in_order([name for name in asked.names if not has_ended(name, asked)], asked.out):
+        for name in order:
             if time.monotonic() > end:
                 raise TimeIsUp
             store(asked.results, train_network(name, asked, end))

@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import argparse
 import csv
-import io
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -26,7 +26,7 @@ from tersa.data.sources import load as load_task
 from tersa.data.task import Task
 from tersa.errors import TersaError
 from tersa.export.bundle import encode
-from tersa.files import replacing
+from tersa.files import replacing, write_rows
 from tersa.models.load import load as load_model
 from tersa.quant.layers import QuantConv2d, QuantLinear
 from tersa.recipes.deploy import pack
@@ -38,6 +38,8 @@ VALIDATION = 1000
 DATA = "cifar-10"
 MB = 1_000_000
 BATCH = 100
+ROUNDING = 0.011
+"""Points between the accuracy of a row, which has two decimals and comes from another machine, and ours."""
 
 
 def compact(model: nn.Module) -> dict[str, Tensor]:
@@ -70,9 +72,12 @@ def write_pieces(state: dict[str, Tensor], folder: Path, limit: int) -> list[Pat
         pieces[-1][name] = tensor.detach().cpu().contiguous()
         room -= size
     folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob("part-*.safetensors"):
+        old.unlink()
     paths = [folder / f"part-{i}-of-{len(pieces)}.safetensors" for i in range(1, len(pieces) + 1)]
     for path, piece in zip(paths, pieces, strict=True):
-        save_file(piece, path)
+        with replacing(path) as part:
+            save_file(piece, part)
     return paths
 
 
@@ -80,12 +85,20 @@ def read_pieces(folder: Path) -> dict[str, Tensor]:
     """What `write_pieces` wrote, bytes as float32.
 
     Raises:
-        TersaError: pieces are missing.
+        TersaError: pieces are missing, damaged, or of two splits.
     """
-    paths = sorted(folder.glob("part-*-of-*.safetensors"))
-    if not paths or len(paths) != int(paths[0].stem.rpartition("-")[2]):
-        raise TersaError(f"{folder} holds {len(paths)} pieces, and not all of a network's; copy the others")
-    read = {name: tensor for path in paths for name, tensor in load_file(path).items()}
+    paths = sorted(folder.glob("part-*.safetensors"))
+    names = [path.name for path in paths]
+    wanted = [f"part-{i}-of-{len(paths)}.safetensors" for i in range(1, len(paths) + 1)]
+    if not paths or names != sorted(wanted):
+        found = ", ".join(names) or "no part-1-of-N.safetensors"
+        raise TersaError(f"{folder} does not hold all pieces of one network, but {found}; copy them again")
+    read: dict[str, Tensor] = {}
+    for path in paths:
+        try:
+            read |= load_file(path)
+        except SafetensorError as error:
+            raise TersaError(f"{path} is damaged: {error}; copy it again") from None
     return {name: tensor.float() if tensor.dtype == torch.int8 else tensor for name, tensor in read.items()}
 
 
@@ -125,6 +138,27 @@ def check(model: nn.Module, task: Task, threads: int) -> Check:
     )
 
 
+def checked(row: dict[str, str], folder: Path, task: Task, threads: int) -> Check:
+    """The network of a row with the weights of its pieces, checked.
+
+    Raises:
+        TersaError: pieces that are not of this network, or not of this training; no packed form.
+    """
+    name, model = row["name"], load_model(row["model"], task.shape, len(task.classes)).module.eval()
+    state = read_pieces(folder)
+    own = {key: value.shape for key, value in model.state_dict().items()}
+    if {key: value.shape for key, value in state.items()} != own:
+        raise TersaError(f"{folder} holds the weights of another network than {name} ({row['model']})")
+    model.load_state_dict(state)
+    found = check(model, task, threads)
+    if abs(found.accuracy - float(row["test_accuracy"])) > ROUNDING:
+        raise TersaError(
+            f"{folder} holds another training of {name}: {found.accuracy:.2f} % on test, its row has "
+            f"{row['test_accuracy']} %"
+        )
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -134,33 +168,29 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--results", type=Path, default=RESULTS, help="the table")
     asked = parser.parse_args()
+    if not asked.results.is_file():
+        parser.error(f"no {asked.results}: train the network with bvgg16.py")
     with asked.results.open(newline="", encoding="utf-8") as file:
         rows = {row["name"]: row for row in csv.DictReader(file)}
-    if asked.name not in rows:
-        parser.error(f"no network {asked.name} in {asked.results}; there: {', '.join(rows)}")
-    row, task = rows[asked.name], load_task(DATA, validation=VALIDATION)
-    model = load_model(row["model"], task.shape, len(task.classes)).module.eval()
+    trained = [name for name, row in rows.items() if row["test_accuracy"].replace(".", "").isdigit()]
+    if asked.name not in trained:
+        parser.error(f"no trained network {asked.name} in {asked.results}; there: {', '.join(trained)}")
+    torch.set_num_threads(asked.threads)
     try:
-        model.load_state_dict(read_pieces(asked.folder))
+        task = load_task(DATA, validation=VALIDATION)
+        found = checked(rows[asked.name], asked.folder, task, asked.threads)
     except TersaError as error:
         parser.exit(error.exit_code, f"error: {error}\n")
-    torch.set_num_threads(asked.threads)
-    found = check(model, task, asked.threads)
     print(
         f"{asked.name}: {found.accuracy:.2f} % on {found.images:,} test images, packed {found.packed:.2f} %; "
         f"logits equal on {found.equal:,}; {found.size:,} bytes packed"
     )
-    row |= {
+    rows[asked.name] |= {
         "packed_accuracy": f"{found.packed:.2f}",
         "equal_logits": f"{found.equal} of {found.images}",
         "packed_bytes": f"{found.size}",
     }
-    text = io.StringIO()
-    out = csv.DictWriter(text, list(dict.fromkeys(k for r in rows.values() for k in r)), lineterminator="\n")
-    out.writeheader()
-    out.writerows(rows.values())
-    with replacing(asked.results) as part:
-        part.write_text(text.getvalue(), encoding="utf-8")
+    write_rows(asked.results, list(rows.values()))
 
 
 if __name__ == "__main__":

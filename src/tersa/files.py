@@ -111,9 +111,20 @@ def keep_rows(path: Path, rows: Sequence[Mapping[str, str]], settings: Sequence[
             there = list(csv.DictReader(file))
     new = {tuple(row[name] for name in settings) for row in rows}
     every = [*(row for row in there if tuple(row.get(name) for name in settings) not in new), *rows]
+    write_rows(path, every)
+
+
+def write_rows(path: Path, rows: Sequence[Mapping[str, str]]) -> None:
+    """Write a CSV file, whole or not at all, with the columns of all rows in order of their appearance.
+
+    >>> place = Path(tempfile.mkdtemp()) / "rows.csv"
+    >>> write_rows(place, [{"a": "1"}, {"a": "2", "b": "3"}])
+    >>> place.read_text().split()
+    ['a,b', '1,', '2,3']
+    """
     text = io.StringIO()
-    columns = list(dict.fromkeys(name for row in every for name in row))
+    columns = list(dict.fromkeys(name for row in rows for name in row))
     out = csv.DictWriter(text, columns, restval="", lineterminator="\n")
     out.writeheader()
-    out.writerows(every)
+    out.writerows(rows)
     write_atomic(path, text.getvalue())

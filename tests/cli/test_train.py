@@ -148,6 +148,8 @@ def test_a_student_needs_a_trained_teacher_and_a_form(tmp_path: Path) -> None:
         (["--device", "tpu"], "unknown device 'tpu'"),
         (["--set", "distillation=document"], "needs --teacher MODEL"),
         (["--teacher-checkpoint", "x"], "without --teacher"),
+        (["--teacher-views", "3"], "--teacher-views is given without --teacher"),
+        (["--rule", "bp", "--teacher-views", "3"], "--teacher-views"),
         (["--resume", "--overwrite"], "exclude each other"),
     ],
 )

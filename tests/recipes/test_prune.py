@@ -906,7 +906,7 @@ REFUSED = [
         {"protocol": {"round_to": 2, "granularity": "weight", "criterion": "l1"}},
         "--round-to is of channels; with --granularity weight no channel goes",
     ),
-    ({"protocol": {"round_to": 64}}, "--round-to 64: nothing can be removed, .* the widest has 8"),
+    ({"protocol": {"round_to": 64}}, r"--round-to 64: nothing can be removed, .* .the widest has 8"),
     ({"protocol": {"round_to": 4, "amount": 0.9}}, "is 16; at most 6 can go, since 4 of each layer stay"),
     ({"protocol": {"amount": 0.02}}, "--amount 2% of the 18 channels in scope is none; one is 5.6%"),
     (

@@ -267,7 +267,7 @@ def prune(
         "steps": steps,
         "recompute": recompute,
         "regrow": regrow,
-        "round_to": round_to,
+        "round_to": round_to if round_to > 1 else None,  # so that runs of older versions go on
         "criterion_samples": criterion_samples,
         "retrain": retrain,
         "retrain_scope": retrain_scope,

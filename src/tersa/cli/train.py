@@ -106,7 +106,8 @@ def train(
         typer.Option(
             "--teacher-views",
             min=0,
-            help="Ask the teacher once, about so many fixed views of each image; 0: about every batch. [0]",
+            help="Ask the teacher once, about so many fixed views of each image (one where they are not "
+            "augmented); 0: about every batch. [0]",
             show_default=False,
         ),
     ] = 0,

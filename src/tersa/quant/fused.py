@@ -7,8 +7,9 @@ kernel (torch's jiterator, at the first call), each reads and writes once:
     sign(x)           1 where x >= 0, else -1
     triangle(g, x)    g (2 - 2 |x|) where |x| < 1, else 0
 
-In float32 the results are those of the operators, bit for bit; in 16 bits the triangle is rounded once, not
-after every operator. Elsewhere (CPU, other types, inside `torch.func`) `usable` is false, and the operators
+In float32 the results for finite numbers are those of the operators; in 16 bits the triangle is rounded once,
+not after every operator. NaN has no sign and no gradient here: a loss that is not finite ends a run before.
+Elsewhere (CPU, other types, inside `torch.func`) `usable` is false, and the operators
 run.
 
 Example:

@@ -35,13 +35,10 @@ from tersa.train.config import TrainConfig, override
 from tersa.train.continued import Continued, begin, learn_, learning, optimiser_state
 from tersa.train.continued import restore_ as recall_
 from tersa.train.evaluation import evaluate
-from tersa.train.lessons import Lessons, prepare
+from tersa.train.lessons import Lessons, most_views, prepare
 from tersa.train.loop import Progress, TrainResult, train
 
 log = logging.getLogger(__name__)
-
-LESSON_BYTES = 10**9
-"""Most memory for the baseline's answers; more views than fit are not drawn."""
 
 GLANCE_IMAGES = 500
 COLLAPSE, COLLAPSE_ITERATIONS = 0.5, 100
@@ -368,8 +365,7 @@ def lessons_of(job: Retraining, *, spatial: bool) -> Lessons | None:
         return None
     if job.lessons is None:
         flip, pad = shifts_of(job, spatial=spatial)
-        each = 4 * len(job.task.train) * len(job.task.classes)
-        views = max(1, min(job.protocol.views, LESSON_BYTES // each))
+        views = min(job.protocol.views, most_views(job.task))  # more than fit are not drawn
         shown = views if flip or pad else 1
 
         def show(share: float) -> None:

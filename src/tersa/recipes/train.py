@@ -30,13 +30,12 @@ from pydantic import Field
 from torch import nn
 
 from tersa.data.sources import load as load_task
-from tersa.data.task import Task, fingerprint
+from tersa.data.task import Task
 from tersa.errors import UsageError, faults
 from tersa.files import remove_leftovers
 from tersa.models.load import load as load_model
 from tersa.models.summary import macs, parameters
 from tersa.models.zoo import bits_of, default_spec
-from tersa.numerics import digest
 from tersa.recipes.folder import RESULT, open_folder, releasing
 from tersa.recipes.network_report import REPORT, write_report
 from tersa.recipes.portrait import FILE as PORTRAIT
@@ -45,7 +44,6 @@ from tersa.recipes.setting import Setting, threads_of
 from tersa.records import SCHEMA, Environment, Epoch, Record, read_record, write_record
 from tersa.targets.environment import environment
 from tersa.train.baseline import default_config, save_weights
-from tersa.train.checkpoint import weights_digest
 from tersa.train.config import TrainConfig, override
 from tersa.train.device import choose
 from tersa.train.estimate import Estimate, estimate
@@ -94,8 +92,8 @@ class TrainSpec(Record):
     """Model that is followed."""
     teacher_checkpoint: str | None = None
     """Trained weights of the teacher."""
-    teacher_views: int = Field(default=0, ge=0)
-    """Views of each training image on which the teacher is asked once; 0: it is asked about every batch."""
+    teacher_views: int | None = None
+    """Views of each training image on which the teacher is asked once; None: it is asked about batches."""
     validation: int | float | None = None
     """Images (or share) of train that steer, or None for the data's default."""
     config: TrainConfig
@@ -247,7 +245,8 @@ def resolve(request: TrainRequest, task: Task, device: str = "cpu") -> TrainSpec
         raise UsageError(
             f"distillation={config.distillation} needs --teacher MODEL and --teacher-checkpoint FILE"
         )
-    return TrainSpec(**request.model_dump(exclude={"settings", "model"}), model=model, config=config)
+    asked = request.model_dump(exclude={"settings", "model", "teacher_views"})
+    return TrainSpec(**asked, teacher_views=request.teacher_views or None, model=model, config=config)
 
 
 def plan_training(request: TrainRequest, setting: Setting | None = None) -> TrainPlan:
@@ -281,6 +280,7 @@ def run_training(
     resume: bool = False,
     overwrite: bool = False,
     evaluate_every: int = 1,
+    lessons: Lessons | None = None,
 ) -> TrainedRun:
     """Train a model and keep everything about it in a folder.
 
@@ -291,6 +291,7 @@ def run_training(
         resume: go on with the run in `out`; a finished one is returned as it is.
         overwrite: start again.
         evaluate_every: epochs between two looks at the validation split, each a row of the history.
+        lessons: the teacher's answers where `lessons_for` was asked for them before.
 
     Returns:
         The result; a diverged run has that status, and the weights of its last good epoch.
@@ -311,6 +312,7 @@ def run_training(
                 *(folder, spec, setting, task, model, teacher, device),
                 resume=resume,
                 evaluate_every=evaluate_every,
+                lessons=lessons,
             )
             result = _finish(folder, spec, setting, task, model, files, device, done)
             seen = portrait(model, task, spec.config, spec=spec.model, device=device)
@@ -358,6 +360,7 @@ def _train(
     *,
     resume: bool,
     evaluate_every: int,
+    lessons: Lessons | None,
 ) -> TrainResult:
     """Train with history, checkpoint and progress."""
 
@@ -366,7 +369,7 @@ def _train(
         remark = f"epoch {at.epoch}/{at.epochs}, loss {at.loss:.3f}{accuracy}"
         setting.say("train", at.iteration / at.iterations, remark)
 
-    lessons = _lessons(teacher, task, spec, setting, device)
+    lessons = lessons or _lessons(teacher, task, spec, setting, device)
     setting.say("train", 0.0, "")
     with HistoryWriter(folder / HISTORY) as history:
         done = train(
@@ -385,38 +388,38 @@ def _train(
     return done
 
 
-def ask_teacher(request: TrainRequest, setting: Setting) -> None:
-    """Ask a request's teacher about its views now; the next `run_training` of this process finds the answers.
+def lessons_for(request: TrainRequest, setting: Setting | None = None) -> Lessons | None:
+    """The answers of a request's teacher to its views, for `run_training`; None where it asks for no views.
+
+    Every request with the same data, teacher, views, augmentation, seed and precision has the same answers.
 
     Raises:
         UsageError, DataError, ModelError: what the run would raise before its work.
     """
+    setting = setting or Setting()
     task, spec = _prepare(request, setting)
-    if spec.teacher and spec.teacher_views:
-        _lessons(_teacher(spec, task), task, spec, setting, choose(setting.device))
+    with threads_of(setting):
+        return _lessons(_teacher(spec, task), task, spec, setting, choose(setting.device))
 
 
 def _lessons(
     teacher: nn.Module | None, task: Task, spec: TrainSpec, setting: Setting, device: str
 ) -> Lessons | None:
-    """The teacher's answers to fixed views; the last ones are kept for the process's next run with them."""
+    """The teacher's answers, where views are asked for."""
     if teacher is None or not spec.teacher_views:
         return None
-    config, say = spec.config, setting.say
-    views: dict[str, Any] = {
-        "flip": config.flip, "pad": config.pad, "views": spec.teacher_views, "seed": config.seed,
-        "device": device,
-    }  # fmt: skip
-    key = digest({"teacher": weights_digest(teacher), "data": fingerprint(task), **views})
-    if key not in _LAST_LESSONS:
-        say("teacher", 0.0, "")
-        made = prepare(teacher, task, **views, progress=lambda share: say("teacher", share, ""))
-        _LAST_LESSONS.clear()
-        _LAST_LESSONS[key] = made
-    return _LAST_LESSONS[key]
-
-
-_LAST_LESSONS: dict[str, Lessons] = {}
+    setting.say("teacher", 0.0, "")
+    return prepare(
+        teacher,
+        task,
+        flip=spec.config.flip,
+        pad=spec.config.pad,
+        views=spec.teacher_views,
+        seed=spec.config.seed,
+        device=device,
+        precision=spec.config.precision,
+        progress=lambda share: setting.say("teacher", share, ""),
+    )
 
 
 def _remark(done: TrainResult) -> str:

@@ -98,7 +98,8 @@ def begin(
         model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] - stub lacks it
     per_epoch = extent(config, len(task.train)).per_epoch
     data = settle(task, config, Extent(per_epoch, ENDLESS, ENDLESS // per_epoch), place)
-    return Continued(model, build(config, model), task, config, data, place, teacher)
+    lessons = teacher.on(place) if teacher else None
+    return Continued(model, build(config, model), task, config, data, place, lessons)
 
 
 def learn_(run: Continued, iterations: int, only: Collection[str] | None = None) -> None:
@@ -181,7 +182,6 @@ def _update_(run: Continued, per_epoch: int) -> Tensor:
     chance = torch.Generator().manual_seed(streams(run.config.seed + run.iteration)[1])
     if run.teacher is not None:
         shifts, taught = run.teacher.pick(index, chance)
-        taught = taught.to(run.device)
     else:
         shifts, taught = draw(len(index), chance, flip=run.config.flip, pad=run.config.pad), None
     images = inputs(run.data, index, run.task, run.config, shifts)

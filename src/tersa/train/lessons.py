@@ -31,14 +31,18 @@ from torch import Tensor, nn
 
 from tersa.data.augment import Shifts, draw, shifted
 from tersa.data.task import Task, pixels
-from tersa.train.device import sent
+from tersa.errors import UsageError
+from tersa.train.config import Precision
+from tersa.train.device import reproducible, sent
 from tersa.train.evaluation import check_logits
 from tersa.train.step import autocast
 
 BATCH = 128
 """Images per call of the teacher; fixed, so that its answers do not depend on who asks."""
 GPU_BATCH = 1000
-"""The same on a GPU, where the teacher is read in bfloat16."""
+"""The same on a GPU."""
+MOST_BYTES = 10**9
+"""Of the logits of all views."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +102,7 @@ def prepare(
     views: int,
     seed: int,
     device: str = "cpu",
+    precision: Precision = "fp32",
     progress: Callable[[float], None] | None = None,
 ) -> Lessons:
     """Draw the views of every training image and ask the teacher about each.
@@ -110,24 +115,25 @@ def prepare(
         views: V, of each image; one is enough where nothing is augmented.
         seed: of the views.
         device: where the teacher computes; the lessons lie on the CPU.
+        precision: of its forward passes, as `TrainConfig.precision`.
         progress: called with the share done.
 
     Raises:
         ModelError: the teacher's output does not fit the task.
+        UsageError: more views than `MOST_BYTES` hold.
     """
     generator = torch.Generator().manual_seed(seed)
     count = views if flip or pad else 1
+    if count > (most := most_views(task)):
+        raise UsageError(f"{count} views of {len(task.train)} images are too many; at most {most} fit")
     images = task.train.images
     drawn = tuple(draw(len(images), generator, flip=flip, pad=pad) for _ in range(count))
     logits = torch.empty(count, len(images), len(task.classes), device=device)
-    on_gpu = device.startswith("cuda")
-    size = GPU_BATCH if on_gpu else BATCH
+    size = GPU_BATCH if device.startswith("cuda") else BATCH
     # A copy, so that the caller's network keeps its device; channels last is faster on a CPU.
     asked = copy.deepcopy(teacher).to(device).eval()
     asked.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] - stub lacks it
-    if on_gpu:
-        images = images.to(device)
-    with torch.inference_mode(), autocast(device, "bf16" if on_gpu else "fp32"):
+    with reproducible(seed, device), torch.inference_mode(), autocast(device, precision):
         for number, shifts in enumerate(drawn):
             for start in range(0, len(images), size):
                 span = slice(start, start + size)
@@ -144,6 +150,11 @@ def prepare(
         torch.stack([one.columns for one in drawn if one.columns is not None]) if pad else None,
         pad,
     )
+
+
+def most_views(task: Task) -> int:
+    """Views of the training images whose answers fit into `MOST_BYTES`, at least 1."""
+    return max(1, MOST_BYTES // (4 * len(task.train) * len(task.classes)))
 
 
 def _part(shifts: Shifts, span: slice) -> Shifts:
