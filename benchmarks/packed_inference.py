@@ -38,7 +38,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -48,10 +47,6 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import llvmlite.binding as llvm
 import numpy as np
 import torch
-from llvmlite import ir
-from numba import njit, types
-from numba.core import cgutils
-from numba.extending import intrinsic
 from torch import nn
 
 from tersa.binary.convert import convert
@@ -67,6 +62,8 @@ from tersa.models.bvgg import BVGG16_PLAN, BVGG16_UNITS, POOL
 from tersa.quant.layers import PixelInput
 from tersa.targets.base import Effort
 from tersa.targets.environment import environment
+from tersa.targets.popcount import best
+from tersa.targets.popcount import limit as limit_of_bits
 from tersa.targets.registry import parse
 from tersa.targets.rounds import time_rounds
 from tersa.targets.statistics import compare_rounds
@@ -77,8 +74,6 @@ MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 NAMES = tuple(str(label) for label in range(CLASSES))
 CHECKED = 64
 """Images on which logits are compared."""
-VECTORS = 24
-"""Registers in flight when the limit is measured: enough to hide every latency."""
 CLOCKS = {"wall": time.perf_counter_ns, "cpu": time.process_time_ns}
 SHOWN = ("popcnt", "avx2", "fma", "avxvnni", "avx512f", "avx512vpopcntdq", "avx512vnni")
 
@@ -111,7 +106,7 @@ def main() -> None:
         for threads in arguments.threads:
             for batch in arguments.batch:
                 rows += compared(artefacts, batch, threads, arguments)
-    limit = popcount_limit()
+    limit = limit_of_bits()
     print(f"\nlimit of this processor: {limit / 1e9:.0f} G bits/s through XOR and popcount, one thread")
     rows += layers(program, limit)
     if arguments.avx2 and "avx512f" in cpu_features():
@@ -292,16 +287,6 @@ def layers(program: Program, limit: float) -> list[dict[str, Any]]:
     return [*rows, whole, limits]
 
 
-def best(call: Callable[[], object], repeats: int = 300) -> float:
-    """Shortest time of a call, in seconds: a layer alone is too short for anything else."""
-    times: list[float] = []
-    for _ in range(repeats):
-        start = time.perf_counter_ns()
-        call()
-        times.append((time.perf_counter_ns() - start) / 1e9)
-    return float(np.percentile(times, 10))
-
-
 def sizes(packed: Artefact, fp32: Artefact) -> list[dict[str, Any]]:
     bits, floats = packed.size_bytes, fp32.size_bytes
     print(f"size: .tersa {bits:,} bytes, fp32 .onnx {floats:,} bytes, {floats / bits:.1f} times smaller")
@@ -320,49 +305,6 @@ def sizes(packed: Artefact, fp32: Artefact) -> list[dict[str, Any]]:
 # The processor --------------------------------------------------------------------------------------------
 
 
-@intrinsic
-def _popcounts(typing: Any, steps: Any) -> Any:
-    """`steps` times x = popcount(x ^ w) in each of VECTORS registers; returns something of all of them."""
-    lanes = 8 if "avx512f" in cpu_features() else 4
-    registers = VECTORS if lanes == 8 else 8
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        vector = ir.VectorType(ir.IntType(64), lanes)
-        count = cgutils.get_or_insert_function(
-            builder.module, ir.FunctionType(vector, [vector]), f"llvm.ctpop.v{lanes}i64"
-        )
-        places = [
-            cgutils.alloca_once_value(builder, ir.Constant(vector, [i + 1] * lanes)) for i in range(registers)
-        ]
-        with cgutils.for_range(builder, args[0]) as loop:
-            first = builder.insert_element(
-                ir.Constant(vector, ir.Undefined), loop.index, ir.Constant(ir.IntType(32), 0)
-            )
-            zero = ir.Constant(ir.VectorType(ir.IntType(32), lanes), [0] * lanes)
-            other = builder.shuffle_vector(first, first, zero)
-            for place in places:
-                builder.store(builder.call(count, [builder.xor(builder.load(place), other)]), place)
-        total = builder.load(places[0])
-        for place in places[1:]:
-            total = builder.add(total, builder.load(place))
-        found = builder.extract_element(total, ir.Constant(ir.IntType(32), 0))
-        return builder.add(found, ir.Constant(ir.IntType(64), 64 * lanes * registers << 32))
-
-    return types.int64(types.int64), codegen
-
-
-@njit
-def _go(steps):
-    return _popcounts(steps)
-
-
-def popcount_limit() -> float:
-    """Bits a second that go through XOR and popcount in registers, on one thread."""
-    steps = 200_000
-    bits = (_go(1) >> 32) * steps
-    return bits / min(best(lambda: _go(steps), 40) for _ in range(3))
-
-
 def held(program: Program, arguments: argparse.Namespace) -> dict[str, Any]:
     """The limit and all comparisons of this process, which is held to AVX2."""
     rows: list[dict[str, Any]] = []
@@ -371,7 +313,7 @@ def held(program: Program, arguments: argparse.Namespace) -> dict[str, Any]:
         for threads in arguments.threads:
             for batch in arguments.batch:
                 rows += compared(artefacts, batch, threads, arguments)
-    return {"limit": popcount_limit(), "features": sorted(cpu_features()), "rows": rows}
+    return {"limit": limit_of_bits(), "features": sorted(cpu_features()), "rows": rows}
 
 
 def held_to_avx2(arguments: argparse.Namespace) -> list[dict[str, Any]]:

@@ -310,7 +310,8 @@ def test_layers_of_a_real_network(job: Job, tmp_path: Path, monkeypatch: pytest.
     assert sum(one.share for one in table.layers) == pytest.approx(100.0)
     assert "of the time" in limit_words(table)
     assert notes == [
-        "layers of mlp:4 on c@threads=1: c gives no times by layer; onnxruntime, openvino and torch do"
+        "layers of mlp:4 on c@threads=1: c gives no times by layer; onnxruntime, openvino and torch do, "
+        "and packed of packed programs"
     ]
 
 

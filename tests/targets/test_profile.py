@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+from torch import nn
 
+from tersa.data.sources import load as load_task
 from tersa.errors import TargetError
-from tersa.export.artefact import Artefact
+from tersa.export.artefact import Artefact, read_artefact
+from tersa.export.bundle import write_bundle
+from tersa.quant.layers import (
+    IntegerBatchNorm1d,
+    IntegerBatchNorm2d,
+    PixelInput,
+    QuantActivation,
+    QuantConv2d,
+    QuantLinear,
+)
+from tersa.recipes.deploy import pack
+from tersa.targets import popcount
 from tersa.targets.costs import NodeCost, file_costs
-from tersa.targets.profile import from_onnxruntime, from_openvino, match, profile
+from tersa.targets.profile import from_onnxruntime, from_openvino, match, profile, steps_of
 from tersa.targets.registry import KINDS, installed, parse
+from tersa.train.latents import settle_pixels_
 
 HERE = {one.name for one in installed() if one.version}
 
@@ -92,3 +108,48 @@ def test_a_runtime_without_a_profiler_says_so(artefact: Artefact) -> None:
     target = KINDS["c"].make()
     with pytest.raises(TargetError, match="c gives no times by layer; onnxruntime, openvino and torch do"):
         profile(target, artefact, "fp32", np.zeros((1, 1, 8, 8), np.float32), [])
+
+
+@pytest.fixture
+def packed(tmp_path: Path) -> Artefact:
+    """Two convolutions of bits with a pooling, two fully connected layers; drawn weights."""
+    task = load_task("digits")
+    network = nn.Sequential(
+        PixelInput(8),
+        *(QuantConv2d(1, 6, 3, padding=1, input_bits=8), IntegerBatchNorm2d(6), QuantActivation()),
+        *(QuantConv2d(6, 5, 3, padding=1), IntegerBatchNorm2d(5), QuantActivation(), nn.MaxPool2d(2)),
+        nn.Flatten(),
+        *(QuantLinear(80, 7), IntegerBatchNorm1d(7), QuantActivation(), QuantLinear(7, 10)),
+        IntegerBatchNorm1d(10),
+    )
+    settle_pixels_(network, task)
+    write_bundle(tmp_path / "net.tersa", pack(network.eval(), task))
+    return read_artefact(tmp_path / "net.tersa")
+
+
+def test_steps_of_a_packed_program_have_times_and_products(packed: Artefact) -> None:
+    costs = steps_of(packed.path, 3)
+    products = [(one.name, one.macs, one.work) for one in costs if one.macs]
+    assert products == [
+        ("conv1", 3 * 6 * 9 * 64, 8 * 3 * 6 * 9 * 64),  # pixels of 8 bits
+        ("conv2", 3 * 5 * 54 * 64, 3 * 5 * 54 * 64),
+        ("fc3", 3 * 7 * 80, 3 * 7 * 80),
+        ("fc4", 3 * 10 * 7, 3 * 10 * 7),
+    ]
+    second = next(one for one in costs if one.name == "conv2")
+    assert second.kind == "Convolution Threshold MaxPool"
+    assert second.moved_bytes - second.weight_bytes == 3 * (6 * 64 + 5 * 16) // 8
+    images = np.random.default_rng(0).random((3, 1, 8, 8), dtype=np.float32)
+    found = profile(parse("packed"), packed, "packed", images, costs, calls=5)
+    assert [one.cost for one in found.layers] == costs
+    assert all(one.ms > 0 for one in found.layers)
+    with pytest.raises(TargetError, match="c gives no times by layer of a packed program; packed does"):
+        profile(KINDS["c"].make(), packed, "packed", images, costs)
+    with pytest.raises(TargetError, match="for at most 64 images at once"):
+        profile(parse("packed"), packed, "packed", np.zeros((65, 1, 8, 8), np.float32), costs)
+
+
+def test_the_limit_of_the_processor_is_measured_once() -> None:
+    limit = popcount.limit()
+    assert 1e9 < limit < 1e15
+    assert popcount.limit() == limit

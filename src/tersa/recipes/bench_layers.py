@@ -7,6 +7,9 @@ taken as the time of the quickest operator that the profiler saw. A layer that i
 overhead does not become faster when channels of its neighbours' arithmetic go: that is why pruning a layer
 may not help.
 
+Of a packed program a layer is one step of its kernels, and arithmetic is counted in products of single bits,
+under the limit of XOR and popcount (`tersa.targets.popcount`) on all threads.
+
 Reference: Williams et al., Roofline (Communications of the ACM 52(4), 2009).
 """
 
@@ -15,14 +18,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from tersa.errors import TersaError
+from tersa.export.artefact import PACKED
 from tersa.recipes.bench_matrix import File, Job
 from tersa.recipes.bench_result import LayerCost, LayerTable
 from tersa.recipes.subjects import noise
+from tersa.targets import popcount
 from tersa.targets.base import Effort, Target
 from tersa.targets.ceilings import Ceilings, ceilings
 from tersa.targets.costs import NodeCost, file_costs
 from tersa.targets.measure import measure
-from tersa.targets.profile import LayerTime, profile
+from tersa.targets.profile import LayerTime, profile, steps_of
 from tersa.targets.sweep import Row
 
 Say = Callable[[str, float, str], None]
@@ -64,7 +69,9 @@ def layer_table(target: Target, file: File, batch: int) -> LayerTable:
         ModelError: the work of the layers is not known.
     """
     images = noise(file.artefact.header, batch)
-    costs = file_costs(file.artefact.path, batch, file.precision)
+    packed = file.precision == PACKED
+    path = file.artefact.path
+    costs = steps_of(path, batch) if packed else file_costs(path, batch, file.precision)
     times = profile(target, file.artefact, file.precision, images, costs)
     session = target.prepare(file.artefact, file.subject.name, file.precision)
     try:
@@ -72,6 +79,9 @@ def layer_table(target: Target, file: File, batch: int) -> LayerTable:
     finally:
         session.close()
     machine = ceilings(target.threads)
+    if packed:
+        bits = {PACKED: target.threads * popcount.limit()}
+        machine = machine.model_copy(update={"macs_per_s": machine.macs_per_s | bits})
     working_set = sum(one.weight_bytes for one in costs) + max(
         one.moved_bytes - one.weight_bytes for one in costs
     )
@@ -106,13 +116,14 @@ def roofs(
         overhead_ms: what an operator costs at least.
     """
     total = sum(one.ms for one in times)
+    speed = _speed(machine, precision)
     found: list[LayerCost] = []
     for one in times:
         cost: NodeCost | None = one.cost
         macs = cost.macs if cost else 0
         moved = cost.moved_bytes if cost else one.moved_bytes
         parts = {
-            "arithmetic": 1e3 * macs / _speed(machine, precision),
+            "arithmetic": 1e3 * (cost.work if cost and precision == PACKED else macs) / speed,
             "memory": 1e3 * moved / machine.bandwidth(working_set),
             "call overhead": overhead_ms,
         }

@@ -24,7 +24,7 @@ Example:
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import onnx
@@ -51,6 +51,7 @@ class NodeCost:
         macs: multiply-accumulates of one call.
         weight_bytes: of its weights.
         moved_bytes: weights, inputs and output.
+        work: what the arithmetic is counted in where that is not multiply-accumulates (products of bits).
     """
 
     name: str
@@ -60,6 +61,7 @@ class NodeCost:
     macs: int
     weight_bytes: int
     moved_bytes: int
+    work: int = field(default=0, repr=False)
 
 
 def file_costs(path: Path, batch: int, precision: str) -> list[NodeCost]:

@@ -3,6 +3,7 @@
     onnxruntime     its profiling file: kernel time of every node
     openvino        counters of the compiled graph (PERF_COUNT)
     torch           hooks around the modules that have no children
+    packed          a clock between the steps of a packed program
 
 Layers get the names of `tersa.targets.costs`. A runtime fuses, reorders and adds operators of its own: a
 fused activation is part of its layer, and what belongs to no layer of the file keeps the runtime's name for
@@ -28,13 +29,17 @@ import onnxruntime
 import torch
 from torch import Tensor, nn
 
+from tersa.binary.runtime import LARGEST_BATCH, Runner, execute
 from tersa.errors import TargetError
-from tersa.export.artefact import NO_SPINNING, Artefact
+from tersa.export.artefact import NO_SPINNING, PACKED, Artefact
+from tersa.export.bundle import read_bundle
 from tersa.export.onnx import Deployed
 from tersa.targets.base import Pixels, Target
 from tersa.targets.costs import PRODUCTS, NodeCost
 from tersa.targets.onnx_runtime import FLOAT_LAYERS, GRAPH_LEVELS, INTEGER_LAYERS, OnnxRuntime
 from tersa.targets.openvino_cpu import OpenVino, load_openvino, settings
+from tersa.targets.packed import Packed
+from tersa.targets.packed_costs import program_costs
 from tersa.targets.torch_eager import TorchEager, pinned, placed
 
 LAYERS = (*FLOAT_LAYERS, *INTEGER_LAYERS)
@@ -89,13 +94,49 @@ def profile(
     Raises:
         TargetError: the runtime gives no times by layer.
     """
+    if isinstance(target, Packed) and precision == PACKED:
+        return _packed(target, artefact, images, costs, calls)
+    if precision == PACKED:
+        raise TargetError(f"{target.name} gives no times by layer of a packed program; packed does")
     if isinstance(target, OnnxRuntime):
         return _onnxruntime(target, artefact, images, costs, calls)
     if isinstance(target, OpenVino):
         return _openvino(target, artefact, precision, images, costs, calls)
     if isinstance(target, TorchEager):
         return _torch(target, artefact, precision, images, costs, calls)
-    raise TargetError(f"{target.name} gives no times by layer; onnxruntime, openvino and torch do")
+    raise TargetError(f"{target.name} gives no times by layer; {KNOWN}")
+
+
+KNOWN = "onnxruntime, openvino and torch do, and packed of packed programs"
+
+
+def steps_of(path: Path, batch: int) -> list[NodeCost]:
+    """The steps of a `.tersa` file for a batch, as the target `packed` runs them."""
+    program = read_bundle(path)
+    return program_costs(program, batch, Runner(program).table(batch).names)
+
+
+def _packed(
+    target: Packed, artefact: Artefact, images: Pixels, costs: Sequence[NodeCost], calls: int
+) -> Profile:
+    """All steps of a call in their order, each with its own two looks at the clock."""
+    if len(images) > LARGEST_BATCH:
+        raise TargetError(f"packed gives times by layer for at most {LARGEST_BATCH} images at once")
+    runner = Runner(read_bundle(artefact.path), target.threads)
+    runner(images)
+    table = runner.table(len(images))
+    rows = [np.ascontiguousarray(table.rows[place : place + 1]) for place in range(len(table.rows))]
+    times = np.empty((calls + calls // 3, len(rows)))
+    for call in range(len(times)):
+        for place, row in enumerate(rows):
+            start = time.perf_counter_ns()
+            execute(row, target.threads)
+            times[call, place] = (time.perf_counter_ns() - start) / 1e6
+    medians = np.median(times[-calls:], axis=0)
+    layers = [
+        LayerTime(cost.name, cost.kind, float(ms), cost) for cost, ms in zip(costs, medians, strict=True)
+    ]
+    return Profile(layers, "a clock between the steps; arithmetic in products of single bits")
 
 
 def match(events: Sequence[tuple[str, tuple[int, ...]]], costs: Sequence[NodeCost]) -> list[NodeCost | None]:
