@@ -286,6 +286,7 @@ def _layers(terminal: Terminal, table: LayerTable) -> None:
     from tersa.report.numbers import si, size
 
     most = max(one.share for one in table.layers)
+    counted = "products of bits" if table.precision == "packed" else "MACs"
     rows = [
         (
             *(one.name, one.kind, "█" * max(1, round(BAR * one.share / most)), one.limit),
@@ -299,7 +300,7 @@ def _layers(terminal: Terminal, table: LayerTable) -> None:
         ("layer", "runs as", "time", "held back by", "%", "ms", "roof ms", "MACs", "bytes"),
         rows,
         left=4,
-        caption=f"{limit_words(table)}. Machine: {si(table.macs_per_s)} MACs/s, "
+        caption=f"{limit_words(table)}. Machine: {si(table.macs_per_s)} {counted}/s, "
         f"{size(table.bytes_per_s)}/s for {size(table.working_set_bytes)}. Times: {table.how}; "
         f"a call takes {table.call_ms:.4g} ms.",
     )

@@ -277,8 +277,9 @@ def _layers(table: LayerTable) -> LayersView:
         )
         for one in table.layers
     )
+    counted = "products of single bits" if table.precision == "packed" else "multiply-accumulates"
     machine = (
-        f"Machine: {si(table.macs_per_s)} multiply-accumulates and {size(table.bytes_per_s)} in a "
+        f"Machine: {si(table.macs_per_s)} {counted} and {size(table.bytes_per_s)} in a "
         f"second, for a working set of {size(table.working_set_bytes)}; the quickest operator takes "
         f"{milliseconds(table.overhead_ms)}. Times: {table.how}, {milliseconds(table.profiled_ms)} in all; "
         f"a call takes {milliseconds(table.call_ms)}."
