@@ -102,16 +102,17 @@ def binary() -> Summary:
     rows = {row["name"]: row for row in read("bvgg16_gpu.csv")}
     published = {row["network"]: row for row in rows_of("binary_vgg.csv")}
     values: list[Ours] = []
-    for name, network in TRAINED.items():
+    trained = {name: network for name, network in TRAINED.items() if rows[name]["validation_accuracy"]}
+    for name, network in trained.items():
         row = rows[name]
         key = key_of("binary_vgg.csv", published[network], "test_accuracy_percent")
         remark = f"{row['epochs']} epochs; {row['note']}"
         values.append(Ours(key=key, value=float(row["test_accuracy"]), remark=remark))
-    ours = [rows[name] for name in TRAINED]
+    ours = [row for row in rows.values() if row["validation_accuracy"]]
     return Summary(
         experiment="binary-vgg",
         name="own-gpu",
-        command=f"python benchmarks/gpu/bvgg16.py {' '.join(TRAINED)}",
+        command="; ".join(dict.fromkeys(row["command"] for row in ours)),
         own=True,
         processor=ours[0]["device"],
         device="cuda",

@@ -29,7 +29,7 @@ def test_changes_that_gained_are_taken_together_the_better_of_two(script: Module
     }
     found = {named(script, words): value for words, value in accuracies.items()}
     both = script.together(found | {named(script, "two stages"): 64.0}, 1.0)
-    assert both.words == "two stages + learning rate 0.01 + learning rate 0.02"
+    assert both.words == "learning rate 0.02 + two stages"
     assert both.settings == {"learning_rate": 0.02}
     assert both.staged
     assert script.together({script.BASE: 60.0, named(script, "two stages"): 64.0}, 1.0) is None
@@ -86,5 +86,5 @@ def test_rows_say_what_was_gained(
         ["as they are", "60.00", "+0.00"],
         ["learning rate 0.02", "70.00", "+10.00"],
         ["two stages", "65.00", "+5.00"],
-        ["two stages + learning rate 0.02", "71.00", "+11.00"],
+        ["learning rate 0.02 + two stages", "71.00", "+11.00"],
     ]

@@ -110,19 +110,18 @@ def run(model: nn.Module, task: Task, settings: dict[str, object], teacher: nn.M
 
 def together(found: dict[Variant, float], gain: float) -> Variant | None:
     """All changes that gained, as one variant; None where fewer than two did."""
-    gained = sorted(
-        (v for v in found if v is not BASE and found[v] >= found[BASE] + gain), key=lambda v: found[v]
-    )
-    if len(gained) < 2:
+    gained = [v for v in found if v is not BASE and found[v] >= found[BASE] + gain]
+    taken: list[Variant] = []
+    for variant in sorted(gained, key=lambda v: -found[v]):  # the best first
+        apart = not any(
+            set(variant.settings) & set(other.settings) or (variant.spec and other.spec) for other in taken
+        )
+        taken += [variant] if apart else []
+    if len(taken) < 2:
         return None
-    settings: dict[str, object] = {}
-    for variant in gained:  # the best last
-        settings |= variant.settings
-    if settings.get("schedule") == "exponential" and "learning_rate" in settings:
-        settings["learning_rate"] = 0.02
-    spec = next((v.spec for v in reversed(gained) if v.spec), "")
-    words = " + ".join(v.words for v in gained)
-    return Variant(words, settings, spec, any(v.staged for v in gained))
+    settings = {key: value for variant in taken for key, value in variant.settings.items()}
+    spec = next((v.spec for v in taken if v.spec), "")
+    return Variant(" + ".join(v.words for v in taken), settings, spec, any(v.staged for v in taken))
 
 
 def main() -> None:
@@ -149,9 +148,9 @@ def main() -> None:
         parser.error(f"--epochs {asked.epochs}: at least 2, of which two stages have one each")
     try:
         began, device, task = time.monotonic(), choose(asked.device), load_task(DATA)
+        teacher = load_model(TEACHER, task.shape, len(task.classes), checkpoint=asked.teacher).module
     except TersaError as error:
         parser.exit(error.exit_code, f"error: {error}\n")
-    teacher = load_model(TEACHER, task.shape, len(task.classes), checkpoint=asked.teacher).module
     command = shlex.join(["python", "benchmarks/gpu/binary_settings.py", *sys.argv[1:]])
     chosen = [BASE, *(v for v in VARIANTS[1:] if not starts or v.words.startswith(starts))]
     for name in asked.networks:

@@ -550,8 +550,8 @@ def main() -> None:
         parser.error(f"unknown network {wrong[0]}; known: {', '.join(NETWORKS)}")
     order = in_order([name for name in asked.names if not has_ended(name, asked)], asked.out)
     asked.lessons = {}
-    asked.command = shlex.join(["python", "benchmarks/gpu/bvgg16.py", *asked.names])
-    asked.command += f" --fit {asked.fit}" if asked.fit else ""
+    fitted = ["--fit", asked.fit] if asked.fit else []
+    asked.command = shlex.join(["python", "benchmarks/gpu/bvgg16.py", *asked.names, *fitted])
     try:
         asked.fit = seconds_of(asked.fit, asked.names, order)
     except ValueError as error:

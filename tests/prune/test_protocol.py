@@ -6,12 +6,12 @@ import itertools
 
 import pytest
 import torch
-from tests.prune.networks import Chain, Odd, Residual, fill
+from tests.prune.networks import Chain, Dense, Grouped, Odd, Residual, fill
 from torch import nn
 
 from tersa.errors import UsageError
 from tersa.prune.groups import Groups, find_groups
-from tersa.prune.protocol import Stride, choose, layer_widths, stride, within
+from tersa.prune.protocol import Stride, choose, layer_widths, regular, stride, within
 from tersa.prune.surgery import after, remove_
 
 SHAPE = (3, 8, 8)
@@ -214,6 +214,34 @@ def test_what_loses_units_keeps_a_multiple(round_to: int, count: int) -> None:
         assert width >= min(round_to, len(group.units))
     if count == 99:
         assert widths_after(groups, units) == [min(13, round_to), min(8, round_to)]
+
+
+def test_a_block_that_is_too_large_is_not_passed_over_for_a_worse_one() -> None:
+    groups = two_layers(16, 8)
+    good, worse = [1.0] * 8 + [1.1] * 8, [9.0] * 4 + [10.0] * 4
+    scores = torch.tensor(good + worse)
+    assert widths_after(groups, choose(scores, groups, count=12, round_to=8)) == [8, 8]
+    assert widths_after(groups, choose(scores, groups, count=12, round_to=4)) == [4, 8]
+
+
+@pytest.mark.parametrize("width", range(9, 16))
+def test_of_equal_scores_the_width_is_a_multiple_first(width: int) -> None:
+    """A mean of eight equal numbers may be rounded below that of five."""
+    groups = two_layers(width, 8)
+    for seed in range(20):
+        score = torch.rand((), generator=torch.Generator().manual_seed(seed))
+        units = choose(score.repeat(width + 8), groups, count=1, round_to=8)
+        assert widths_after(groups, units) == [8, 8]
+
+
+def test_groups_whose_units_are_not_their_layers_channels_keep_them() -> None:
+    for kind in (Dense, Grouped):
+        groups = groups_of(kind)
+        odd = [each for each in groups.groups if not regular(groups, each)]
+        assert odd, kind
+        units = choose(torch.zeros(len(groups.units)), groups, count=99, round_to=2)
+        assert not any(bool(torch.isin(each.units, units).any()) for each in odd)
+    assert all(regular(groups_of(Residual), each) for each in groups_of(Residual).groups)
 
 
 def test_units_that_must_stay_do_not_fill_a_block() -> None:

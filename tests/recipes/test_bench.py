@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tersa.data.sources import load as load_task
 from tersa.data.task import Task
 from tersa.errors import DataError, ModelError, TargetError, UsageError
 from tersa.export.artefact import Artefact, Header
@@ -17,13 +18,13 @@ from tersa.models import build
 from tersa.recipes import bench, bench_matrix
 from tersa.recipes.bench import BenchRequest, make_plan, run_bench
 from tersa.recipes.bench_cross import adapted_for, cross_table, split_adapted
-from tersa.recipes.bench_layers import layer_tables, limit_words, roofs
+from tersa.recipes.bench_layers import layer_table, layer_tables, limit_words, roofs
 from tersa.recipes.bench_matrix import Batches, File, Finished, Found, Job, run_matrix
 from tersa.recipes.bench_report import view_of
 from tersa.recipes.bench_result import BenchResult, LayerTable, Reference
 from tersa.recipes.bench_verdict import energy_known, fewer_starts, headline, unled
 from tersa.recipes.hardware import HardwareRequest, plan_hardware
-from tersa.recipes.subjects import Subject
+from tersa.recipes.subjects import Subject, to_artefact
 from tersa.records import Comparison, Environment, Measurement, Quantiles
 from tersa.report.bench_page import render
 from tersa.targets.ceilings import Ceilings
@@ -34,6 +35,7 @@ from tersa.targets.lanes import Limits
 from tersa.targets.profile import LayerTime
 from tersa.targets.registry import KINDS, parse
 from tersa.targets.sweep import Cell, Gap, Row
+from tersa.train.latents import settle_pixels_
 
 HEADER = Header(tuple("abc"), (1, 4, 4), (0.3,), (0.4,))
 ENVIRONMENT = Environment(
@@ -313,6 +315,38 @@ def test_layers_of_a_real_network(job: Job, tmp_path: Path, monkeypatch: pytest.
         "layers of mlp:4 on c@threads=1: c gives no times by layer; onnxruntime, openvino and torch do, "
         "and packed of packed programs"
     ]
+
+
+@pytest.mark.parametrize(
+    ("macs", "work", "limit", "roof"),
+    [
+        (1_000, 6_000_000, "arithmetic", 3.0),  # products of bits count, not the multiply-accumulates
+        (5_000_000, 0, "not known", 0.0),  # numbers of 16 bits, floats
+        (0, 0, "call overhead", 0.5),
+    ],
+)
+def test_packed_layers_stand_under_the_limit_of_bits(macs: int, work: int, limit: str, roof: float) -> None:
+    bits = MACHINE.model_copy(update={"macs_per_s": {**MACHINE.macs_per_s, "packed": 2e9}})
+    cost = NodeCost("conv1", "Convolution", "1", (1,), macs, 0, 1000, work)
+    [found] = roofs([LayerTime("conv1", "Convolution", 6.0, cost)], bits, "packed", 1000, 0.5)
+    assert (found.limit, found.macs) == (limit, macs)
+    assert found.roof_ms == pytest.approx(roof)
+
+
+def test_layers_of_a_packed_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tersa.recipes.bench_layers.ceilings", lambda _threads: MACHINE)
+    monkeypatch.setattr("tersa.targets.popcount.limit", lambda: 3e9)
+    task = load_task("digits")
+    network = build("tfc+w1a1", task.shape, 10).eval()
+    settle_pixels_(network, task)
+    subject = Subject("tfc", Header.of(task), network)
+    artefact = to_artefact(subject, "packed", tmp_path / "net.tersa", task)
+    table = layer_table(parse("packed"), File(subject, "packed", artefact), 2)
+    assert {one.name for one in table.layers if one.macs} == {"fc1", "fc2", "fc3", "fc4"}
+    assert table.macs_per_s == 3e9
+    assert sum(one.macs for one in table.layers) == 2 * (64 * 64 + 64 * 64 + 64 * 64 + 64 * 10)
+    with pytest.raises(TargetError, match="c gives no times by layer of a packed program; packed does"):
+        layer_table(parse("c"), File(subject, "packed", artefact), 1)
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from tersa.data import load as load_task
 from tersa.data.task import Task
 from tersa.errors import Diverged, ModelError, UsageError
-from tersa.export.check import classify
+from tersa.export.check import classify, module_logits
 from tersa.models.lighten import lighten_
 from tersa.models.load import load
 from tersa.models.summary import macs, parameters
@@ -34,6 +34,8 @@ from tersa.prune.protocol import choose, within
 from tersa.prune.schedules import SCHEDULES
 from tersa.prune.surgery import after, remove_, resize_
 from tersa.recipes import channels, descent, outcome, retraining
+from tersa.recipes.bench import Plan
+from tersa.recipes.bench_matrix import Batches
 from tersa.recipes.beside import twin_config
 from tersa.recipes.channels import Channels
 from tersa.recipes.deploy import Dock
@@ -46,11 +48,12 @@ from tersa.recipes.retraining import Follower, retrain_
 from tersa.recipes.setting import Setting
 from tersa.recipes.shrink import shrink
 from tersa.recipes.start import find_start
-from tersa.recipes.subjects import find_subject
+from tersa.recipes.subjects import accuracy_on_test, find_subject, to_artefact
 from tersa.recipes.train import TrainRequest, run_training
 from tersa.recipes.trajectory import Trajectory
 from tersa.recipes.zeroed import masked_training
 from tersa.records import ShrinkResult, Step
+from tersa.targets.registry import parse
 from tersa.train.baseline import save_weights
 from tersa.train.config import TrainConfig
 from tersa.train.continued import learn_
@@ -872,6 +875,23 @@ def test_a_low_bit_network_is_pruned_timed_and_shipped_as_a_packed_program(
     logits = classify(tmp_path / "run/model.tersa", load_task("digits").test.images)
     right = float((logits.argmax(1) == load_task("digits").test.labels.numpy()).mean())
     assert result.result.test_accuracy == pytest.approx(100 * right)
+    packed_run_is_run_from_its_file(tmp_path, result.result.test_accuracy)
+
+
+def packed_run_is_run_from_its_file(place: Path, accuracy: float) -> None:
+    """The run's network has the data's normalisation and other forms than bits; bits are the shipped file."""
+    task = load_task("digits")
+    subject = find_subject(str(place / "run"), task)
+    assert (subject.header.precision, subject.header.mean) == ("fp32", task.mean)
+    shipped = to_artefact(subject, "packed", place / "other.tersa", task)
+    assert shipped.path == place / "run/model.tersa"
+    assert shipped.module is not None
+    told = classify(shipped.path, task.test.images[:50])
+    assert np.array_equal(module_logits(shipped.module, task.test.images[:50]), told)
+    plain = to_artefact(subject, "fp32", place / "fp32.onnx", task)
+    assert accuracy_on_test(plain, task) == pytest.approx(accuracy)
+    plan = Plan([subject], [("packed", parse("packed"))], [], Batches((1,)))
+    assert plan.wanted(subject) == ["fp32", "packed"]
 
 
 def test_layers_that_no_packed_program_has_are_refused_before_any_work(tmp_path: Path, cache: Path) -> None:
@@ -906,8 +926,14 @@ REFUSED = [
         {"protocol": {"round_to": 2, "granularity": "weight", "criterion": "l1"}},
         "--round-to is of channels; with --granularity weight no channel goes",
     ),
-    ({"protocol": {"round_to": 64}}, r"--round-to 64: nothing can be removed, .* .the widest has 8"),
-    ({"protocol": {"round_to": 4, "amount": 0.9}}, "is 16; at most 6 can go, since 4 of each layer stay"),
+    (
+        {"protocol": {"round_to": 64}},
+        "--round-to 64: nothing can be removed, the widest .* has 8 of them",
+    ),
+    (
+        {"protocol": {"round_to": 4, "amount": 0.9}},
+        "at most 6 can go, since at least 4 of each layer stay",
+    ),
     ({"protocol": {"amount": 0.02}}, "--amount 2% of the 18 channels in scope is none; one is 5.6%"),
     (
         {"protocol": {"amount": 0.02, "granularity": "kernel", "criterion": "l1", "scope": "conv1"}},

@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tersa.errors import UsageError
 from tersa.recipes.setting import Setting
 from tersa.recipes.train import TrainRequest, lessons_for, run_training
 from tersa.train import lessons as module
@@ -77,11 +78,21 @@ def test_answers_that_were_asked_for_before_are_those_of_the_run(
 
 
 def test_more_views_than_fit_are_refused(
-    request_of_views: TrainRequest, monkeypatch: pytest.MonkeyPatch
+    request_of_views: TrainRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "MOST_BYTES", 2 * 4 * 1150 * 10)
-    with pytest.raises(Exception, match=r"3 views of \d+ images are too many; at most 2 fit"):
-        lessons_for(request_of_views, Setting(threads=1))
+    monkeypatch.setattr(module, "MOST_BYTES", 2 * 4 * 1200 * 10)
+    with pytest.raises(UsageError, match="--teacher-views 3: at most 2 of these images fit"):
+        run_training(request_of_views, tmp_path / "run", setting=Setting(threads=1))
+    assert not (tmp_path / "run").exists()
+
+
+def test_answers_of_other_views_are_refused(request_of_views: TrainRequest, tmp_path: Path) -> None:
+    answers = lessons_for(request_of_views, Setting(threads=1))
+    for views in (0, 2):
+        other = request_of_views.model_copy(update={"teacher_views": views})
+        with pytest.raises(UsageError, match=f"lessons of 3 views were given, {views} are asked for"):
+            run_training(other, tmp_path / "run", setting=Setting(threads=1), lessons=answers)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_run_without_views_has_the_spec_of_older_versions(tmp_path: Path) -> None:

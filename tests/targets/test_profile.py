@@ -116,8 +116,8 @@ def packed(tmp_path: Path) -> Artefact:
     task = load_task("digits")
     network = nn.Sequential(
         PixelInput(8),
-        *(QuantConv2d(1, 6, 3, padding=1, input_bits=8), IntegerBatchNorm2d(6), QuantActivation()),
-        *(QuantConv2d(6, 5, 3, padding=1), IntegerBatchNorm2d(5), QuantActivation(), nn.MaxPool2d(2)),
+        *(QuantConv2d(1, 70, 3, padding=1, input_bits=8), IntegerBatchNorm2d(70), QuantActivation()),
+        *(QuantConv2d(70, 5, 3, padding=1), IntegerBatchNorm2d(5), QuantActivation(), nn.MaxPool2d(2)),
         nn.Flatten(),
         *(QuantLinear(80, 7), IntegerBatchNorm1d(7), QuantActivation(), QuantLinear(7, 10)),
         IntegerBatchNorm1d(10),
@@ -131,22 +131,22 @@ def test_steps_of_a_packed_program_have_times_and_products(packed: Artefact) -> 
     costs = steps_of(packed.path, 3)
     products = [(one.name, one.macs, one.work) for one in costs if one.macs]
     assert products == [
-        ("conv1", 3 * 6 * 9 * 64, 8 * 3 * 6 * 9 * 64),  # pixels of 8 bits
-        ("conv2", 3 * 5 * 54 * 64, 3 * 5 * 54 * 64),
+        ("conv1", 3 * 70 * 9 * 64, 0),  # one channel of 8 bits: as numbers
+        ("conv2", 3 * 5 * 630 * 64, 3 * 5 * 630 * 64),
         ("fc3", 3 * 7 * 80, 3 * 7 * 80),
         ("fc4", 3 * 10 * 7, 3 * 10 * 7),
     ]
     second = next(one for one in costs if one.name == "conv2")
     assert second.kind == "Convolution Threshold MaxPool"
-    assert second.moved_bytes - second.weight_bytes == 3 * (6 * 64 + 5 * 16) // 8
+    assert second.moved_bytes - second.weight_bytes == 3 * 8 * (2 * 64 + 16)  # 70 channels are two words
     images = np.random.default_rng(0).random((3, 1, 8, 8), dtype=np.float32)
     found = profile(parse("packed"), packed, "packed", images, costs, calls=5)
     assert [one.cost for one in found.layers] == costs
     assert all(one.ms > 0 for one in found.layers)
     with pytest.raises(TargetError, match="c gives no times by layer of a packed program; packed does"):
         profile(KINDS["c"].make(), packed, "packed", images, costs)
-    with pytest.raises(TargetError, match="for at most 64 images at once"):
-        profile(parse("packed"), packed, "packed", np.zeros((65, 1, 8, 8), np.float32), costs)
+    with pytest.raises(TargetError, match="for at most 64 images of this network"):
+        steps_of(packed.path, 65)
 
 
 def test_the_limit_of_the_processor_is_measured_once() -> None:

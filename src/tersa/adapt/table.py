@@ -10,8 +10,8 @@ machine: the hardware (processor, cores and device) with the runtime, its versio
 or device gets rows of its own in the same file. A file whose rows of the target are all of other hardware is
 refused (`choose_machine`) unless the user allows it, and these rows are then never mixed with own ones.
 
-A machine behind ssh tells its own processor and cores: rows of an address whose hardware was changed are
-refused, too.
+A machine behind ssh tells its own processor and cores, so that rows of an address whose hardware was changed
+are other hardware's, too; so are rows of it from older versions, which took the processor of this machine.
 
 Layers are measured with the call around them, of which the empty call is taken off; what a chain of layers
 saves or adds is left to one factor per network (`resource.py`).

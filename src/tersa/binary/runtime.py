@@ -62,6 +62,11 @@ class Runner:
         fits = min(MOST_VALUES // largest, MOST_BYTES // self._lowered.image_bytes)
         self._most = max(1, min(LARGEST_BATCH, fits))
 
+    @property
+    def most(self) -> int:
+        """Images that go through the steps at once; more go in parts."""
+        return self._most
+
     def __call__(self, images: Images) -> Floats:
         """Logits (N, K).
 

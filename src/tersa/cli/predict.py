@@ -71,7 +71,8 @@ def predict(
     with tempfile.TemporaryDirectory(prefix="tersa.") as folder:
         if source.is_dir() or source.suffix == ".coded":
             subject = find_subject(str(source), None, network=model, data_dir=data_dir)
-            artefact = to_artefact(subject, subject.header.precision, Path(folder) / "run.onnx", None)
+            stored = subject.file.header if subject.file else subject.header
+            artefact = to_artefact(subject, stored.precision, Path(folder) / "run.onnx", None)
         else:
             artefact = read_artefact(source)
         answers = answer(artefact, images, top=top, resize=resize)

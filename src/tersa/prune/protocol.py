@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from tersa.errors import UsageError, unknown
-from tersa.prune.groups import Groups
+from tersa.prune.groups import Group, Groups
 
 
 @dataclass(frozen=True)
@@ -120,9 +120,10 @@ def choose(
 ) -> Tensor:
     """The `count` units of lowest score, leaving every group at least `least` units.
 
-    With `round_to` N above 1 units go in blocks, after which the width of their group is a multiple of N: the
-    N of lowest score, or at first as many as the width is above a multiple. The block of lowest mean score is
-    next; N units stay in each group, and all of a group that has no more.
+    With `round_to` N above 1 units go in blocks, after which their layers' width is a multiple of N: the N of
+    lowest score, or at first as many as the width is above a multiple. The block of lowest mean score is
+    next; N units stay in each group, and all of a group that has no more, or whose units are not the channels
+    of its layers (`regular`).
 
     Args:
         scores: one per unit, in the order of `groups.units`, comparable between groups.
@@ -159,33 +160,43 @@ def _choose_blocks(
     scores: Tensor, groups: Groups, count: int, least: int, allowed: Tensor | None, round_to: int
 ) -> Tensor:
     """`choose` where widths are multiples."""
-    blocks: list[tuple[float, int, Tensor]] = []
+    waiting: list[list[Tensor]] = []  # of each group, its blocks from the last to the first
     start = 0
-    for place, group in enumerate(groups.groups):
+    for group in groups.groups:
         end = start + len(group.units)
         free = torch.arange(start, end)
         free = free if allowed is None else free[allowed[start:end]]
         lowest = free[torch.argsort(scores[free], stable=True)]
-        width, at = end - start, 0
-        while width > least:
+        width, at, blocks = end - start, 0, list[Tensor]()
+        while width > least and regular(groups, group):
             size = width % round_to or round_to
             if width - size < least or at + size > len(lowest):
                 break
-            block = lowest[at : at + size]
-            blocks.append((float(scores[block].mean()), place, groups.units[block]))
+            blocks.append(lowest[at : at + size])
             width, at = width - size, at + size
+        waiting.append(blocks[::-1])
         start = end
     chosen: list[Tensor] = []
-    taken, closed = 0, set[int]()
-    for _, place, block in sorted(blocks, key=lambda each: each[:2]):  # within a group they rise: its order
-        if place in closed:
-            continue
+    taken = 0
+    while any(waiting):
+        heads = [(float(scores[blocks[-1]].mean()), at) for at, blocks in enumerate(waiting) if blocks]
+        block = waiting[min(heads)[1]].pop()
         if chosen and taken + len(block) > count:
-            closed.add(place)
-            continue
-        chosen.append(block)
+            break
+        chosen.append(groups.units[block])
         taken += len(block)
     return torch.cat(chosen).sort().values if chosen else groups.units[:0]
+
+
+def regular(groups: Groups, group: Group) -> bool:
+    """A group's units are the channels of each of its layers, one by one.
+
+    Not so where layers make only some of the channels (concatenation), where a channel has to stay, and where
+    several channels go together (grouped convolutions).
+    """
+    made = [slot.units for slot in groups.slots if not slot.incoming]
+    own = [units for units in made if bool(torch.isin(units, group.units).any())]
+    return all(torch.equal(units.sort().values, group.units.sort().values) for units in own)
 
 
 def layer_widths(model: nn.Module, groups: Groups) -> dict[str, int]:

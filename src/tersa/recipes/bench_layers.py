@@ -8,7 +8,8 @@ overhead does not become faster when channels of its neighbours' arithmetic go: 
 may not help.
 
 Of a packed program a layer is one step of its kernels, and arithmetic is counted in products of single bits,
-under the limit of XOR and popcount (`tersa.targets.popcount`) on all threads.
+under the limit of XOR and popcount (`tersa.targets.popcount`), as if every thread had a core of its own. What
+multiplies numbers there (few channels, many bits, floats) has no known roof.
 
 Reference: Williams et al., Roofline (Communications of the ACM 52(4), 2009).
 """
@@ -68,10 +69,10 @@ def layer_table(target: Target, file: File, batch: int) -> LayerTable:
         TargetError: the runtime gives no times by layer, or does not run the network.
         ModelError: the work of the layers is not known.
     """
-    images = noise(file.artefact.header, batch)
     packed = file.precision == PACKED
     path = file.artefact.path
     costs = steps_of(path, batch) if packed else file_costs(path, batch, file.precision)
+    images = noise(file.artefact.header, batch)
     times = profile(target, file.artefact, file.precision, images, costs)
     session = target.prepare(file.artefact, file.subject.name, file.precision)
     try:
@@ -127,7 +128,8 @@ def roofs(
             "memory": 1e3 * moved / machine.bandwidth(working_set),
             "call overhead": overhead_ms,
         }
-        limit = max(parts, key=lambda name: parts[name]) if moved else "not known"
+        known = moved > 0 and not (cost and precision == PACKED and macs and not cost.work)
+        limit = max(parts, key=lambda name: parts[name]) if known else "not known"
         found.append(
             LayerCost(
                 name=one.name,
@@ -137,7 +139,7 @@ def roofs(
                 ms=one.ms,
                 share=100.0 * one.ms / total,
                 limit=limit,  # pyright: ignore[reportArgumentType] - a key of `parts`
-                roof_ms=max(parts.values()) if moved else 0.0,
+                roof_ms=max(parts.values()) if known else 0.0,
             )
         )
     return found

@@ -86,7 +86,7 @@ class LayerCost(Record):
     """One layer of a network on one target.
 
     Attributes:
-        name: as in the ONNX file, or the module's path.
+        name: as in the ONNX file, the module's path, or a number in a packed program.
         kind: operator.
         macs: multiply-accumulates of one call.
         bytes: read from and written to memory: weights, inputs, outputs.
@@ -113,7 +113,7 @@ class LayerTable(Record):
         call_ms: median time of a whole call, without profiling.
         profiled_ms: sum over the layers, with profiling.
         overhead_ms: what a layer costs at least on this runtime: the quickest that was seen.
-        macs_per_s: ceiling of arithmetic, multiply-accumulates.
+        macs_per_s: ceiling of arithmetic: multiply-accumulates, of a packed program products of single bits.
         bytes_per_s: ceiling of memory for a working set of this size.
         working_set_bytes: weights and the largest activations.
         how: which profiler gave the times.

@@ -60,7 +60,9 @@ def descend_(job: Job, *, until: int = 0) -> list[Step]:
     start = remover.start
     if remover.left <= remover.least and rows[-1].index <= bool(job.light):
         where = f"in {job.protocol.scope}" if job.protocol.layers() else "in the network"
-        raise UsageError(f"nothing can be removed {where}: every layer has one channel or must stay")
+        few = job.protocol.round_to
+        have = "one channel" if few == 1 else f"{few} channels or fewer"
+        raise UsageError(f"nothing can be removed {where}: every layer has {have} or must stay")
     while True:
         job.ended = _over(job, remover, rows)
         if job.ended in ("empty", "schedule") or (job.ended is not None and len(rows) >= until):

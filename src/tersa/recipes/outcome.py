@@ -376,7 +376,9 @@ def _reasons(o: Outcome, lost: float, main: Comparison) -> dict[str, str]:
         stop = f"{o.job.protocol.granularity} leaves {count}"
     else:
         unit = o.job.protocol.granularity if o.job.zeroes else "channel"
-        stop = f"pruning ended at {count}: every layer is down to one {unit} or must stay"
+        few = o.job.protocol.round_to
+        down = f"one {unit}" if few == 1 else f"{few} {unit}s"
+        stop = f"pruning ended at {count}: every layer is down to {down} or must stay"
     slow = f"{stop}; {main.reason}" if main.reason else stop
     floors = {"max-loss": floor, "min-accuracy": floor}
     return floors | {"size": stop, "macs": stop, "parameters": stop, "latency": slow}

@@ -54,7 +54,8 @@ class Protocol(Record):
     regrow: float = Field(default=0.0, ge=0, lt=1)
     """Share of a step's removals that are taken back for as many others, where they prove better."""
     round_to: int = Field(default=1, ge=1)
-    """Layers that lose channels keep a multiple of so many: what a kernel works on at a time."""
+    """Layers that lose channels keep a multiple of so many: what a kernel works on at a time. Channels go in
+    blocks then, and a step or a schedule may remove up to a block more than it says."""
     retrain: int = Field(ge=0)
     """Iterations after each step."""
     retrain_scope: Literal["all", "layer"] = "all"

@@ -39,7 +39,7 @@ from tersa.prune.evidence import collect
 from tersa.prune.groups import Groups, find_groups
 from tersa.prune.holding import alive, full_masks
 from tersa.prune.masks import choose_masks, parse_granularity
-from tersa.prune.protocol import choose, fits, within
+from tersa.prune.protocol import choose, fits, regular, within
 from tersa.prune.surgery import verify
 from tersa.prune.trace import LAYERS
 from tersa.prune.twins import is_low_bit
@@ -285,15 +285,16 @@ def _check_scope(groups: Groups, protocol: Protocol) -> None:
     there, count = int(allowed.sum()), len(allowed)
     spare = len(choose(torch.zeros(count), groups, count=count, allowed=allowed, round_to=protocol.round_to))
     if not spare and protocol.round_to > 1:
-        widest = max((len(group.units) for group in groups.groups), default=0)
+        inside = [each for each in groups.groups if bool(allowed[torch.isin(groups.units, each.units)].any())]
+        widest = max((len(each.units) for each in inside if regular(groups, each)), default=0)
         raise UsageError(
-            f"--round-to {protocol.round_to}: nothing can be removed, no layer in scope has more channels "
-            f"than that (the widest has {widest}); give a smaller number"
+            f"--round-to {protocol.round_to}: nothing can be removed, the widest layer in scope whose "
+            f"channels can go one by one has {widest} of them; give a smaller number"
         )
     if not spare:
         raise UsageError(f"--scope {protocol.scope}: nothing can be removed, every layer has one channel")
     asked = _removals(protocol, there, "channel")
-    of_each = "one" if protocol.round_to == 1 else f"{protocol.round_to}"
+    of_each = "one" if protocol.round_to == 1 else f"at least {protocol.round_to}"
     if protocol.schedule != "open" and asked > spare:
         raise UsageError(
             f"--amount {100 * protocol.amount:g}% of the {there} channels in scope is {asked}; at most "

@@ -176,7 +176,8 @@ def _from_run(folder: Path, task: Task | None, data_dir: Path | None) -> Subject
                 f"{folder} holds neither an ONNX file, nor a packed program, nor a network with its weights"
             )
         return Subject(str(folder), file.header, file=file)
-    header = file.header if file else _stored_header(folder, result)
+    packed = file is not None and file.header.precision == PACKED  # its program takes bytes as they are
+    header = file.header if file and not packed else _stored_header(folder, result)
     if header is None:
         name = str(spec.get("data") or result.get("task"))
         header = Header.of(_trained_on(spec, name, task, data_dir))

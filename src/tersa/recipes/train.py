@@ -50,7 +50,7 @@ from tersa.train.estimate import Estimate, estimate
 from tersa.train.evaluation import evaluate
 from tersa.train.history import HistoryWriter, read_history
 from tersa.train.latents import check_moments
-from tersa.train.lessons import Lessons, prepare
+from tersa.train.lessons import Lessons, most_views, prepare
 from tersa.train.loop import Progress, Status, TrainResult, train
 
 HISTORY, WEIGHTS, CHECKPOINT = "history.db", "model.safetensors", "checkpoint.safetensors"
@@ -232,6 +232,8 @@ def resolve(request: TrainRequest, task: Task, device: str = "cpu") -> TrainSpec
         raise UsageError("--teacher-checkpoint is given without --teacher; name the teacher's model")
     if request.teacher_views and not request.teacher:
         raise UsageError("--teacher-views is given without --teacher; name the teacher's model")
+    if request.teacher_views > (most := most_views(task)):
+        raise UsageError(f"--teacher-views {request.teacher_views}: at most {most} of these images fit")
     model = request.model or default_spec(task.shape, len(task.classes))
     config = override(default_config(task, model, device=device), request.settings)
     bits = bits_of(model)
@@ -291,7 +293,7 @@ def run_training(
         resume: go on with the run in `out`; a finished one is returned as it is.
         overwrite: start again.
         evaluate_every: epochs between two looks at the validation split, each a row of the history.
-        lessons: the teacher's answers where `lessons_for` was asked for them before.
+        lessons: the teacher's answers where `lessons_for` was asked for them before, with the same views.
 
     Returns:
         The result; a diverged run has that status, and the weights of its last good epoch.
@@ -306,6 +308,9 @@ def run_training(
     with threads_of(setting):
         model, files = _model(spec, task)
         teacher = _teacher(spec, task)
+        if lessons is not None and len(lessons.logits) != _views(spec):
+            given = len(lessons.logits)
+            raise UsageError(f"lessons of {given} views were given, {_views(spec)} are asked for")
         folder = open_folder(out, "train", spec, resume=resume, overwrite=overwrite)
         if not (folder / RESULT).is_file():
             done = _train(
@@ -388,10 +393,18 @@ def _train(
     return done
 
 
+def _views(spec: TrainSpec) -> int:
+    """Views that there will be: one where nothing is augmented, none where the teacher is asked otherwise."""
+    if not spec.teacher_views:
+        return 0
+    return spec.teacher_views if spec.config.augments else 1
+
+
 def lessons_for(request: TrainRequest, setting: Setting | None = None) -> Lessons | None:
     """The answers of a request's teacher to its views, for `run_training`; None where it asks for no views.
 
-    Every request with the same data, teacher, views, augmentation, seed and precision has the same answers.
+    Every request with the same data, validation, teacher, views, augmentation, seed, precision and device has
+    the same answers.
 
     Raises:
         UsageError, DataError, ModelError: what the run would raise before its work.

@@ -1,13 +1,14 @@
 """What each step of a packed program has to do: products, and bytes from and to memory.
 
-A step is what one kernel does: a convolution with the thresholds and the pooling behind it. Its values are
-codes of k bits, 1 / 8 k bytes each; everything else has 4 bytes. With weights of w bits (ternary: 2) on codes
-of k bits
+A step is what one kernel does: a convolution with the thresholds and the pooling behind it. Where it works on
+bits, its weights have w (ternary: 2) and the codes that it reads k,
 
     macs = N O H W (C kh kw),    work = macs w k    products of single bits
 
-which is what bit planes are: `popcount.limit` says how many a processor makes. Layers have no names in a
-program; they are numbered, `conv1`, `fc2`, in the order of their work.
+and `popcount.limit` says how many of these a processor makes. Layers of few channels or many bits run on
+numbers of 16 bits instead, some on floats: their work has no such limit and is 0. Codes take their bits in
+words of 64 channels, numbers of 16 bits two bytes, everything else four. Layers have no names in a program;
+they are numbered, `conv1`, `fc2`, in the order of their work.
 
 Example:
     >>> import numpy as np
@@ -28,10 +29,21 @@ from dataclasses import fields
 
 import numpy as np
 
-from tersa.binary.program import Convolution, FloatConvolution, Operation, Program, Value, Weights
+from tersa.binary.bitpack import words_for
+from tersa.binary.lowering import form_read
+from tersa.binary.program import (
+    Convolution,
+    FloatConvolution,
+    Operation,
+    Program,
+    Value,
+    Weights,
+    sources,
+)
 from tersa.targets.costs import NodeCost
 
-FLOAT_BITS = 32
+SHORT, FLOAT, WORD = 2, 4, 8
+"""Bytes."""
 
 
 def program_costs(program: Program, batch: int, steps: Sequence[Sequence[int]]) -> list[NodeCost]:
@@ -43,8 +55,12 @@ def program_costs(program: Program, batch: int, steps: Sequence[Sequence[int]]) 
         steps: the operations of each, as `lowering.Table.names`.
     """
     found: list[NodeCost] = []
-    layers = 0
+    layers, made = 0, set[int]()
     for step in steps:
+        if step[-1] in made:  # the same codes in another form
+            found.append(_unpacking(program.values[step[-1]], step[-1], batch))
+            continue
+        made.add(step[-1])
         products = [i for i in step if isinstance(program.operations[i], Convolution | FloatConvolution)]
         kind = " ".join(type(program.operations[i]).__name__ for i in step)
         name = kind
@@ -52,9 +68,9 @@ def program_costs(program: Program, batch: int, steps: Sequence[Sequence[int]]) 
             layers += 1
             name = f"{'fc' if _whole(program, products[0]) else 'conv'}{layers}"
         weights = sum(_stored(program.operations[i]) for i in step)
-        reads = {source for i in step for source in _sources(program.operations[i]) if source not in step}
-        moved = sum(_bytes(program.values[i]) for i in (*reads, step[-1]))
-        pixels = 0 if any(_sources(program.operations[i]) for i in step) else math.prod(program.shape)
+        reads = [(source, i) for i in step for source in sources(program.operations[i]) if source not in step]
+        moved = sum(_read(program, source, i) for source, i in reads) + _bytes(program.values[step[-1]])
+        pixels = 0 if any(sources(program.operations[i]) for i in step) else math.prod(program.shape)
         last = program.values[step[-1]]
         found.append(
             NodeCost(
@@ -64,15 +80,17 @@ def program_costs(program: Program, batch: int, steps: Sequence[Sequence[int]]) 
                 shape=(batch, *last.shape),
                 macs=batch * sum(_macs(program, i) for i in products),
                 weight_bytes=weights,
-                moved_bytes=weights + round(batch * (moved + pixels)),
+                moved_bytes=weights + batch * (moved + pixels),
                 work=batch * sum(_work(program, i) for i in products),
             )
         )
     return found
 
 
-def _sources(one: Operation) -> list[int]:
-    return [getattr(one, name) for name in ("source", "other") if hasattr(one, name)]
+def _unpacking(value: Value, index: int, batch: int) -> NodeCost:
+    """Codes made of codes, for a layer that reads them as numbers of 16 bits or floats."""
+    moved = batch * (_bytes(value) + SHORT * math.prod(value.shape))
+    return NodeCost("Unpack", "Unpack", str(index), (batch, *value.shape), 0, 0, moved)
 
 
 def _whole(program: Program, index: int) -> bool:
@@ -90,11 +108,11 @@ def _macs(program: Program, index: int) -> int:
 
 
 def _work(program: Program, index: int) -> int:
-    """Products of single bits; 0 where floats are multiplied."""
+    """Products of single bits; 0 where numbers are multiplied."""
     one = program.operations[index]
-    if not isinstance(one, Convolution):
+    if not isinstance(one, Convolution) or form_read(program, index) != "words":
         return 0
-    return _macs(program, index) * (one.weights.bits or 2) * (program.values[one.source].bits or FLOAT_BITS)
+    return _macs(program, index) * (one.weights.bits or 2) * program.values[one.source].bits
 
 
 def _stored(one: Operation) -> int:
@@ -104,6 +122,16 @@ def _stored(one: Operation) -> int:
     return sum(each.nbytes for each in planes if isinstance(each, np.ndarray))
 
 
-def _bytes(value: Value) -> float:
+def _read(program: Program, source: int, index: int) -> int:
+    """Bytes of one image's value, in the form in which an operation reads it."""
+    value = program.values[source]
+    shorts = isinstance(program.operations[index], Convolution) and form_read(program, index) == "shorts"
+    return SHORT * math.prod(value.shape) if shorts else _bytes(value)
+
+
+def _bytes(value: Value) -> int:
     """Of one image's value."""
-    return math.prod(value.shape) * (value.bits or FLOAT_BITS) / 8
+    channels, rows, columns = value.shape
+    if value.kind != "codes":
+        return FLOAT * math.prod(value.shape)
+    return WORD * words_for(channels) * rows * columns * value.bits

@@ -2,8 +2,9 @@
 
     x = popcount(x ^ w), over and over, in as many vector registers as hide every latency
 
-Nothing is loaded, added or stored, so that no kernel of packed integers passes it: it is what their layers
-are measured against. Compiled by numba for the vectors that the processor has (AVX-512, else AVX2).
+Nothing is loaded, added or stored: it is what layers of packed integers are measured against. Compiled by
+numba for the vectors that the processor has (AVX-512, else AVX2). Where a population count is made of several
+instructions (AVX2) a kernel that counts otherwise can come near it or pass it.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ import onnxruntime
 import torch
 from torch import Tensor, nn
 
-from tersa.binary.runtime import LARGEST_BATCH, Runner, execute
+from tersa.binary.runtime import Runner, execute
 from tersa.errors import TargetError
 from tersa.export.artefact import NO_SPINNING, PACKED, Artefact
 from tersa.export.bundle import read_bundle
@@ -111,17 +111,21 @@ KNOWN = "onnxruntime, openvino and torch do, and packed of packed programs"
 
 
 def steps_of(path: Path, batch: int) -> list[NodeCost]:
-    """The steps of a `.tersa` file for a batch, as the target `packed` runs them."""
-    program = read_bundle(path)
-    return program_costs(program, batch, Runner(program).table(batch).names)
+    """The steps of a `.tersa` file for a batch, as the target `packed` runs them.
+
+    Raises:
+        TargetError: more images than go through the steps at once.
+    """
+    runner = Runner(read_bundle(path))
+    if batch > runner.most:
+        raise TargetError(f"packed gives times by layer for at most {runner.most} images of this network")
+    return program_costs(runner.program, batch, runner.table(1).names)
 
 
 def _packed(
     target: Packed, artefact: Artefact, images: Pixels, costs: Sequence[NodeCost], calls: int
 ) -> Profile:
     """All steps of a call in their order, each with its own two looks at the clock."""
-    if len(images) > LARGEST_BATCH:
-        raise TargetError(f"packed gives times by layer for at most {LARGEST_BATCH} images at once")
     runner = Runner(read_bundle(artefact.path), target.threads)
     runner(images)
     table = runner.table(len(images))
