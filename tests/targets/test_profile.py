@@ -137,7 +137,7 @@ def test_steps_of_a_packed_program_have_times_and_products(packed: Artefact) -> 
         ("fc4", 3 * 10 * 7, 3 * 10 * 7),
     ]
     second = next(one for one in costs if one.name == "conv2")
-    assert second.kind == "Convolution Threshold MaxPool"
+    assert second.kind == "Conv+Threshold+MaxPool"
     assert second.moved_bytes - second.weight_bytes == 3 * 8 * (2 * 64 + 16)  # 70 channels are two words
     images = np.random.default_rng(0).random((3, 1, 8, 8), dtype=np.float32)
     found = profile(parse("packed"), packed, "packed", images, costs, calls=5)

@@ -28,7 +28,7 @@ A killed run goes on with the same command and --resume. Exit code 1: a runtime 
 failed."""
 
 ONCE = ("--resume", "--overwrite")
-BAR = 28
+BAR = 24
 
 
 def bench(

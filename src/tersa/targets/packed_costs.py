@@ -18,7 +18,7 @@ Example:
     >>> program = Program(("a", "b"), (2, 1, 1), (Pixels(1, (2, 1, 1)), Convolution(0, w),
     ...     Threshold(1, np.array([[0], [1]], np.int32)), Convolution(2, w), Affine(3, *head)))
     >>> [(one.name, one.kind, one.macs) for one in program_costs(program, 3, [(0,), (1, 2), (3, 4)])]
-    [('Pixels', 'Pixels', 0), ('fc1', 'Convolution Threshold', 12), ('fc2', 'Convolution Affine', 12)]
+    [('Pixels', 'Pixels', 0), ('fc1', 'Conv+Threshold', 12), ('fc2', 'Conv+Affine', 12)]
 """
 
 from __future__ import annotations
@@ -62,8 +62,8 @@ def program_costs(program: Program, batch: int, steps: Sequence[Sequence[int]]) 
             continue
         made.add(step[-1])
         products = [i for i in step if isinstance(program.operations[i], Convolution | FloatConvolution)]
-        kind = " ".join(type(program.operations[i]).__name__ for i in step)
-        name = kind
+        kinds = [type(program.operations[i]).__name__.replace("Convolution", "Conv") for i in step]
+        name = kinds[0]
         if products:
             layers += 1
             name = f"{'fc' if _whole(program, products[0]) else 'conv'}{layers}"
@@ -75,7 +75,7 @@ def program_costs(program: Program, batch: int, steps: Sequence[Sequence[int]]) 
         found.append(
             NodeCost(
                 name=name,
-                kind=kind,
+                kind="+".join(kinds),
                 output=str(step[-1]),
                 shape=(batch, *last.shape),
                 macs=batch * sum(_macs(program, i) for i in products),
