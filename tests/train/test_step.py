@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
+from tersa.data.task import Provenance, Split, Task
+from tersa.quant.layers import QuantConv2d
 from tersa.train import step
-from tersa.train.config import TrainConfig
+from tersa.train.config import Precision, TrainConfig
+from tersa.train.device import torch_threads
+from tersa.train.loop import train
 from tersa.train.losses import objective
 from tersa.train.optimisers import build
-from tersa.train.step import Batch, gradients_, loss_of, update_
+from tersa.train.step import Batch, gradients_, loss_of, unit_strides, update_
 
 N, SIDE, CLASSES = 12, 6, 3
 MAPPED = 1e-6
@@ -118,3 +123,45 @@ def test_autocast_computes_in_bf16_and_gives_float32_logits(linear: Callable[[],
         module(batch().inputs)
     assert kinds == [torch.bfloat16, torch.float32]
     assert loss_of(lambda _: logits, CROSS_ENTROPY, batch())[1].dtype == torch.float32
+
+
+def strided() -> nn.Sequential:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        plain = nn.Conv2d(9, 6, 1, stride=(2, 3)), nn.Conv2d(6, 4, 3, stride=2)
+        return nn.Sequential(*plain, QuantConv2d(4, 5, 1, stride=2))
+
+
+@pytest.mark.parametrize(
+    ("device", "precision", "inside"),
+    [("cpu", "bf16", (1, 1)), ("cpu", "fp32", (2, 3)), ("cuda", "bf16", (2, 3))],
+)
+def test_strided_1x1_convolutions_read_their_places_in_bf16_on_a_cpu(
+    device: str, precision: Precision, inside: tuple[int, int]
+) -> None:
+    """oneDNN's backward pass of them writes past its memory; the result is the same without a stride."""
+    net, images = strided(), torch.randn(3, 9, 13, 17, generator=torch.Generator().manual_seed(0))
+    wanted = net(images)
+    with suppress(ZeroDivisionError), unit_strides(net, device, precision):
+        assert net[0].stride == inside
+        assert net[1].stride == (2, 2)
+        assert net[2].stride == ((1, 1) if inside == (1, 1) else (2, 2))
+        torch.testing.assert_close(net(images), wanted)
+        raise ZeroDivisionError
+    assert [part.stride for part in net] == [(2, 3), (2, 2), (2, 2)]
+    assert torch.equal(net(images), wanted)
+
+
+def test_an_odd_batch_of_few_channels_trains_in_bf16_on_two_threads() -> None:
+    """What corrupted memory: 15 channels to a 1x1 convolution with a stride, 127 images."""
+    images = torch.arange(127 * 3 * 64).remainder(256).view(127, 3, 8, 8).to(torch.uint8)
+    split = Split(images, torch.arange(127) % 2)
+    task = Task("t", split, split, split, ("a", "b"), (0.5,) * 3, (0.3,) * 3, Provenance("made", "", {}))
+    net = nn.Sequential(nn.Conv2d(3, 15, 1), nn.Conv2d(15, 28, 1, stride=2), nn.Flatten(), nn.Linear(448, 2))
+    seen: list[tuple[int, ...]] = []
+    net[1].register_forward_hook(lambda part, x, y: seen.append((*part.stride, *y.shape[2:])))
+    config = TrainConfig(epochs=2, batch=127, precision="bf16", channels_last=True)
+    with torch_threads(2):
+        assert train(net, task, config).status == "done"
+    assert (1, 1, 4, 4) in seen
+    assert net[1].stride == (2, 2)

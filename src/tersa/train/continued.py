@@ -40,7 +40,7 @@ from tersa.train.lessons import Lessons
 from tersa.train.losses import objective
 from tersa.train.optimisers import build, set_rate_
 from tersa.train.schedules import factor
-from tersa.train.step import Batch, autocast, update_
+from tersa.train.step import Batch, autocast, unit_strides, update_
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
@@ -123,7 +123,8 @@ def learn_(run: Continued, iterations: int, only: Collection[str] | None = None)
     run.model.train()
     try:
         chance = streams(run.config.seed + run.iteration)[2]
-        with reproducible(chance, run.device), learning(run.model, only):
+        strides = unit_strides(run.model, run.device, run.config.precision)
+        with reproducible(chance, run.device), learning(run.model, only), strides:
             for done in range(iterations):
                 set_rate_(run.optimizer, run.config.learning_rate * factor(run.config, done, cycle))
                 loss += _update_(run, per_epoch)

@@ -56,7 +56,7 @@ from tersa.train.lessons import Lessons
 from tersa.train.losses import objective
 from tersa.train.optimisers import build, set_rate_
 from tersa.train.schedules import factor
-from tersa.train.step import Batch, Outcome, autocast, update_
+from tersa.train.step import Batch, Outcome, autocast, unit_strides, update_
 
 Status = Literal["done", "diverged", "stopped-early", "paused"]
 
@@ -202,6 +202,7 @@ def train(
     seeds = devices.streams(config.seed)
     with (
         devices.reproducible(seeds[2], place),
+        unit_strides(model, place, config.precision),
         devices.modes_kept(teacher if isinstance(teacher, nn.Module) else None),
     ):
         run = _begin(model, teacher, task, config, place, seeds, evaluate_every, progress)

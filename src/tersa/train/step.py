@@ -19,8 +19,8 @@ Example:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Generator, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -82,6 +82,43 @@ class Outcome:
 def autocast(device: str, precision: Precision) -> AbstractContextManager[object]:
     """The arithmetic of the forward pass; `fp32` changes nothing."""
     return torch.autocast(torch.device(device).type, dtype=torch.bfloat16, enabled=precision == "bf16")
+
+
+@contextmanager
+def unit_strides(model: nn.Module, device: str, precision: Precision) -> Generator[None]:
+    """In bfloat16 on a CPU, 1x1 convolutions with a stride are given the places that they read, without it.
+
+    The result is the same. PyTorch 2.13's oneDNN writes past its memory in the backward pass of such a
+    convolution (8 to 15 input channels, an odd batch on two threads), which ends the process some time later;
+    the shortcuts of pruned residual networks come to be of this kind.
+
+    Args:
+        model: of a training; it is as it was after the block.
+        device: where it computes.
+        precision: of its forward passes.
+    """
+    affected = [part for part in model.modules() if isinstance(part, nn.Conv2d) and _strided_point(part)]
+    if precision != "bf16" or torch.device(device).type != "cpu":
+        affected = []
+    strides = [part.stride for part in affected]
+    hooks = [part.register_forward_pre_hook(_places(*part.stride)) for part in affected]
+    for part in affected:
+        part.stride = (1, 1)
+    try:
+        yield
+    finally:
+        for part, stride, hook in zip(affected, strides, hooks, strict=True):
+            part.stride = stride
+            hook.remove()
+
+
+def _strided_point(part: nn.Conv2d) -> bool:
+    return part.kernel_size == (1, 1) and part.stride != (1, 1) and part.padding in ((0, 0), 0)
+
+
+def _places(down: int, across: int) -> Callable[[nn.Module, tuple[Tensor, ...]], tuple[Tensor, ...]]:
+    """A hook that leaves every so many rows and columns of the input."""
+    return lambda module, inputs: (inputs[0][:, :, ::down, ::across], *inputs[1:])
 
 
 def loss_of(network: Network, objective: Objective, batch: Batch) -> tuple[Tensor, Tensor]:
