@@ -39,8 +39,11 @@ def test_every_change_is_one_of_settings_that_there_are(script: ModuleType) -> N
     task = script.load_task("digits")
     for variant in script.VARIANTS:
         config = script.default_config(task, "cnv+w1a1")
-        script.override(config, script.LEARNING | script.RATE | variant.settings)
-        script.load_model((variant.spec or script.SPEC).format("cnv"), (3, 32, 32), 10)
+        asked = script.LEARNING | script.RATE | variant.settings
+        made = script.override(config, asked)
+        assert {name: getattr(made, name) for name in asked} == asked
+        network = script.load_model((variant.spec or script.SPEC).format("cnv"), (3, 32, 32), 10).module
+        assert sum(weight.numel() for weight in network.parameters() if weight.dim() > 1) == 1_542_848
 
 
 @pytest.mark.parametrize(
