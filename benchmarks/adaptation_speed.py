@@ -62,7 +62,9 @@ from tersa.recipes.goals import Goals, parse_bound
 from tersa.recipes.job import Job
 from tersa.recipes.retraining import Paused
 from tersa.recipes.setting import Setting
+from tersa.recipes.trajectory import Trajectory
 from tersa.records import read_record, write_record
+from tersa.report.numbers import plural
 from tersa.targets.environment import environment
 from tersa.targets.registry import parse
 
@@ -149,8 +151,11 @@ def ours(asked: argparse.Namespace, model: str, side: str, folder: Path) -> Ours
 def ours_spec(asked: argparse.Namespace, model: str, side: str, folder: Path) -> AdaptSpec:
     """What `tersa adapt` is asked; without its closing fine-tune."""
     arithmetic = {"arithmetic": "bf16"} if side.endswith("BF16") else {}
+    settings = settings_of(SIDES[side], asked.delta)
+    if settings["search"] == "netadapt":
+        settings["check_every"] = 0
     return specified(
-        **settings_of(SIDES[side], asked.delta),
+        **settings,
         data=asked.data,
         model=model,
         target=asked.target,
@@ -195,13 +200,14 @@ def run(asked: argparse.Namespace, model: str, side: str, folder: Path) -> Ours:
     stages, tuned = store.seconds(), sum(row.iterations for row in store.candidates())
     seconds = stages.pop("search")
     stages = {name: value for name, value in stages.items() if name not in ("tune", "table")}
-    how = "run whole"
+    made = len(Trajectory(out).rows("steps")) - 1
+    how = "run whole" if side == "(b)" else f"run, {plural(made, 'step')}"
     if tuned and asked.short != asked.steps:
         each = calls.each()
         more = each * tuned * (asked.steps / asked.short - 1)
         seconds += more
         stages["finetune"] += more
-        how = f"run; {each:.3f} s for each iteration of a fine-tune above {asked.short}"
+        how = f"{how}; {each:.3f} s for each iteration of a fine-tune above {asked.short}"
     stages["all else"] = seconds - sum(stages.values())
     return Ours(seconds, stages, how)
 

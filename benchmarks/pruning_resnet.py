@@ -44,8 +44,8 @@ PROTOCOL: dict[str, int | float | str] = {
     "arithmetic": "bf16",
     "step": "8%left",
     "retrain": 200,
-    "tune": 10_000,
-    "views": 4,
+    "tune": 20_000,
+    "views": 12,
 }
 QUICK_ITERATIONS = 60
 QUICK: dict[str, int | float | str] = {"step": "25%left", "retrain": 5, "tune": 20, "views": 1}

@@ -81,6 +81,7 @@ def test_large_images(spec: str) -> None:
             9_228_362,
         ),  # 9,225,600 weights, 2 values per normalised channel, 5,130 in the output
         ("vgg:16", COLOUR, 14_724_042),
+        ("vgg:11x0.5", COLOUR, 864 + 18_432 + 73_728 + 147_456 + 294_912 + 3 * 589_824 + 2 * 1_376 + 2_570),
         ("alexnet", (3, 224, 224), 57_044_810),  # 61,100,840 of the 1000-class form, less 990 outputs
         ("alexnet:0.25", COLOUR, 5_824 + 19_248 + 41_568 + 55_360 + 36_928 + 263_168 + 1_049_600 + 10_250),
         ("mobilenet:1.0", (3, 224, 224), 3_217_226),  # 4,231,976 of the 1000-class form, less 990 outputs
@@ -186,6 +187,8 @@ def test_channels_can_be_sliced_away_without_touching_forward(spec: str) -> None
         ("lenet:8-16", GREY, r"model 'lenet:8-16': 2 widths, 3 are needed; write lenet:32-64-1024"),
         ("lenet:8x16x64", GREY, r"'8x16x64' is not a width"),
         ("vgg:12", COLOUR, r"model 'vgg:12': depth '12' is not offered; write vgg:11\|16\|19"),
+        ("vgg:11x9", COLOUR, r"width multiplier 9.0 is outside 0.05..4; write vgg:11"),
+        ("vgg:11x", COLOUR, r"'' is not a width multiplier"),
         ("resnet18:3", COLOUR, r"'resnet18' takes no argument; write resnet18"),
         ("mobilenet:9", COLOUR, r"width multiplier 9.0 is outside 0.05..4"),
         ("mobilenet:wide", COLOUR, r"'wide' is not a width multiplier"),

@@ -647,6 +647,19 @@ def test_a_resumed_run_measures_its_steps_as_it_did(
     assert len(set(firsts)) == 1
 
 
+def test_estimates_alone_end_the_way_where_nothing_is_measured_on_it(
+    tmp_path: Path, setting: Callable[..., Setting], fake: FakeTarget
+) -> None:
+    asked = spec(search="netadapt", goals=LATENCY, table=str(tmp_path / "t.db"), check_every=0, hybrid=0.0)
+    result = adapt(asked, tmp_path / "run", setting=setting())
+    assert result.adaptation is not None
+    assert result.adaptation.budget_ms is not None
+    assert [row.step for row in result.adaptation.checked] == [0], "the baseline alone was measured"
+    estimates = [step.estimate_ms or 0.0 for step in Trajectory(tmp_path / "run").rows("steps")]
+    assert estimates[-1] <= result.adaptation.budget_ms < estimates[-2]
+    assert "--check-every 0" in result.command
+
+
 @pytest.mark.slow
 def test_the_points_of_a_front_are_told_by_one_factor_and_the_limit_asked(
     tmp_path: Path, setting: Callable[..., Setting], fake: FakeTarget

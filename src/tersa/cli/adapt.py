@@ -128,7 +128,12 @@ def adapt(
         ),
     ] = 64,
     check_every: Annotated[
-        int, typer.Option("--check-every", min=1, help="Steps of NetAdapt between two measurements.")
+        int,
+        typer.Option(
+            "--check-every",
+            min=0,
+            help="Steps of NetAdapt between two measurements; 0: estimates alone decide, as published.",
+        ),
     ] = 5,
     table: Annotated[
         Path | None,

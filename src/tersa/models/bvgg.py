@@ -29,7 +29,7 @@ from __future__ import annotations
 from torch import nn
 
 from tersa.models import cnv, vgg
-from tersa.models.family import Shape, choice
+from tersa.models.family import Shape
 from tersa.models.lowbit import Builder, LowBitFamily, LowBitNetwork, LowBits, binary_family, vote
 
 POOL = vgg.POOL
@@ -93,7 +93,7 @@ def build_bvgg16(argument: str, shape: Shape, classes: int, bits: LowBits) -> nn
 
 def build_vgg(argument: str, shape: Shape, classes: int, bits: LowBits) -> nn.Module:
     """The network of `vgg:ARGUMENT` with a suffix."""
-    plan = vgg.PLANS[choice(argument, tuple(vgg.PLANS), vgg.GRAMMAR)]
+    plan = vgg.plan_of(argument)
     layers = Builder(bits, shape[0])
     voting = max(shape[1:]) >= 64  # five halvings leave more than one place
     features = stack(layers, shape[0], plan, padding=1, before_last=not voting, before_vote=voting)

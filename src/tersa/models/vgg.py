@@ -1,6 +1,7 @@
 """VGG networks with batch normalisation, and VGG-Small.
 
-`vgg:11|16|19` are the paper's configurations A, D and E with batch normalisation after each 3x3 convolution.
+`vgg:11|16|19` are the paper's configurations A, D and E with batch normalisation after each 3x3 convolution;
+`vgg:11x0.5` has half the channels in every layer.
 The classifier is the one used on CIFAR, one fully connected layer on globally averaged features, so that one
 network serves 32x32 (where the features are 1x1) and 224x224. Its layers are `features.0`, ... and
 `classifier`. Differs from the paper: not the three fully connected layers of 4096 units, 120 of its 138
@@ -23,9 +24,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from tersa.models.family import Family, Shape, choice, initialise_he_
+from tersa.models.family import Family, Shape, choice, initialise_he_, multiplier, scaled
 
-GRAMMAR = "vgg:11|16|19"
+GRAMMAR = "vgg:11|16|19 (and x with a width multiplier from 0.05 to 4: vgg:11x0.5)"
 POOL = 0
 """In a plan: a 2x2 max pooling instead of a convolution."""
 
@@ -35,6 +36,21 @@ PLANS: dict[int, tuple[int, ...]] = {
     19: (64, 64, POOL, 128, 128, POOL, *[256] * 4, POOL, *[512] * 4, POOL, *[512] * 4, POOL),
 }
 SMALL_PLAN = (128, 128, POOL, 256, 256, POOL, 512, 512, POOL)
+
+
+def plan_of(argument: str) -> tuple[int, ...]:
+    """Channels and poolings of `vgg:ARGUMENT`.
+
+    Raises:
+        UsageError: a depth that is not offered, or a bad width multiplier.
+
+    >>> plan_of("11x0.5")[:6]
+    (32, 0, 64, 0, 128, 128)
+    """
+    depth, times, by = argument.partition("x")
+    plan = PLANS[choice(depth, tuple(PLANS), GRAMMAR)]
+    width = multiplier(by, GRAMMAR) if times else 1.0
+    return tuple(channels and scaled(channels, width) for channels in plan)
 
 
 def convolutions(channels: int, plan: tuple[int, ...]) -> nn.Sequential:
@@ -57,7 +73,7 @@ class VGG(nn.Module):
 
     Args:
         channels: C of the images.
-        plan: one of `PLANS`.
+        plan: see `plan_of`.
         classes: K, outputs.
     """
 
@@ -95,7 +111,7 @@ class VGGSmall(nn.Module):
 
 def build_vgg(argument: str, shape: Shape, classes: int) -> nn.Module:
     """The network of `vgg:ARGUMENT`."""
-    model = VGG(shape[0], PLANS[choice(argument, tuple(PLANS), GRAMMAR)], classes)
+    model = VGG(shape[0], plan_of(argument), classes)
     initialise_he_(model)
     return model
 

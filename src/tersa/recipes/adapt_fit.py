@@ -74,14 +74,15 @@ class Fit:
     anatomy: Anatomy
     table: Table | None
     store: AdaptStore
-    aim: float = AIM
     crew: Crew = field(default_factory=Crew)
     data_dir: Path | None = None
     cause: str = ""
-    resources: dict[str, Counter] = field(default_factory=dict[str, Counter])
+    aim: float = field(init=False)
+    resources: dict[str, Counter] = field(init=False)
 
     def __post_init__(self) -> None:
         start, whole = self.job.dock.start, self.anatomy
+        self.aim = self.first_aim
         assert start is not None
         file = start.size_bytes - estimate(whole, byte_size()).value
         weights = weights_of(self.job.baseline, self.job.groups)
@@ -92,6 +93,12 @@ class Fit:
         }
         if self.table is not None:
             self.resources["latency"] = Counter(whole, self.table)
+
+    @property
+    def first_aim(self) -> float:
+        """What `aim` begins with: `AIM`, so that the interval is within the limit, too; all of it where
+        estimates alone decide."""
+        return AIM if self.spec.check_every else 1.0
 
     def limits(self) -> dict[str, float]:
         """Every limit that was asked, in its unit."""

@@ -61,7 +61,8 @@ class AdaptSpec(ShrinkSpec):
         decay: what every step's delta is multiplied by against the one before.
         finetune_steps: iterations of a short fine-tune.
         score_images: training images that a training-free score looks at; some look at none.
-        check_every: steps of NetAdapt between two measurements of the whole network.
+        check_every: steps of NetAdapt between two measurements of the whole network; 0 for none: estimates
+            alone say when the budget is met, as published, and the last measurement if they were right.
         front: networks of a Pareto front between the baseline and the budget; 0 for none.
         table: SQLite file of the latency table, or None for the user's.
         allow_foreign: use a table that was measured on another machine.
@@ -80,7 +81,7 @@ class AdaptSpec(ShrinkSpec):
     decay: float = Field(default=1.0, gt=0, le=1)
     finetune_steps: int = Field(default=500, ge=0)
     score_images: int = Field(default=64, ge=2)
-    check_every: int = Field(default=5, ge=1)
+    check_every: int = Field(default=5, ge=0)
     front: int = Field(default=0, ge=0, le=100)
     table: str | None = None
     allow_foreign: bool = False

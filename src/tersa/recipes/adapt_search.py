@@ -2,7 +2,8 @@
 
 Both leave their networks in the trajectory, every one exportable (`tersa export --run DIR --at N`), and go on
 from the last stored one. Steps are judged by estimates; every few steps, and where the estimate says that the
-budget is met, the whole network is measured and the estimate corrected, until a measurement says so too.
+budget is met, the whole network is measured and the estimate corrected, until a measurement says so too
+(NetAdapt with `--check-every 0` goes by estimates to its end, as published).
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from tersa.errors import Diverged, UsageError
 from tersa.prune.groups import Groups
 from tersa.prune.surgery import after, remove_
 from tersa.recipes.adapt_candidates import ways
-from tersa.recipes.adapt_fit import AIM, GLANCE, Fit, lowest
+from tersa.recipes.adapt_fit import GLANCE, Fit, lowest
 from tersa.recipes.retraining import retrain_
 from tersa.records import Step
 from tersa.report.numbers import plural
@@ -172,7 +173,10 @@ def asked(fit: Fit) -> Cost:
 def why_missed(fit: Fit, groups: Groups) -> str:
     """Why the search went no further than these groups, in words."""
     widths, whole = fit.widths(groups), fit.anatomy.widths
-    left = f"that has {asked(fit).at(widths):.3g} times the limit"
+    cost = asked(fit).at(widths)
+    if not fit.spec.check_every and cost <= 1.0:
+        return f"by its estimate that has {cost:.3g} times the limit; --check-every 5 measures on the way"
+    left = f"that has {cost:.3g} times the limit"
     if fit.job.ended == "diverged":
         return f"{fit.cause or 'every candidate of the next step diverged'}; {left}"
     if all(width == widths_to_try(full)[0] for width, full in zip(widths, whole, strict=True)):
@@ -235,7 +239,7 @@ def first_cost(fit: Fit) -> float:
     if table is None:
         return fit.cost().at(widths)
     factor, aim = table.factor, fit.aim
-    table.factor, fit.aim = checks[0].factor, AIM
+    table.factor, fit.aim = checks[0].factor, fit.first_aim
     try:
         return fit.cost().at(widths)
     finally:
@@ -243,9 +247,12 @@ def first_cost(fit: Fit) -> float:
 
 
 def _arrived(fit: Fit, model: nn.Module, widths: tuple[int, ...], index: int) -> bool:
-    """The limits are met, by a measurement where latency is one of them; measured now and then on the way."""
+    """The limits are met, by a measurement where latency is one of them; measured now and then on the way.
+
+    Without measurements (`check_every` 0) estimates decide, corrected by the baseline's alone.
+    """
     now = fit.cost().at(widths)
-    if "latency" not in fit.limits():
+    if "latency" not in fit.limits() or not fit.spec.check_every:
         return now <= 1.0
     stored = [row for row in fit.store.checks() if row.step == index]
     if not stored and now > 1.0 and (index == 0 or index % fit.spec.check_every):
