@@ -134,6 +134,12 @@ def test_a_student_needs_a_trained_teacher_and_a_form(tmp_path: Path) -> None:
     assert not (tmp_path / "student").exists()
     said = made(*student, *form, "--teacher-checkpoint", weights)
     assert said["config"]["distillation"] == "temperature"
+    plan = made(*student, *form, "--teacher-checkpoint", weights, "--teacher-views", "5", "--dry-run")
+    images, classes = plan["split_sizes"]["train"], 10
+    assert plan["teacher_seconds"] > 0
+    assert plan["teacher_bytes"] == 4 * 1 * images * classes, "a fully connected network sees one view"
+    untaught = made("--data", "digits", "--model", "mlp:8", "--epochs", "2", "--dry-run")
+    assert (untaught["teacher_seconds"], untaught["teacher_bytes"]) == (0, 0)
 
 
 @pytest.mark.parametrize(

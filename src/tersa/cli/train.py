@@ -277,9 +277,10 @@ def _show_plan(terminal: Terminal, plan: TrainPlan, folder: Path) -> None:
         ("length", f"{plan.cost.epochs} epochs, {plan.cost.iterations:,} updates on {plan.device}"),
         *((name, str(value)) for name, value in plan.spec.config.model_dump().items() if value is not None),
     ]
+    if plan.teacher_seconds:
+        rows.append(("teacher", f"answers in about {in_words(plan.teacher_seconds)}"))
     terminal.table(f"Plan for {folder}", ("", ""), rows, left=2)
-    memory = plan.cost.memory_bytes / 1e9
-    terminal.say(
-        f"in all about {in_words(plan.cost.seconds)} and {memory:.1f} GB of memory; nothing was done"
-    )
+    memory = (plan.cost.memory_bytes + plan.teacher_bytes) / 1e9
+    whole = in_words(plan.cost.seconds + plan.teacher_seconds)
+    terminal.say(f"in all about {whole} and {memory:.1f} GB of memory; nothing was done")
     terminal.result(plan)

@@ -217,7 +217,8 @@ def _estimate_train(request: TrainRequest, trial: Trial) -> float | None:
     if trial.task is None:
         return None
     changes: dict[str, Any] = {"teacher_checkpoint": None}
-    return plan_training(request.model_copy(update=changes), trial.setting).cost.seconds
+    plan = plan_training(request.model_copy(update=changes), trial.setting, teacher_later=True)
+    return plan.cost.seconds + plan.teacher_seconds
 
 
 def _train(request: TrainRequest, folder: Path, setting: Setting) -> Outcome:

@@ -46,7 +46,7 @@ from tersa.targets.environment import environment
 from tersa.train.baseline import default_config, save_weights
 from tersa.train.config import TrainConfig, override
 from tersa.train.device import choose
-from tersa.train.estimate import Estimate, estimate
+from tersa.train.estimate import Estimate, asking_seconds, estimate
 from tersa.train.evaluation import evaluate
 from tersa.train.history import HistoryWriter, read_history
 from tersa.train.latents import check_moments
@@ -182,7 +182,11 @@ class TrainPlan(Record):
     device: str
     """Where it would be trained."""
     cost: Estimate
-    """Time and memory."""
+    """Time and memory, the teacher's left out."""
+    teacher_seconds: float = 0.0
+    """Of the teacher's answers: about its views, or about every batch."""
+    teacher_bytes: int = 0
+    """Of the answers to its views."""
 
 
 def parse_settings(pairs: list[str]) -> dict[str, str]:
@@ -251,8 +255,15 @@ def resolve(request: TrainRequest, task: Task, device: str = "cpu") -> TrainSpec
     return TrainSpec(**asked, teacher_views=request.teacher_views or None, model=model, config=config)
 
 
-def plan_training(request: TrainRequest, setting: Setting | None = None) -> TrainPlan:
+def plan_training(
+    request: TrainRequest, setting: Setting | None = None, *, teacher_later: bool = False
+) -> TrainPlan:
     """What `run_training` would do, and about what it would cost; nothing is written.
+
+    Args:
+        request: what is asked.
+        setting: how it is carried out.
+        teacher_later: the teacher's weights will be there when it runs.
 
     Raises:
         UsageError, DataError, ModelError: what the run would raise before its work.
@@ -261,7 +272,10 @@ def plan_training(request: TrainRequest, setting: Setting | None = None) -> Trai
     task, spec = _prepare(request, setting)
     device = choose(setting.device)
     with threads_of(setting):
-        model = _model(spec, task)[0]
+        model, teacher = _model(spec, task)[0], _teacher(spec, task, untrained=teacher_later)
+        cost = estimate(model, task, spec.config, device=device)
+        images, views = len(task.train), _views(spec)
+        asked = views * images if views else cost.iterations * min(spec.config.batch or images, images)
         return TrainPlan(
             spec=spec,
             parameters=parameters(model),
@@ -269,7 +283,9 @@ def plan_training(request: TrainRequest, setting: Setting | None = None) -> Trai
             bits=bits_in_words(spec.model),
             split_sizes=_sizes(task),
             device=device,
-            cost=estimate(model, task, spec.config, device=device),
+            cost=cost,
+            teacher_seconds=asking_seconds(teacher, task, asked, device=device) if teacher else 0.0,
+            teacher_bytes=4 * views * images * len(task.classes),
         )
 
 
@@ -341,13 +357,13 @@ def _model(spec: TrainSpec, task: Task) -> tuple[nn.Module, dict[str, str]]:
     return loaded.module, loaded.sha256
 
 
-def _teacher(spec: TrainSpec, task: Task) -> nn.Module | None:
-    """The teacher with its weights; one that knows nothing is refused."""
+def _teacher(spec: TrainSpec, task: Task, *, untrained: bool = False) -> nn.Module | None:
+    """The teacher with its weights; one that knows nothing is refused, unless it is to be timed alone."""
     if not spec.teacher:
         return None
     weights = Path(spec.teacher_checkpoint) if spec.teacher_checkpoint else None
     loaded = load_model(spec.teacher, task.shape, len(task.classes), checkpoint=weights)
-    if not loaded.trained and loaded.kind == "zoo":
+    if not loaded.trained and loaded.kind == "zoo" and not untrained:
         raise UsageError(
             f"teacher '{spec.teacher}' is not trained; give its weights with --teacher-checkpoint FILE"
         )

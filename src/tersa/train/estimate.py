@@ -74,7 +74,7 @@ class Estimate(Record):
 def estimate(model: nn.Module, task: Task, config: TrainConfig, *, device: str = "cpu") -> Estimate:
     """Time and memory of `train(model, task, config)`; the model is left as it is.
 
-    The teacher of a distillation is not counted.
+    The teacher of a distillation is not counted; see `asking_seconds`.
 
     Args:
         model: the network to be trained.
@@ -85,10 +85,7 @@ def estimate(model: nn.Module, task: Task, config: TrainConfig, *, device: str =
     place = devices.choose(device)
     length = extent(config, len(task.train))
     one = iteration_seconds(model, task, config, device=place)
-    few = task.validation.take(slice(0, EVALUATED))
-    began = time.perf_counter()
-    evaluate(copy.deepcopy(model), few, task, device=place)
-    evaluation = (time.perf_counter() - began) * len(task.validation) / len(few)
+    evaluation = asking_seconds(model, task, len(task.validation), device=place)
     return Estimate(
         epochs=length.epochs,
         iterations=length.iterations,
@@ -96,6 +93,14 @@ def estimate(model: nn.Module, task: Task, config: TrainConfig, *, device: str =
         seconds=length.iterations * one + length.epochs * evaluation,
         memory_bytes=memory_bytes(model, task, config),
     )
+
+
+def asking_seconds(model: nn.Module, task: Task, images: int, *, device: str = "cpu") -> float:
+    """Wall time of a network's answers on so many images, from a few of the validation split."""
+    few = task.validation.take(slice(0, EVALUATED))
+    began = time.perf_counter()
+    evaluate(copy.deepcopy(model), few, task, device=device)
+    return (time.perf_counter() - began) * images / len(few)
 
 
 def iteration_seconds(model: nn.Module, task: Task, config: TrainConfig, *, device: str = "cpu") -> float:
