@@ -69,6 +69,8 @@ class Figures(Record):
         size_bytes: size of the artefact's file on disk.
         latency_ms: at the goal's target, batch and precision.
         precision: `fp32` or `int8`, of the artefact.
+        energy_mj: measured, of one call there; None where it was not asked for.
+        energy_by: the counters that measured it.
     """
 
     test_accuracy: float
@@ -78,16 +80,18 @@ class Figures(Record):
     size_bytes: int
     latency_ms: Quantiles
     precision: str
+    energy_mj: float | None = None
+    energy_by: str = ""
 
 
 class Goal(Record):
     """One thing that was asked, and whether the test set or the measurement says that it was reached.
 
     Attributes:
-        name: `max-loss`, `min-accuracy`, `size`, `latency`, `macs`, `parameters` or `coded-size`.
+        name: `max-loss`, `min-accuracy`, `size`, `latency`, `macs`, `parameters`, `energy` or `coded-size`.
         asked: the bound, in `unit`.
         reached: what the result has, in `unit`.
-        unit: `points`, `%`, `bytes`, `ms`, `MACs` or `parameters`.
+        unit: `points`, `%`, `bytes`, `ms`, `MACs`, `parameters` or `mJ`.
         met: reached is within asked.
         text: the goal as a sentence (`lose at most 0.24 points`).
         reason: empty when met; else why not, in words.
@@ -405,6 +409,52 @@ class Checked(Record):
     layers: int
 
 
+class CheckedEnergy(Record):
+    """An estimate from the table of energies held against a measurement of the whole network.
+
+    Attributes:
+        step: of the trajectory, 0 for the baseline.
+        estimate_mj: with the factor that was in use.
+        first_mj: with the factor of the baseline alone.
+        measured_mj: interleaved with the baseline: its energy times the ratio of the two.
+        factor: in use from here on.
+        interpolated: layers whose energy lies between measured ones.
+        layers: in all.
+    """
+
+    step: int
+    estimate_mj: float
+    first_mj: float
+    measured_mj: float
+    factor: float
+    interpolated: int
+    layers: int
+
+
+class EnergyUse(Record):
+    """Energies of single layers and whole networks, where `tersa adapt` was asked for a limit on energy.
+
+    Attributes:
+        budget_mj: the limit.
+        counters: that measured whole networks, by name.
+        machine: whose energies the table holds.
+        foreign: another machine's.
+        points: layers of the table that this network uses.
+        measured: of those, measured in this run.
+        call_mj: the empty call.
+        checked: estimates against measurements, along the trajectory.
+    """
+
+    budget_mj: float
+    counters: str
+    machine: str
+    foreign: bool
+    points: int
+    measured: int
+    call_mj: float
+    checked: list[CheckedEnergy] = []
+
+
 class FrontPoint(Record):
     """One network of a Pareto front; its weights are those of its step.
 
@@ -416,6 +466,7 @@ class FrontPoint(Record):
         parameters: trainable values.
         validation_accuracy: percent, after a short fine-tune.
         dominated: another point is at least as good in everything.
+        estimate_mj: energy, from the table; None where it was not asked for.
     """
 
     step: int
@@ -425,6 +476,7 @@ class FrontPoint(Record):
     parameters: int
     validation_accuracy: float
     dominated: bool = False
+    estimate_mj: float | None = None
 
 
 class Adaptation(Record):
@@ -442,8 +494,9 @@ class Adaptation(Record):
         checked: estimates against measurements, along the trajectory.
         candidates: of every step of NetAdapt.
         front: networks of a Pareto front.
-        seconds: by stage: `table`, `solve`, `cut`, `score`, `finetune`, `evaluate`, `measure`, `tune`; and
-            `search`, the wall clock of choosing widths, most of these included.
+        energy: of layers and networks, where a limit on it was asked.
+        seconds: by stage: `table`, `energies`, `solve`, `cut`, `score`, `finetune`, `evaluate`, `measure`,
+            `tune`; and `search`, the wall clock of choosing widths, most of these included.
     """
 
     search: Literal["netadapt", "budget"]
@@ -457,6 +510,7 @@ class Adaptation(Record):
     checked: list[Checked] = []
     candidates: list[Candidate] = []
     front: list[FrontPoint] = []
+    energy: EnergyUse | None = None
     seconds: dict[str, float] = {}
 
 

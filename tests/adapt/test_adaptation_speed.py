@@ -12,6 +12,7 @@ import pytest
 from tests.adapt.machine import FakeClock, FakeTarget
 from tests.scripts import load_script
 
+from tersa.adapt.measuring import Stopwatch
 from tersa.errors import TargetError
 from tersa.recipes import adaptation_stages
 from tersa.recipes.adapt_request import AdaptSpec
@@ -28,7 +29,7 @@ def test_the_time_of_a_table_is_that_of_all_calls_that_measured_some_of_it(
 ) -> None:
     """A call is killed in its second block; the next one measures the rest and adds its time."""
     clock, whole = FakeClock(), adaptation_stages.fill
-    monkeypatch.setattr(adaptation_stages, "fill", lambda *a, **k: whole(*a, **k, clock=clock))
+    monkeypatch.setattr(adaptation_stages, "fill", lambda *a, **k: whole(*a, **k, gauge=Stopwatch(clock)))
     spent = iter(range(0, 1000, 10))
     monkeypatch.setattr(script, "time", SimpleNamespace(process_time=lambda: float(next(spent))))
 

@@ -10,7 +10,7 @@ from tests.adapt.machine import CALL_MS, FakeClock, FakeTarget, by_weights
 from torch import nn
 
 from tersa.adapt import table
-from tersa.adapt.measuring import BLOCK, count_missing, fill, wanted
+from tersa.adapt.measuring import BLOCK, Stopwatch, count_missing, fill, wanted
 from tersa.adapt.resource import Counter, Table, estimate, factor_of
 from tersa.adapt.signature import Anatomy, layers_of
 from tersa.adapt.table import TableFile
@@ -33,7 +33,7 @@ def file(tmp_path) -> TableFile:
 
 def test_layers_are_measured_without_the_call_around_them(file: TableFile) -> None:
     clock = FakeClock()
-    found = fill(file, anatomy(), FakeTarget(clock), clock=clock)
+    found = fill(file, anatomy(), FakeTarget(clock), gauge=Stopwatch(clock))
     assert file.call(found.machine.key) == pytest.approx(CALL_MS)
     for values in file.points(found.machine.key).values():
         for (inputs, outputs), ms in values.items():
@@ -43,7 +43,7 @@ def test_layers_are_measured_without_the_call_around_them(file: TableFile) -> No
 def test_the_estimate_of_a_network_is_its_measurement(file: TableFile) -> None:
     """All of it on the fake machine: the sum of the layers and one call, at widths between the points too."""
     clock, net = FakeClock(), anatomy(20)
-    found = fill(file, net, FakeTarget(clock), clock=clock)
+    found = fill(file, net, FakeTarget(clock), gauge=Stopwatch(clock))
     costs = Table(file.points(found.machine.key), start=CALL_MS)
     for width in range(1, 21):
         said = estimate(net, costs, [width])
@@ -60,13 +60,13 @@ def test_what_is_known_is_not_measured_again(file: TableFile) -> None:
     """Networks that share signatures share their points."""
     clock = FakeClock()
     target = FakeTarget(clock)
-    first = fill(file, anatomy(10), target, clock=clock)
-    again = fill(file, anatomy(10), target, clock=clock)
+    first = fill(file, anatomy(10), target, gauge=Stopwatch(clock))
+    again = fill(file, anatomy(10), target, gauge=Stopwatch(clock))
     assert (first.known, first.measured) == (0, len(wanted(anatomy(10))))
     assert (again.known, again.measured) == (len(wanted(anatomy(10))), 0)
-    other = fill(file, anatomy(8), target, clock=clock)
+    other = fill(file, anatomy(8), target, gauge=Stopwatch(clock))
     assert other.known > 0
-    fresh = fill(file, anatomy(10), target, clock=clock, fresh=True)
+    fresh = fill(file, anatomy(10), target, gauge=Stopwatch(clock), fresh=True)
     assert fresh.measured == len(wanted(anatomy(10)))
 
 
@@ -74,31 +74,31 @@ def test_measuring_again_leaves_other_networks_alone(file: TableFile) -> None:
     """And replaces a layer only when it was measured: a run that is killed has lost nothing."""
     clock = FakeClock()
     target, large, small = FakeTarget(clock), anatomy(64), anatomy(5)
-    own = fill(file, large, target, clock=clock).machine
-    fill(file, small, target, clock=clock)
+    own = fill(file, large, target, gauge=Stopwatch(clock)).machine
+    fill(file, small, target, gauge=Stopwatch(clock))
     before = file.points(own.key)
     slower = FakeTarget(clock, cost=lambda artefact: 2 * by_weights(artefact))
-    assert fill(file, small, slower, clock=clock, fresh=True).measured == len(wanted(small))
+    assert fill(file, small, slower, gauge=Stopwatch(clock), fresh=True).measured == len(wanted(small))
     asked = {(each.family.key(), each.inputs, each.outputs) for each in wanted(small)}
     for family, points in file.points(own.key).items():
         for (inputs, outputs), ms in points.items():
             twice = 2 if (family, inputs, outputs) in asked else 1
             assert ms == pytest.approx(twice * before[family][inputs, outputs], abs=1e-6)
     with pytest.raises(TargetError):
-        fill(file, large, FakeTarget(clock, last=1), clock=clock, fresh=True)
-    assert fill(file, large, target, clock=clock).measured == 0
+        fill(file, large, FakeTarget(clock, last=1), gauge=Stopwatch(clock), fresh=True)
+    assert fill(file, large, target, gauge=Stopwatch(clock)).measured == 0
 
 
 def test_measuring_again_mends_a_damaged_table(file: TableFile) -> None:
     clock = FakeClock()
     target, net = FakeTarget(clock), anatomy(5)
-    own = fill(file, net, target, clock=clock).machine
+    own = fill(file, net, target, gauge=Stopwatch(clock)).machine
     with sqlite3.connect(file.path) as other:
         other.execute("UPDATE points SET ms = NULL WHERE outputs = 4")
         other.execute("INSERT INTO points VALUES (?, 'of another network', 1, 1, NULL, 9)", (own.key,))
     with pytest.raises(DataError, match="measure again with tersa adapt --fresh-table"):
-        fill(file, net, target, clock=clock)
-    fill(file, net, target, clock=clock, fresh=True)
+        fill(file, net, target, gauge=Stopwatch(clock))
+    fill(file, net, target, gauge=Stopwatch(clock), fresh=True)
     assert sum(map(len, file.points(own.key).values())) == len(wanted(net))
 
 
@@ -114,9 +114,9 @@ def test_a_machine_that_disappears_leaves_what_was_measured(file: TableFile) -> 
     clock, net = FakeClock(), anatomy(64)
     assert len(wanted(net)) > BLOCK
     with pytest.raises(TargetError, match=r"fake@threads=1 cannot run 'linear.*the machine is gone"):
-        fill(file, net, FakeTarget(clock, last=BLOCK + 3), clock=clock)
+        fill(file, net, FakeTarget(clock, last=BLOCK + 3), gauge=Stopwatch(clock))
     assert sum(map(len, file.points(file.machines()[0][0].key).values())) == BLOCK
-    rest = fill(file, net, FakeTarget(clock), clock=clock)
+    rest = fill(file, net, FakeTarget(clock), gauge=Stopwatch(clock))
     assert (rest.known, rest.measured) == (BLOCK, len(wanted(net)) - BLOCK)
 
 
@@ -125,17 +125,17 @@ def test_a_newer_runtime_is_measured_and_other_hardware_refused(
 ) -> None:
     clock = FakeClock()
     target = FakeTarget(clock)
-    first = fill(file, anatomy(), target, clock=clock)
-    newer = fill(file, anatomy(), FakeTarget(clock, version="2"), clock=clock)
+    first = fill(file, anatomy(), target, gauge=Stopwatch(clock))
+    newer = fill(file, anatomy(), FakeTarget(clock, version="2"), gauge=Stopwatch(clock))
     assert newer.measured == first.measured
     monkeypatch.setattr(table, "processor_name", lambda _: "a board")
     with pytest.raises(UsageError, match="measured elsewhere"):
-        fill(file, anatomy(), target, clock=clock)
-    used = fill(file, anatomy(), target, clock=clock, allow_foreign=True)
+        fill(file, anatomy(), target, gauge=Stopwatch(clock))
+    used = fill(file, anatomy(), target, gauge=Stopwatch(clock), allow_foreign=True)
     assert used.foreign
     assert used.measured == 0
     with pytest.raises(UsageError, match=r"lacks .* layers of this network"):
-        fill(file, anatomy(100), target, clock=clock, allow_foreign=True)
+        fill(file, anatomy(100), target, gauge=Stopwatch(clock), allow_foreign=True)
 
 
 def test_a_machine_over_ssh_brings_its_own_hardware() -> None:
@@ -150,7 +150,7 @@ def test_progress_and_the_count_of_a_plan(file: TableFile) -> None:
     target = FakeTarget(clock)
     assert count_missing(file.path.with_name("none.db"), net, target) == (0, len(wanted(net)))
     assert not file.path.with_name("none.db").exists()
-    fill(file, net, target, clock=clock, progress=lambda done, of: seen.append((done, of)))
+    fill(file, net, target, gauge=Stopwatch(clock), progress=lambda done, of: seen.append((done, of)))
     assert seen[0] == (0, len(wanted(net)))
     assert seen[-1] == (len(wanted(net)), len(wanted(net)))
     assert count_missing(file.path, net, target) == (len(wanted(net)), 0)
@@ -160,7 +160,7 @@ def test_progress_and_the_count_of_a_plan(file: TableFile) -> None:
 def test_a_plan_refuses_what_filling_refuses(file: TableFile, monkeypatch: pytest.MonkeyPatch) -> None:
     clock, net = FakeClock(), anatomy()
     target = FakeTarget(clock)
-    fill(file, net, target, clock=clock)
+    fill(file, net, target, gauge=Stopwatch(clock))
     monkeypatch.setattr(table, "processor_name", lambda _: "a board")
     with pytest.raises(UsageError, match=r"was measured elsewhere .*give another --table"):
         count_missing(file.path, net, target)
@@ -174,11 +174,11 @@ def test_another_machines_layers_are_not_measured_again_here(
 ) -> None:
     clock, net = FakeClock(), anatomy()
     target = FakeTarget(clock)
-    own = fill(file, net, target, clock=clock).machine
+    own = fill(file, net, target, gauge=Stopwatch(clock)).machine
     monkeypatch.setattr(table, "processor_name", lambda _: "a board")
     said = r"--fresh-table measures here .*a board.* --allow-foreign takes from .*; leave out one of the two"
     with pytest.raises(UsageError, match=said):
-        fill(file, net, target, clock=clock, allow_foreign=True, fresh=True)
+        fill(file, net, target, gauge=Stopwatch(clock), allow_foreign=True, fresh=True)
     with pytest.raises(UsageError, match=said):
         count_missing(file.path, net, target, allow_foreign=True, fresh=True)
     assert [machine for machine, _ in file.machines()] == [own]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tersa.cli.main import execute
-from tersa.recipes import outcome
+from tersa.recipes import adapt_energy, outcome
 
 NET = ["--data", "digits", "--model", "mlp:24x16", "--epochs", "2", "--threads", "1"]
 LITTLE = ["--tune", "10", "--finetune-steps", "3", "--measure-seconds", "0.02"]
@@ -78,6 +78,7 @@ def test_a_plan_without_latency_has_no_table(capsys: pytest.CaptureFixture[str])
     [
         ([], "nothing to adapt to: give --latency"),
         (["--latency", "fast"], "--latency 'fast' is not understood"),
+        (["--energy", "2kWh"], "write a share of the baseline (0.5x) or 2mJ, 500uJ or 0.1J"),
         (["--latency", "0.5x", "--score", "synflo"], "did you mean 'synflow'"),
         (["--latency", "0.5x", "--delta", "7"], "delta is 7"),
         (["--latency", "0.5x", "--target", "tensorflow"], "unknown target 'tensorflow'"),
@@ -99,6 +100,19 @@ def test_faults_are_one_line_and_leave_nothing(
     assert said in lines[0]
     assert captured.out == ""
     assert list(work.iterdir()) == []
+
+
+def test_energy_without_counters_is_refused_before_any_work(
+    capsys: pytest.CaptureFixture[str], work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(adapt_energy, "counters", lambda _: None)
+    for more in ([], ["--dry-run"]):
+        assert execute(["adapt", *NET, "--energy", "0.5x", *more]) == 1
+        captured = capsys.readouterr()
+        errors = [line for line in captured.err.splitlines() if line.startswith("error:")]
+        assert len(errors) == 1
+        assert "this machine has no energy counter that can be read" in errors[0]
+        assert list(work.iterdir()) == []
 
 
 def test_a_table_from_elsewhere_is_refused(capsys: pytest.CaptureFixture[str], work: Path) -> None:

@@ -18,6 +18,7 @@ from tests.adapt.machine import FakeClock, FakeTarget
 from torch import nn
 
 from tersa.adapt.budget import Additive, Damage
+from tersa.adapt.measuring import Stopwatch
 from tersa.cli.main import execute
 from tersa.data.sources import load as load_task
 from tersa.errors import Diverged, TargetError, UsageError
@@ -506,7 +507,7 @@ def fake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeTarget:
     whole_fill = recipe.fill
 
     def filled(*args: object, **kwargs: object) -> object:
-        return whole_fill(*args, **kwargs, clock=clock)
+        return whole_fill(*args, **{"gauge": Stopwatch(clock), **kwargs})
 
     def race(_dock: object, before: object, after: object, **_: object) -> Comparison:
         return timed(*(1.5 * target.cost(each) + 0.2 for each in (before, after)))

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from tests.adapt.machine import FakeClock, FakeTarget
 
+from tersa.adapt.measuring import Stopwatch
 from tersa.adapt.resource import Macs
 from tersa.errors import UsageError
 from tersa.recipes import adaptation_stages as recipe
@@ -88,7 +89,7 @@ def test_layers_are_measured_where_the_file_lacks_them(
 ) -> None:
     clock = FakeClock()
     whole = recipe.fill
-    monkeypatch.setattr(recipe, "fill", lambda *a, **k: whole(*a, **k, clock=clock))
+    monkeypatch.setattr(recipe, "fill", lambda *a, **k: whole(*a, **k, gauge=Stopwatch(clock)))
     place = tmp_path / "t.db"
     table, first = measured_table("mlp:8", SHAPE, 10, FakeTarget(clock), place)
     assert first.measured > 5

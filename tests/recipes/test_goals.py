@@ -51,6 +51,10 @@ def figures(accuracy: float, macs: int, size: int, latency: float) -> Figures:
         ("300us", "latency", 0.3, False),
         (".2X", "macs", 0.2, True),
         ("2M", "macs", 2e6, False),
+        ("2mJ", "energy", 2.0, False),
+        ("500uJ", "energy", 0.5, False),
+        ("0.1J", "energy", 100.0, False),
+        ("0.5x", "energy", 0.5, True),
     ],
 )
 def test_bounds_are_read(text: str, kind: str, value: float, relative: bool) -> None:

@@ -55,6 +55,21 @@ def test_nothing_left_does_not_divide_by_zero() -> None:
     assert [each.left for each in rows] == [1.0] * 5
 
 
+@pytest.mark.parametrize(
+    ("uses", "change", "tone"),
+    [(1.0, "4.0× less", "better"), (4.1, "about the same", "same"), (8.0, "2.0× more", "worse")],
+)
+def test_a_measured_energy_has_a_row(uses: float, change: str, tone: str) -> None:
+    """And stands nowhere else: five rows are all where none was asked for."""
+    before, after = (
+        example().result.model_copy(update={"energy_mj": mj, "energy_by": "package-0"}) for mj in (4.0, uses)
+    )
+    rows = tables.before_after_rows(example(baseline=before, result=after))
+    assert [each.label for each in rows] == [*NAMES, "Energy, measured"]
+    assert (rows[-1].before, rows[-1].change, rows[-1].tone) == ("4.00 mJ", change, tone)
+    assert rows[-1].left == pytest.approx(uses / 4.0)
+
+
 def test_goals_met_and_missed() -> None:
     met, missed = tables.goal_rows(example(missed=True))
     assert (met.status, met.asked, met.reached) == ("met", "0.24 points", "0.21 points")
@@ -71,6 +86,7 @@ def test_goals_met_and_missed() -> None:
         ("ms", "0.500 ms"),
         ("bytes", "0.50 B"),
         ("MACs", "0.50 MACs"),
+        ("mJ", "0.500 mJ"),
         ("J", "0.50 J"),
     ],
 )

@@ -95,11 +95,18 @@ def goal(name: str, asked: float, reached: float, unit: str) -> Goal:
         (goal("size", 64_000, 81_000, "bytes"), "asked for a file of at most 64.0 kB, reached 81.0 kB"),
         (goal("max-loss", 0.24, 0.41, "points"), "asked to lose at most 0.24 points, lost 0.41 points"),
         (goal("min-accuracy", 99.0, 98.7, "%"), "asked for at least 99.00 %, reached 98.70 %"),
-        (goal("energy", 1.0, 2.0, "J"), "asked to do this, reached 2 J"),
+        (goal("energy", 1.5, 2.0, "mJ"), "asked for at most 1.50 mJ, reached 2.00 mJ"),
+        (goal("patience", 1.0, 2.0, "s"), "asked to do this, reached 2 s"),
     ],
 )
 def test_a_missed_goal_heads_the_verdict(missed: Goal, words: str) -> None:
     assert verdict(goals=[missed]).startswith(f"Goal missed: {words}. Best found: 312 times smaller")
+
+
+def test_a_missed_share_of_the_energy() -> None:
+    before = example().baseline.model_copy(update={"energy_mj": 4.0, "energy_by": "package-0"})
+    said = verdict(baseline=before, goals=[goal("energy", 2.0, 3.0, "mJ")])
+    assert said.startswith("Goal missed: asked for half the energy, reached 0.75×.")
 
 
 def test_two_missed_goals() -> None:

@@ -1,9 +1,11 @@
-"""Filling a latency table: the layers of a network, each alone, in one process, interleaved.
+"""Filling a table of layers: those of a network, each alone, in one process, interleaved.
 
 Points are shuffled (the same way each time) and measured in blocks: the sessions of a block are called in
 turn, round by round, so that whatever else the machine does falls on wide and narrow layers alike. Of the
 rounds the fastest counts: other work only ever adds, and nine rounds are too few for a median on a busy
 machine. A block is stored when it is done. Layers that the table knows already are not measured again.
+
+What is measured of a block is a `Gauge`'s: `Stopwatch` takes the times; `energies.py` has the one for energy.
 
 Example:
     >>> from tersa.adapt.signature import Anatomy, Channels, Family, Layer
@@ -22,11 +24,12 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple, Protocol
 
 from tersa.adapt.grid import axis
 from tersa.adapt.signature import Anatomy, Channels, Family, Layer
 from tersa.adapt.single import EMPTY, lone_layer
-from tersa.adapt.table import Machine, Point, TableFile, choose_machine, machine_of
+from tersa.adapt.table import TIMES, Machine, Quantity, Row, TableFile, choose_machine, machine_of
 from tersa.errors import TersaError, UsageError
 from tersa.targets.base import Effort, Pixels, Session, Target
 from tersa.targets.rounds import Clock, time_rounds
@@ -57,6 +60,76 @@ class Wanted:
         if self.family.square:
             return 0
         return 4 * self.inputs * self.outputs * math.prod(self.family.kernel)
+
+
+class Measured(NamedTuple):
+    """One session's call.
+
+    Attributes:
+        value: in the unit of the quantity.
+        about: what else the file keeps of a layer, or of the empty call.
+    """
+
+    value: float
+    about: Row
+
+
+class Gauge(Protocol):
+    """What measures prepared layers, and knows what the file has of them."""
+
+    @property
+    def quantity(self) -> Quantity:
+        """What is measured."""
+        ...
+
+    def stale(self, file: TableFile, machine: str) -> bool:
+        """What the file has of this machine was measured otherwise, and is measured again."""
+        ...
+
+    def measure(
+        self, sessions: Sequence[Session], inputs: Sequence[Pixels], *, empty: bool
+    ) -> list[Measured]:
+        """A call of each session.
+
+        Args:
+            sessions: prepared layers.
+            inputs: the batch of each, (N, C, H, W) float32 in 0..1.
+            empty: it is the empty call alone, which is taken off every layer.
+
+        Raises:
+            TargetError: they cannot be measured.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Stopwatch:
+    """Milliseconds of a call in the fastest round, and rounds.
+
+    Attributes:
+        clock: nanoseconds; a test passes its own.
+    """
+
+    clock: Clock = time.perf_counter_ns
+
+    @property
+    def quantity(self) -> Quantity:
+        """Times."""
+        return TIMES
+
+    def stale(self, file: TableFile, machine: str) -> bool:
+        """Never: the runtime and its version are part of the machine."""
+        return False
+
+    def measure(
+        self, sessions: Sequence[Session], inputs: Sequence[Pixels], *, empty: bool
+    ) -> list[Measured]:
+        """Interleaved rounds."""
+        timings = time_rounds(sessions, inputs, EMPTY_EFFORT if empty else EFFORT, self.clock)
+        return [
+            Measured(float(timing.times_ms.min()), () if empty else (len(timing.times_ms),))
+            for timing in timings
+        ]
 
 
 @dataclass(frozen=True)
@@ -113,85 +186,96 @@ def fill(
     allow_foreign: bool = False,
     fresh: bool = False,
     progress: Callable[[int, int], None] = lambda done, of: None,
-    clock: Clock = time.perf_counter_ns,
+    gauge: Gauge | None = None,
 ) -> Filled:
     """Measure what a network needs and the table lacks.
 
     Args:
         file: the table.
         anatomy: of the network at its full widths.
-        target: where its latency counts.
+        target: where its latency or energy counts.
         allow_foreign: use another machine's points where the file has none of this one.
         fresh: measure this network's layers and the empty call again; each takes the place of the old one
             when it is measured, other networks' layers stay.
         progress: told how many points are done, of how many.
-        clock: nanoseconds; a test passes its own.
+        gauge: what is measured; None for times, by the clock.
 
     Raises:
         UsageError: a foreign table that is not allowed, or is to be measured again, or lacks points of this
             network.
         TargetError, ModelError: the runtime cannot run a layer; points measured so far are kept.
     """
-    began = time.perf_counter()
+    began, gauge = time.perf_counter(), gauge or Stopwatch()
+    quantity = gauge.quantity
     with tempfile.TemporaryDirectory(prefix="tersa.") as folder:
         place = Path(folder)
         empty = lone_layer(EMPTY, 1, 1, place / "empty.onnx")
         session = target.prepare(empty.artefact, "empty call")
         own = machine_of(session)
-        machine = _chosen(file, own, allow_foreign=allow_foreign, fresh=fresh)
+        machine = _chosen(file, own, quantity, allow_foreign=allow_foreign, fresh=fresh)
+        fresh = fresh or (machine == own and gauge.stale(file, own.key))
         if fresh:
-            file.drop_damaged(own.key)
-        missing = _missing(file, machine, anatomy, own=own, fresh=fresh)
+            file.drop_damaged(own.key, quantity)
+        missing = _missing(file, machine, anatomy, quantity, own=own, fresh=fresh)
         there = len(wanted(anatomy)) - len(missing)
         if machine != own:
             session.close()
             return Filled(machine, 0, there, time.perf_counter() - began, foreign=True)
-        call = None if fresh else file.call(own.key)
+        call = None if fresh else file.call(own.key, quantity)
         if call is None:
-            (timing,) = time_rounds([session], [empty.pixels], EMPTY_EFFORT, clock)
-            call = float(timing.times_ms.min())
-            file.set_call(own, call)
+            ((call, about),) = gauge.measure([session], [empty.pixels], empty=True)
+            file.set_call(own, call, *about, of=quantity)
         session.close()
         random.Random(0).shuffle(missing)
         done = 0
         for block in _blocks(missing):
             progress(done, len(missing))
-            file.add(own, _measure(block, target, place, call, clock))
+            file.add(own, _measure(block, target, place, call, gauge), quantity)
             done += len(block)
         progress(done, len(missing))
     return Filled(own, len(missing), there, time.perf_counter() - began)
 
 
 def count_missing(
-    path: Path, anatomy: Anatomy, target: Target, *, allow_foreign: bool = False, fresh: bool = False
+    path: Path,
+    anatomy: Anatomy,
+    target: Target,
+    *,
+    allow_foreign: bool = False,
+    fresh: bool = False,
+    gauge: Gauge | None = None,
 ) -> tuple[int, int]:
     """How many of a network's layers `fill` would find in a table, and how many it would measure.
 
     Args:
         path: of the table; it need not exist, and is not made.
         anatomy: of the network.
-        target: where its latency counts.
+        target: where its latency or energy counts.
         allow_foreign: see `fill`.
         fresh: see `fill`.
+        gauge: see `fill`.
 
     Raises:
         UsageError: as `fill`.
     """
-    asked = wanted(anatomy)
+    asked, gauge = wanted(anatomy), gauge or Stopwatch()
     if not path.is_file():
         return 0, len(asked)
     with tempfile.TemporaryDirectory(prefix="tersa.") as folder, TableFile(path) as file:
         session = target.prepare(lone_layer(EMPTY, 1, 1, Path(folder) / "empty.onnx").artefact, "empty call")
         own = machine_of(session)
         session.close()
-        machine = _chosen(file, own, allow_foreign=allow_foreign, fresh=fresh)
-        missing = _missing(file, machine, anatomy, own=own, fresh=fresh)
+        machine = _chosen(file, own, gauge.quantity, allow_foreign=allow_foreign, fresh=fresh)
+        fresh = fresh or (machine == own and gauge.stale(file, own.key))
+        missing = _missing(file, machine, anatomy, gauge.quantity, own=own, fresh=fresh)
     return len(asked) - len(missing), len(missing)
 
 
-def _chosen(file: TableFile, own: Machine, *, allow_foreign: bool, fresh: bool) -> Machine:
+def _chosen(
+    file: TableFile, own: Machine, quantity: Quantity, *, allow_foreign: bool, fresh: bool
+) -> Machine:
     """Whose points are used; another machine's cannot be measured again here."""
-    machine = choose_machine(file, own, allow_foreign=allow_foreign)
+    machine = choose_machine(file, own, allow_foreign=allow_foreign, of=quantity)
     if fresh and machine != own:
         raise UsageError(
             f"--fresh-table measures here ({own.text}), and the layers that --allow-foreign takes from "
@@ -201,11 +285,11 @@ def _chosen(file: TableFile, own: Machine, *, allow_foreign: bool, fresh: bool) 
 
 
 def _missing(
-    file: TableFile, machine: Machine, anatomy: Anatomy, *, own: Machine, fresh: bool
+    file: TableFile, machine: Machine, anatomy: Anatomy, quantity: Quantity, *, own: Machine, fresh: bool
 ) -> list[Wanted]:
     """The points of a network that must be measured; another machine's table must have them all."""
     asked = wanted(anatomy)
-    known = {} if fresh else file.points(machine.key)
+    known = {} if fresh else file.points(machine.key, quantity)
     found = [each for each in asked if (each.inputs, each.outputs) not in known.get(each.family.key(), {})]
     if found and machine != own:
         first = found[0]
@@ -230,8 +314,8 @@ def _blocks(points: Sequence[Wanted]) -> list[list[Wanted]]:
     return found
 
 
-def _measure(block: Sequence[Wanted], target: Target, folder: Path, call: float, clock: Clock) -> list[Point]:
-    """Interleaved rounds of a few layers."""
+def _measure(block: Sequence[Wanted], target: Target, folder: Path, call: float, gauge: Gauge) -> list[Row]:
+    """Interleaved rounds of a few layers, less the empty call."""
     sessions: list[Session] = []
     inputs: list[Pixels] = []
     with ExitStack() as held:
@@ -244,14 +328,8 @@ def _measure(block: Sequence[Wanted], target: Target, folder: Path, call: float,
                 raise type(error)(f"{target.describe()} cannot run {what}: {error}") from error
             held.callback(sessions[-1].close)
             inputs.append(lone.pixels)
-        timings = time_rounds(sessions, inputs, EFFORT, clock)
+        found = gauge.measure(sessions, inputs, empty=False)
     return [
-        Point(
-            each.family.key(),
-            each.inputs,
-            each.outputs,
-            max(0.0, float(timing.times_ms.min()) - call),
-            len(timing.times_ms),
-        )
-        for each, timing in zip(block, timings, strict=True)
+        (each.family.key(), each.inputs, each.outputs, max(0.0, value - call), *about)
+        for each, (value, about) in zip(block, found, strict=True)
     ]

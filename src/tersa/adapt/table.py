@@ -1,9 +1,14 @@
-"""Latency tables: what single layers take on one machine, measured once, kept in SQLite, shared by networks.
+"""Tables of layers: what single layers take on one machine, measured once, in SQLite, shared by networks.
 
     latency.db (user cache, or `--table FILE`)
       machines(machine, text, hardware, target)                fingerprint of machine, runtime and options
       points(machine, family, inputs, outputs, ms, rounds)     one row per measured layer
       calls(machine, ms)                                       the empty call
+      energies(machine, family, inputs, outputs, mj, calls, counters)   and
+      energy_calls(machine, mj, calls, counters)               the same of energy, where it was asked for
+
+What is measured is a `Quantity`, times or energies; each has its own layers and empty call. Energies belong
+to the counters that were read, too: where the empty call's were others, a row is not seen.
 
 A row is written as soon as its block is measured, so a killed run loses at most a block. Rows belong to a
 machine: the hardware (processor, cores and device) with the runtime, its version and options. Another runtime
@@ -67,8 +72,43 @@ class Machine:
     target: str = ""
 
 
+@dataclass(frozen=True)
+class Quantity:
+    """What is measured of layers, and where the file keeps it.
+
+    Attributes:
+        layers: SQL table of layers.
+        calls: SQL table of empty calls.
+        column: of the value in both.
+        unit: of it.
+        noun: what a value is, in messages.
+        alike: condition for a row of a layer to be seen, beside the machine's.
+    """
+
+    layers: str
+    calls: str
+    column: str
+    unit: str
+    noun: str
+    alike: str = "TRUE"
+
+
+TIMES = Quantity("points", "calls", "ms", "ms", "time")
+ENERGIES = Quantity(
+    "energies",
+    "energy_calls",
+    "mj",
+    "mJ",
+    "energy",
+    "counters = (SELECT c.counters FROM energy_calls c WHERE c.machine = energies.machine)",
+)
+
+Row = tuple[str | int | float, ...]
+"""A row of layers without its machine: family, inputs, outputs, value, and what else the quantity has."""
+
+
 class Point(NamedTuple):
-    """One measured layer.
+    """One timed layer.
 
     Attributes:
         family: `Family.key()`.
@@ -145,17 +185,17 @@ class TableFile:
         """Close the file."""
         self._connection.close()
 
-    def machines(self) -> list[tuple[Machine, int]]:
+    def machines(self, of: Quantity = TIMES) -> list[tuple[Machine, int]]:
         """Every machine with the number of its points, the fullest first."""
         with self._open() as connection:
             found = connection.execute(
                 "SELECT m.machine, m.text, m.hardware, m.target, COUNT(p.machine) FROM machines m "
-                "LEFT JOIN points p USING (machine) GROUP BY m.machine ORDER BY 5 DESC, m.machine"
+                f"LEFT JOIN {of.layers} p USING (machine) GROUP BY m.machine ORDER BY 5 DESC, m.machine"
             ).fetchall()
         return [(Machine(*parts), count) for *parts, count in found]
 
-    def points(self, machine: str) -> dict[str, dict[tuple[int, int], float]]:
-        """Everything measured on a machine: family -> (inputs, outputs) -> ms.
+    def points(self, machine: str, of: Quantity = TIMES) -> dict[str, dict[tuple[int, int], float]]:
+        """Everything measured on a machine: family -> (inputs, outputs) -> ms, or mJ.
 
         Raises:
             DataError: a value that is no number.
@@ -163,45 +203,76 @@ class TableFile:
         found: dict[str, dict[tuple[int, int], float]] = {}
         with self._open() as connection:
             rows = connection.execute(
-                "SELECT family, inputs, outputs, ms FROM points WHERE machine = ?", (machine,)
+                f"SELECT family, inputs, outputs, {of.column} FROM {of.layers} "
+                f"WHERE machine = ? AND {of.alike}",
+                (machine,),
             ).fetchall()
-        for family, inputs, outputs, ms in rows:
-            if not isinstance(ms, float) or not math.isfinite(ms) or ms < 0:
-                raise DataError(
-                    f"{self.path} holds {ms} ms for '{family}' at {inputs} to {outputs} channels, which is "
-                    "no time; measure again with tersa adapt --fresh-table, or give another --table"
-                )
-            found.setdefault(family, {})[inputs, outputs] = ms
+        for family, inputs, outputs, value in rows:
+            self._refuse(value, f"'{family}' at {inputs} to {outputs} channels", of)
+            found.setdefault(family, {})[inputs, outputs] = value
         return found
 
-    def add(self, machine: Machine, points: Iterable[Point]) -> None:
+    def _refuse(self, value: object, what: str, of: Quantity) -> None:
+        """Only numbers from 0 were stored.
+
+        Raises:
+            DataError: another value.
+        """
+        if not isinstance(value, float) or not math.isfinite(value) or value < 0:
+            raise DataError(
+                f"{self.path} holds {value} {of.unit} for {what}, which is no {of.noun}; measure again with "
+                "tersa adapt --fresh-table, or give another --table"
+            )
+
+    def add(self, machine: Machine, points: Iterable[Row], of: Quantity = TIMES) -> None:
         """Store measured points, all or none of them."""
         with self._open() as connection:
             connection.execute("INSERT OR REPLACE INTO machines VALUES (?, ?, ?, ?)", astuple(machine))
-            connection.executemany(
-                "INSERT OR REPLACE INTO points VALUES (?, ?, ?, ?, ?, ?)",
-                ((machine.key, *point) for point in points),
-            )
+            for point in points:
+                _insert(connection, of.layers, (machine.key, *point))
 
-    def call(self, machine: str) -> float | None:
-        """Milliseconds of the empty call, None where it was not measured."""
+    def call(self, machine: str, of: Quantity = TIMES) -> float | None:
+        """The empty call, None where it was not measured.
+
+        Raises:
+            DataError: a value that is no number.
+        """
         with self._open() as connection:
-            row = connection.execute("SELECT ms FROM calls WHERE machine = ?", (machine,)).fetchone()
-            return None if row is None else float(row[0])
+            row = connection.execute(
+                f"SELECT {of.column} FROM {of.calls} WHERE machine = ?", (machine,)
+            ).fetchone()
+        if row is None:
+            return None
+        self._refuse(row[0], "the empty call", of)
+        return row[0]
 
-    def set_call(self, machine: Machine, ms: float) -> None:
-        """Store the empty call."""
+    def set_call(self, machine: Machine, *values: str | int | float, of: Quantity = TIMES) -> None:
+        """Store the empty call: its value, and what else the quantity has."""
         with self._open() as connection:
             connection.execute("INSERT OR REPLACE INTO machines VALUES (?, ?, ?, ?)", astuple(machine))
-            connection.execute("INSERT OR REPLACE INTO calls VALUES (?, ?)", (machine.key, ms))
+            _insert(connection, of.calls, (machine.key, *values))
 
-    def drop_damaged(self, machine: str) -> None:
-        """Remove a machine's points that are no time, which `points` refuses."""
+    def counters(self, machine: str) -> str | None:
+        """The counters that a machine's energies are of, None where it has none."""
         with self._open() as connection:
+            row = connection.execute(
+                "SELECT counters FROM energy_calls WHERE machine = ?", (machine,)
+            ).fetchone()
+        return None if row is None else row[0]
+
+    def drop_damaged(self, machine: str, of: Quantity = TIMES) -> None:
+        """Remove a machine's points that are no time, or no energy, which `points` refuses."""
+        with self._open() as connection:
+            value = of.column
             connection.execute(
-                "DELETE FROM points WHERE machine = ? AND (typeof(ms) != 'real' OR ms < 0 OR ms > ?)",
+                f"DELETE FROM {of.layers} "
+                f"WHERE machine = ? AND (typeof({value}) != 'real' OR {value} < 0 OR {value} > ?)",
                 (machine, sys.float_info.max),
             )
+
+
+def _insert(connection: sqlite3.Connection, table: str, row: Row) -> None:
+    connection.execute(f"INSERT OR REPLACE INTO {table} VALUES ({', '.join('?' * len(row))})", row)
 
 
 DAMAGED = "{path} is not a latency table ({error}); give another --table"
@@ -225,22 +296,32 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
         "PRIMARY KEY (machine, family, inputs, outputs))"
     )
     connection.execute("CREATE TABLE IF NOT EXISTS calls (machine TEXT PRIMARY KEY, ms REAL NOT NULL)")
+    connection.execute(  # older versions leave the tables of energies alone: the schema stays theirs
+        "CREATE TABLE IF NOT EXISTS energies (machine TEXT, family TEXT, inputs INTEGER, "
+        "outputs INTEGER, mj REAL, calls INTEGER, counters TEXT, "
+        "PRIMARY KEY (machine, family, inputs, outputs))"
+    )
+    connection.execute(
+        "CREATE TABLE IF NOT EXISTS energy_calls (machine TEXT PRIMARY KEY, mj REAL NOT NULL, "
+        "calls INTEGER, counters TEXT)"
+    )
     connection.execute(f"PRAGMA user_version={SCHEMA}")
 
 
-def choose_machine(file: TableFile, own: Machine, *, allow_foreign: bool) -> Machine:
+def choose_machine(file: TableFile, own: Machine, *, allow_foreign: bool, of: Quantity = TIMES) -> Machine:
     """Whose points a run reads, and measures what is missing of.
 
     Args:
         file: the table.
         own: this machine with its runtime.
         allow_foreign: take another machine's points where there are none of this one.
+        of: what is read.
 
     Raises:
         UsageError: the file holds only other hardware's points of the target, and that is not allowed; or it
             is allowed and there are none either.
     """
-    there = [(machine, count) for machine, count in file.machines() if count]
+    there = [(machine, count) for machine, count in file.machines(of) if count]
     alike = [(machine, count) for machine, count in there if machine.target == own.target]
     if any(machine.hardware == own.hardware for machine, _ in alike):
         return own

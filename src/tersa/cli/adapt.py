@@ -1,4 +1,4 @@
-"""`tersa adapt`: widths fitted to a machine by a latency table, with NetAdapt or all at once."""
+"""`tersa adapt`: widths fitted to a machine by tables of its layers, with NetAdapt or all at once."""
 
 from __future__ import annotations
 
@@ -26,8 +26,9 @@ Examples:
   tersa adapt --data mnist --model lenet --target onnxruntime --latency 0.5x
   tersa adapt --run runs/net --data cifar-10 --latency 2ms --search netadapt --score finetune
   tersa adapt --data cifar-10 --model mobilenet:1.0 --latency 0.5x --size 2MB --front 10
+  tersa adapt --data mnist --energy 0.5x --latency 0.8x
 
-The latency table is measured once per machine and runtime and kept in the user cache.
+Latencies and energies of layers are measured once per machine and runtime and kept in the user cache.
 Every step is kept: tersa export --run DIR --at 3 writes its network.
 Exit code 3: done, but a goal was missed (the best found is kept)."""
 
@@ -40,6 +41,7 @@ def adapt(
     target: options.Target = "onnxruntime@threads=1",
     batch: options.Batch = 1,
     latency: options.Latency = None,
+    energy: options.Energy = None,
     macs: options.Macs = None,
     size: options.Size = None,
     parameters: options.Parameters = None,
@@ -137,7 +139,9 @@ def adapt(
     ] = 5,
     table: Annotated[
         Path | None,
-        typer.Option("--table", help="SQLite file of the latency table. [default: in the user cache]"),
+        typer.Option(
+            "--table", help="SQLite file of latencies and energies of layers. [default: in the user cache]"
+        ),
     ] = None,
     allow_foreign: Annotated[
         bool, typer.Option("--allow-foreign", help="Use a table that was measured on another machine.")
@@ -171,7 +175,7 @@ def adapt(
     dry_run: options.DryRun = False,
     json: options.Json = False,
 ) -> None:
-    """Fit a network's widths to a machine: latency table, search, fine-tune, export, check, measure."""
+    """Fit a network's widths to a machine: table of layers, search, fine-tune, export, check, measure."""
     from tersa.recipes.adapt import adapt as work
     from tersa.recipes.adapt_request import check_call, specified
     from tersa.recipes.goals import Goals
@@ -196,6 +200,7 @@ def adapt(
             min_accuracy=min_accuracy,
             size=size,
             latency=latency,
+            energy=energy,
             macs=macs,
             parameters=parameters,
         ),
@@ -266,7 +271,14 @@ def adapt(
 
 def tell_search(terminal: Terminal, result: ShrinkResult) -> None:
     """Estimates against measurements, the front, races, and where the time went."""
-    from tersa.report.adapt_view import check_rows, front_rows, race_words, second_rows
+    from tersa.report.adapt_view import (
+        check_rows,
+        energy_rows,
+        front_columns,
+        front_rows,
+        race_words,
+        second_rows,
+    )
 
     found = result.adaptation
     if found is None:
@@ -274,9 +286,11 @@ def tell_search(terminal: Terminal, result: ShrinkResult) -> None:
     if found.checked:
         columns = ("step", "estimate, ms", "measured, ms", "95 % interval", "estimate off by")
         terminal.table("Does the table foretell the clock?", columns, check_rows(found), left=1)
+    if rows := energy_rows(found):
+        columns = ("step", "estimate, mJ", "measured, mJ", "estimate off by")
+        terminal.table("Do the layers foretell the energy?", columns, rows, left=1)
     if found.front:
-        columns = ("step", "of the budget", "estimate, ms", "MACs", "parameters", "validation accuracy", "")
-        terminal.table("Front", columns, front_rows(found), left=1)
+        terminal.table("Front", front_columns(found), front_rows(found), left=1)
     if words := race_words(found):
         terminal.say(words)
     terminal.table("Where the time went", ("stage", "time"), second_rows(found), left=1)

@@ -92,6 +92,13 @@ Latency = Annotated[
     str | None,
     typer.Option("--latency", help="Longest call on --target: 2ms, or 0.5x of the baseline's."),
 ]
+Energy = Annotated[
+    str | None,
+    typer.Option(
+        "--energy",
+        help="Most energy of a call on --target, by this machine's counters: 2mJ, or 0.5x of the baseline's.",
+    ),
+]
 Macs = Annotated[str | None, typer.Option("--macs", help="Most multiply-accumulates: 2M, or 0.2x.")]
 Target = Annotated[str, typer.Option("--target", help="Runtime whose latency counts (see tersa doctor).")]
 Batch = Annotated[int, typer.Option("--batch", min=1, help="Images per call when latency is measured.")]

@@ -1,10 +1,11 @@
-"""Fitting a network to a target: latency table, search for widths, fine-tune, a checked and measured file.
+"""Fitting a network to a target: tables of layers, search for widths, fine-tune, a checked and measured file.
 
-    task -> baseline -> table (`adapt.measuring`) -> widths (`adapt_search`) -> fine-tune with distillation
+    task -> baseline -> tables (`adapt.measuring`) -> widths (`adapt_search`) -> fine-tune with distillation
          (`search`) -> ONNX (`deploy`) -> test set, clock and report (`outcome`)
 
-Everything but the search for widths is shrink's. Choices are made on the validation split and by the table;
-the budget counts as met when the whole network, measured beside the baseline, is within it.
+Everything but the search for widths is shrink's. Choices are made on the validation split and by the tables,
+of latencies and of energies, where these are limited; the budget counts as met when the whole network,
+measured beside the baseline, is within it.
 
 Example:
     >>> from tersa.recipes.adapt_request import AdaptSpec
@@ -34,6 +35,7 @@ from tersa.errors import UsageError
 from tersa.models.zoo import default_spec
 from tersa.prune.groups import Groups
 from tersa.prune.surgery import after
+from tersa.recipes.adapt_energy import energy_table, meter_of, weigh_energy_
 from tersa.recipes.adapt_fit import Fit
 from tersa.recipes.adapt_request import AdaptSpec, adapt_command, check_call, checked
 from tersa.recipes.adapt_search import asked, by_budget, by_netadapt, why_missed
@@ -50,6 +52,7 @@ from tersa.recipes.start import Begin, find_start
 from tersa.recipes.trajectory import Trajectory
 from tersa.records import Adaptation, FrontPoint, ShrinkResult, Step
 from tersa.study.cluster import Crew, check_place
+from tersa.targets.energy import Meter
 from tersa.targets.registry import parse
 from tersa.train.checkpoint import weights_digest
 from tersa.train.device import choose as choose_device
@@ -102,10 +105,11 @@ def adapt(
         shipped(spec, task, start.pruned())
         groups = prunable(start.pruned(), task, protocol_of(spec, task))
         anatomy = layers_of(start.pruned(), task.shape, groups, batch=spec.batch)
+        meter = meter_of(spec.target) if spec.goals.energy is not None else None
         folder = open_folder(Path(out), "adapt", spec, resume=resume, overwrite=overwrite)
         done = finished(folder)
         return done or _run(
-            *(spec, setting, task, start, groups, anatomy, folder, device, began, fresh_table, crew)
+            *(spec, setting, task, start, groups, anatomy, meter, folder, device, began, fresh_table, crew)
         )
 
 
@@ -116,6 +120,7 @@ def _run(
     begin: Begin,
     groups: Groups,
     anatomy: Anatomy,
+    meter: Meter | None,
     folder: Path,
     device: str,
     began: float,
@@ -127,10 +132,15 @@ def _run(
     way = Trajectory(folder, origin)
     store = AdaptStore(folder)
     table, about = _table(spec, setting, anatomy, store, fresh_table)
+    energies = used = None
+    if meter is not None:
+        energies, used = energy_table(spec, setting, anatomy, store, meter, fresh=fresh_table)
     dock = Dock(task, shippable(spec.precision, spec.target), spec.target, spec.batch, spec.seed)
     weigh_baseline(dock, trained.module, folder)
     if dock.start and (earlier := store.checks()):  # limits and steps stay what they were when it began
         dock.start = replace(dock.start, latency_ms=earlier[0].measured_ms)
+    if meter is not None:
+        weigh_energy_(dock, meter, store.energies())
     job = Job(
         task=task,
         baseline=trained.module,
@@ -144,7 +154,7 @@ def _run(
         device=device,
         say=setting.say,
     )
-    fit = Fit(job, spec, anatomy, table, store, crew=crew, data_dir=setting.data_dir)
+    fit = Fit(job, spec, anatomy, table, store, energies, crew=crew, data_dir=setting.data_dir)
     with store.timed("search"):
         kept = by_budget(fit) if spec.search == "budget" else by_netadapt(fit)
     with store.timed("tune"):
@@ -158,11 +168,14 @@ def _run(
         row, network = way.rows("steps")[0], trained.module
         options = export_options(dock, network, folder / "tuned", "000", latency=bool(spec.goals.latency))
     chosen, note = pick(options, spec.goals, dock, precision=spec.precision)
-    limit = fit.limits().get("latency")
+    limits = fit.limits()
+    if used is not None:
+        used = used.model_copy(update={"budget_mj": limits["energy"], "checked": store.energies()})
     adaptation = about.model_copy(
         update={
-            "budget_ms": limit,
+            "budget_ms": limits.get("latency"),
             "checked": store.checks(),
+            "energy": used,
             "candidates": store.candidates(),
             "front": _front(fit, way.rows("steps")) if spec.front else [],
             "seconds": store.seconds(),
@@ -228,6 +241,7 @@ def _front(fit: Fit, rows: list[Step]) -> list[FrontPoint]:
             step=row.index,
             cost=asked(fit).at(_widths(fit, row)),
             estimate_ms=fit.estimate_ms(_widths(fit, row)),
+            estimate_mj=fit.estimate_mj(_widths(fit, row)),
             macs=row.macs,
             parameters=row.parameters,
             validation_accuracy=row.validation_accuracy,
@@ -258,6 +272,7 @@ def _merits(point: FrontPoint) -> tuple[float, ...]:
     return (
         point.validation_accuracy,
         -(point.estimate_ms or 0.0),
+        -(point.estimate_mj or 0.0),
         -float(point.macs),
         -float(point.parameters),
     )

@@ -2,14 +2,15 @@
 
 Costs are shares of the limits asked (`adapt.cost`). Latency comes from the table times a factor that makes
 the estimate of the last network that was measured whole equal to its measurement; the limit is aimed at a
-little below (`aim`), because a network counts as within it only when the upper end of its interval is.
+little below (`aim`), because a network counts as within it only when the upper end of its interval is. Energy
+comes from a table of its own in the same way, and counts as within its limit when the measured energy is.
 """
 
 from __future__ import annotations
 
 import logging
-import math
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from tersa.adapt.signature import Anatomy
 from tersa.adapt.weights import Trainable, weights_of
 from tersa.data.task import evenly
 from tersa.errors import TargetError
+from tersa.export.artefact import Artefact
 from tersa.export.onnx import export_onnx
 from tersa.models.summary import macs, parameters
 from tersa.numerics import paired_loss
@@ -30,18 +32,20 @@ from tersa.prune.evidence import collect
 from tersa.prune.groups import Groups
 from tersa.prune.normalise import NORMALISATIONS, normalise
 from tersa.prune.protocol import layer_widths
+from tersa.recipes.adapt_energy import held
 from tersa.recipes.adapt_request import AdaptSpec
 from tersa.recipes.adapt_store import AdaptStore
-from tersa.recipes.deploy import QUICK_SECONDS, race
+from tersa.recipes.deploy import QUICK_SECONDS, race, race_energy
 from tersa.recipes.job import Job
-from tersa.records import Checked, Comparison, Step
+from tersa.records import Checked, CheckedEnergy, Comparison, Step
 from tersa.study.cluster import Crew
 from tersa.train.evaluation import Evaluation, evaluate
 
 log = logging.getLogger(__name__)
 
 AIM = 0.97
-"""Share of the latency limit that widths are chosen for: intervals are at least 2 % wide."""
+"""Share of a limit on latency or energy that widths are chosen for: intervals are at least 2 % wide, and a
+round of energy is read to 2 %."""
 
 STEADY, REPEATS = 0.1, 3
 """A measurement whose interval is wider than this share of it is made again, on a busy machine so many times;
@@ -51,6 +55,22 @@ GLANCE = 500
 """Validation images of a step that was ranked without training: its accuracy is shown and decides nothing."""
 
 Widths = tuple[int, ...]
+
+MEASURED = ("latency", "energy")
+"""Resources that are estimated, and measured on the way; the others are counted."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A whole network, measured beside the baseline.
+
+    Attributes:
+        latency: None where it is not limited.
+        energy: None where it is not limited.
+    """
+
+    latency: Checked | None
+    energy: CheckedEnergy | None
 
 
 @dataclass
@@ -62,6 +82,7 @@ class Fit:
         spec: what is asked.
         anatomy: layers of the baseline, channels as functions of widths.
         table: latencies of single layers, with the factor in use; None where latency was not asked for.
+        energies: the same of energy.
         store: candidates and measurements on disk.
         aim: share of the latency limit that is aimed at; less after a network whose interval was above it.
         crew: workers that fine-tune candidates.
@@ -74,6 +95,7 @@ class Fit:
     anatomy: Anatomy
     table: Table | None
     store: AdaptStore
+    energies: Table | None = None
     crew: Crew = field(default_factory=Crew)
     data_dir: Path | None = None
     cause: str = ""
@@ -93,6 +115,8 @@ class Fit:
         }
         if self.table is not None:
             self.resources["latency"] = Counter(whole, self.table)
+        if self.energies is not None:
+            self.resources["energy"] = Counter(whole, self.energies)
 
     @property
     def first_aim(self) -> float:
@@ -106,26 +130,32 @@ class Fit:
         assert start is not None
         asked = (
             ("latency", goals.latency, start.latency_ms),
+            ("energy", goals.energy, start.energy_mj),
             ("macs", goals.macs, float(start.macs)),
             ("size", goals.size, float(start.size_bytes)),
             ("parameters", goals.parameters, float(start.parameters)),
         )
         return {name: bound.limit(reference) for name, bound, reference in asked if bound is not None}
 
-    def cost(self, share: float = 0.0, *, latency: bool = True) -> Cost:
+    @property
+    def measures(self) -> bool:
+        """A limit is held by measurements."""
+        return not self.limits().keys().isdisjoint(MEASURED)
+
+    def cost(self, share: float = 0.0, *, measured: bool = True) -> Cost:
         """What the search goes by.
 
         Args:
-            latency: count it, where it is limited.
+            measured: count what is measured, where it is limited.
             share: of the way back from the limits to the baseline, for the points of a front: limits are
                 limit^(1 - share) baseline^share.
         """
         rows: list[Limit] = []
         for name, most in self.limits().items():
-            if name == "latency" and not latency:
+            if name in MEASURED and not measured:
                 continue
             counter = self.resources[name]
-            aimed = most * (self.aim if name == "latency" else 1.0)
+            aimed = most * {"latency": self.aim, "energy": self.first_aim}.get(name, 1.0)
             whole = counter.total(self.anatomy.widths)
             rows.append(Limit(counter, max(aimed, 1e-12) ** (1.0 - share) * whole**share))
         return Cost(rows)
@@ -133,6 +163,10 @@ class Fit:
     def estimate_ms(self, widths: Sequence[int]) -> float | None:
         """Latency by the table, corrected; None without a table."""
         return self.resources["latency"].total(widths) if self.table is not None else None
+
+    def estimate_mj(self, widths: Sequence[int]) -> float | None:
+        """Energy by the table, corrected; None without a table."""
+        return self.resources["energy"].total(widths) if self.energies is not None else None
 
     def widths(self, groups: Groups) -> Widths:
         """Of all groups, in the anatomy's order."""
@@ -150,40 +184,77 @@ class Fit:
         scores = normalise(scores, groups, NORMALISATIONS[protocol.normalisation])
         return list(torch.split(scores, [len(group.units) for group in groups.groups]))
 
-    def check(self, model: nn.Module, widths: Sequence[int], step: int) -> Checked:
-        """Measure a network beside the baseline, and correct the factor by it.
+    def check(self, model: nn.Module, widths: Sequence[int], step: int) -> Measured:
+        """Measure a network beside the baseline, and correct the factors by it.
 
         Raises:
-            TargetError: the runtime has gone.
+            TargetError: the runtime or the counters have gone.
         """
-        dock, start = self.job.dock, self.job.dock.start
-        assert start is not None
-        assert dock.reference is not None
         with self.store.timed("measure"):
             path = self.job.way.folder / "steps" / "candidate.onnx"
             artefact = export_onnx(model, self.job.task, path)
-            rows: list[Checked] = []
-            for _ in range(REPEATS):
-                timed = race(dock, dock.reference, artefact, seconds=QUICK_SECONDS)
-                rows.append(self._checked(timed, widths, step))
-                if rows[-1].high - rows[-1].low <= STEADY * rows[-1].measured_ms:
-                    break
-        row = min(rows, key=lambda each: (each.high - each.low) / each.measured_ms)
-        self.store.add_check(row)
-        self._learn(row)
-        return row
+            latency = self._clocked(artefact, widths, step) if self.table is not None else None
+            energy = self._metered(artefact, widths, step) if self.energies is not None else None
+        for row in filter(None, (latency, energy)):
+            self._learn(row)
+        return Measured(latency, energy)
 
-    def within(self, row: Checked) -> bool:
-        """The upper end of a measurement's interval is within the limit on latency, where there is one."""
-        return row.high <= self.limits().get("latency", math.inf)
+    def stored(self, step: int) -> Measured | None:
+        """What was measured of a step; None where something is missing."""
+        latencies = [row for row in self.store.checks() if row.step == step]
+        energies = [row for row in self.store.energies() if row.step == step]
+        if (self.table is not None and not latencies) or (self.energies is not None and not energies):
+            return None
+        return Measured(latencies[-1] if latencies else None, energies[-1] if energies else None)
 
-    def _learn(self, row: Checked) -> None:
+    def share(self, found: Measured) -> float:
+        """The largest share of a limit that a measured network takes up: the upper end of its interval of the
+        limit on latency, its energy of that on energy."""
+        limits = self.limits()
+        latency = found.latency.high / limits["latency"] if found.latency else 0.0
+        return max(latency, found.energy.measured_mj / limits["energy"] if found.energy else 0.0)
+
+    def within(self, found: Measured) -> bool:
+        """A measured network is within the limits on latency and energy, where there are any."""
+        return self.share(found) <= 1.0
+
+    def _learn(self, row: Checked | CheckedEnergy) -> None:
         """Estimates follow a measurement; where its interval alone was above the limit, the aim goes down."""
-        if self.table is not None:
-            self.table.factor = row.factor
-        limit = self.limits().get("latency", math.inf)
+        if isinstance(row, CheckedEnergy):
+            assert self.energies is not None
+            self.energies.factor = row.factor
+            return
+        assert self.table is not None
+        self.table.factor = row.factor
+        limit = self.limits()["latency"]
         if row.step and row.measured_ms <= limit < row.high:
             self.aim = min(self.aim, 0.995 * row.measured_ms / row.high)
+
+    def _clocked(self, artefact: Artefact, widths: Sequence[int], step: int) -> Checked:
+        """The latency of a network's file, stored; on a busy machine the steadiest of a few measurements."""
+        dock = self.job.dock
+        assert dock.reference is not None
+        rows: list[Checked] = []
+        for _ in range(REPEATS):
+            timed = race(dock, dock.reference, artefact, seconds=QUICK_SECONDS)
+            rows.append(self._checked(timed, widths, step))
+            if rows[-1].high - rows[-1].low <= STEADY * rows[-1].measured_ms:
+                break
+        row = min(rows, key=lambda each: (each.high - each.low) / each.measured_ms)
+        self.store.add_check(row)
+        return row
+
+    def _metered(self, artefact: Artefact, widths: Sequence[int], step: int) -> CheckedEnergy:
+        """The energy of a network's file, stored."""
+        dock, table = self.job.dock, self.energies
+        assert dock.reference is not None
+        assert dock.start is not None
+        assert table is not None
+        before, after = race_energy(dock, dock.reference, artefact, seconds=QUICK_SECONDS)
+        measured, first = dock.start.energy_mj * after / before, self.store.energies()[0].factor
+        row = held(self.anatomy, table, widths, step=step, measured=measured, first=first)
+        self.store.add_energy(row)
+        return row
 
     def _checked(self, timed: Comparison, widths: Sequence[int], step: int) -> Checked:
         start, table = self.job.dock.start, self.table
@@ -211,7 +282,24 @@ class Fit:
         )
 
     def calibrate(self) -> None:
-        """The factor of the baseline, or the last one that a run that goes on had found."""
+        """The factors of the baseline, or the last ones that a run that goes on had found."""
+        for row in [*self._latencies(), *self._energies()]:
+            self._learn(row)
+
+    def _energies(self) -> list[CheckedEnergy]:
+        """Measurements so far, the baseline's first."""
+        start, rows, table = self.job.dock.start, self.store.energies(), self.energies
+        assert start is not None
+        if table is None or rows:
+            return rows
+        table.factor = 1.0
+        whole = self.anatomy.widths
+        row = held(self.anatomy, table, whole, step=0, measured=start.energy_mj, first=None)
+        self.store.add_energy(row)
+        return [row]
+
+    def _latencies(self) -> list[Checked]:
+        """Measurements so far, the baseline's first."""
         start, rows, table = self.job.dock.start, self.store.checks(), self.table
         assert start is not None
         if table is not None and not rows:
@@ -232,8 +320,22 @@ class Fit:
             )
             self.store.add_check(row)
             rows = [row]
-        for row in rows:
-            self._learn(row)
+        return rows
+
+    @contextmanager
+    def as_begun(self) -> Generator[None]:
+        """Factors and aim as the search began with them, whatever they have come to."""
+        tables = [(self.table, self.store.checks()), (self.energies, self.store.energies())]
+        used = [(table, table.factor, rows[0].factor) for table, rows in tables if table is not None]
+        aim, self.aim = self.aim, self.first_aim
+        for table, _, first in used:
+            table.factor = first
+        try:
+            yield
+        finally:
+            self.aim = aim
+            for table, factor, _ in used:
+                table.factor = factor
 
     def answers(self, model: nn.Module, most: int | None = None) -> Evaluation:
         """A network's answers on the validation split, or on `most` images of it (`Split.spread`)."""

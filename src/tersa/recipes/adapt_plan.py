@@ -1,21 +1,26 @@
 """What `tersa adapt` would do and about how long it would take, without doing it.
 
 The speed of training is measured on a few batches of the untrained baseline; the rest is counted. How long a
-layer takes to measure is assumed (`LAYER_SECONDS`), and so is what a narrowed network costs against the
-baseline (`NARROWED_COST`). A rough estimate, and only of an otherwise idle machine.
+layer takes to time is assumed (`LAYER_SECONDS`); its energy takes rounds of a known length. What a narrowed
+network costs against the baseline is assumed (`NARROWED_COST`). A rough estimate, and only of an otherwise
+idle machine.
 """
 
 from __future__ import annotations
 
 import math
+from functools import partial
 from pathlib import Path
 
+from tersa.adapt.energies import Energies
+from tersa.adapt.energies import seconds as seconds_of
 from tersa.adapt.measuring import count_missing
 from tersa.adapt.signature import layers_of
 from tersa.adapt.table import default_path
 from tersa.data.sources import load as load_task
 from tersa.models.zoo import default_spec
-from tersa.recipes.adapt_request import AdaptSpec, checked
+from tersa.recipes.adapt_energy import meter_of
+from tersa.recipes.adapt_request import BOUNDS, AdaptSpec, checked
 from tersa.recipes.plan import PlannedStep
 from tersa.recipes.request import baseline_config, protocol_of
 from tersa.recipes.setting import Setting, threads_of
@@ -41,6 +46,8 @@ class AdaptPlan(Record):
         model: as it was asked for, or the data's default.
         layers: of the latency table that are there; 0 where no latency is asked, and so no table made.
         missing: that would be measured.
+        energies: layers whose energy is there; 0 where none is asked.
+        missing_energies: whose energy would be measured.
         groups: of channels that go together.
         iteration_s: seconds of an iteration of narrowed networks.
         steps: in order.
@@ -51,6 +58,8 @@ class AdaptPlan(Record):
     model: str
     layers: int
     missing: int
+    energies: int
+    missing_energies: int
     groups: int
     iteration_s: float
     steps: list[PlannedStep]
@@ -67,7 +76,7 @@ def plan(spec: AdaptSpec, setting: Setting, *, fresh_table: bool = False) -> Ada
         fresh_table: the network's layers would be measured again, whatever the table knows.
 
     Raises:
-        UsageError, DataError, ModelError: what `adapt` would raise before its work.
+        UsageError, DataError, ModelError, TargetError: what `adapt` would raise before its work.
     """
     spec = checked(spec)
     task = load_task(spec.data, data_dir=setting.data_dir, seed=spec.seed, validation=spec.validation)
@@ -77,13 +86,19 @@ def plan(spec: AdaptSpec, setting: Setting, *, fresh_table: bool = False) -> Ada
     model, protocol = begin.network(), protocol_of(spec, task)
     shipped(spec, task, begin.pruned())
     groups = prunable(begin.pruned(), task, protocol)
-    there = missing = 0
+    count = partial(
+        count_missing,
+        Path(spec.table) if spec.table else default_path(),
+        layers_of(begin.pruned(), task.shape, groups, batch=spec.batch),
+        allow_foreign=spec.allow_foreign,
+        fresh=fresh_table,
+    )
+    there = missing = energies = missing_energies = 0
     if spec.goals.latency is not None:
-        anatomy = layers_of(begin.pruned(), task.shape, groups, batch=spec.batch)
-        path = Path(spec.table) if spec.table else default_path()
-        there, missing = count_missing(
-            path, anatomy, parse(spec.target), allow_foreign=spec.allow_foreign, fresh=fresh_table
-        )
+        there, missing = count(parse(spec.target))
+    if spec.goals.energy is not None:
+        gauge = Energies(meter_of(spec.target))
+        energies, missing_energies = count(parse(spec.target), gauge=gauge)
     config = baseline_config(spec, task, begin.model)
     with threads_of(setting):
         each = iteration_seconds(model, task, config, device=choose(setting.device))
@@ -92,9 +107,11 @@ def plan(spec: AdaptSpec, setting: Setting, *, fresh_table: bool = False) -> Ada
     trains = 0.0 if begin.trained else each * length.iterations
     trained = f"weights from {spec.checkpoint or spec.run}" if begin.trained else f"{length.epochs} epochs"
     table = f"{missing} layers to measure, {there} there already", missing * LAYER_SECONDS
+    used = f"{missing_energies} layers to measure, {energies} there already", seconds_of(missing_energies)
     parts = [
         ("baseline", f"{trained}, unless the cache has it" if trains else trained, trains),
         *([("latency table", *table)] if spec.goals.latency is not None else []),
+        *([("energies of layers", *used)] if spec.goals.energy is not None else []),
         search_part(spec, len(groups.groups), narrowed),
         ("tune", f"{protocol.tune} iterations, distilling from the baseline", protocol.tune * narrowed),
         ("test and measure", f"{len(task.test)} test images, the usual runtimes", 30.0),
@@ -105,6 +122,8 @@ def plan(spec: AdaptSpec, setting: Setting, *, fresh_table: bool = False) -> Ada
         model=begin.model,
         layers=there,
         missing=missing,
+        energies=energies,
+        missing_energies=missing_energies,
         groups=len(groups.groups),
         iteration_s=narrowed,
         steps=steps,
@@ -126,9 +145,9 @@ def search_part(spec: AdaptSpec, groups: int, each: float) -> tuple[str, str, fl
         what = (
             f"{spec.front} networks, each fine-tuned {spec.finetune_steps} iterations" if spec.front else ""
         )
-        measured = ", then up to 6 measurements" if spec.goals.latency else ""
+        measured = ", then up to 6 measurements" if spec.measures else ""
         return "solve", what or f"all widths at once{measured}", 15.0 + tuned
-    bound = spec.goals.latency or spec.goals.macs or spec.goals.size or spec.goals.parameters
+    bound = next((bound for name in BOUNDS if (bound := getattr(spec.goals, name))), None)
     share = bound.value if bound and bound.relative else 0.5
     count = max(1, math.ceil((1.0 - share) / spec.delta))
     faithful = spec.score == "finetune"

@@ -21,7 +21,7 @@ from tersa.recipes.pruning import Protocol
 from tersa.recipes.request import ShrinkSpec
 from tersa.study.cluster import Crew
 
-BOUNDS: tuple[Kind, ...] = ("latency", "macs", "size", "parameters")
+BOUNDS: tuple[Kind, ...] = ("latency", "energy", "macs", "size", "parameters")
 
 PROTOCOL = (
     "criterion",
@@ -41,6 +41,9 @@ OPTIONS = ("criterion", "normalisation", "keep", "tune", "arithmetic")
 FLAGS = {"normalisation": "normalize"}
 STEPWISE = ("cut", "score", "hybrid", "shortlist", "race", "delta", "decay", "score_images", "check_every")
 """Settings of NetAdapt's steps, which have no effect on a solver for all widths at once."""
+
+UNASKED = "and no --latency or --energy is asked"
+"""Why a setting of what is measured has no effect."""
 
 RACE = 0.1
 """Share of the short fine-tune after which a short list is compared, where `race` says nothing."""
@@ -64,7 +67,7 @@ class AdaptSpec(ShrinkSpec):
         check_every: steps of NetAdapt between two measurements of the whole network; 0 for none: estimates
             alone say when the budget is met, as published, and the last measurement if they were right.
         front: networks of a Pareto front between the baseline and the budget; 0 for none.
-        table: SQLite file of the latency table, or None for the user's.
+        table: SQLite file of the latencies and energies of layers, or None for the user's.
         allow_foreign: use a table that was measured on another machine.
     """
 
@@ -97,7 +100,9 @@ class AdaptSpec(ShrinkSpec):
             find_proxy(self.score)
         found: list[str] = []
         if not self.goals.bounded:
-            found.append("nothing to adapt to: give --latency (0.5x, 2ms), --macs, --size or --parameters")
+            found.append(
+                "nothing to adapt to: give --latency (0.5x, 2ms), --energy, --macs, --size or --parameters"
+            )
         if self.precision != "fp32":
             found.append(
                 f"--precision {self.precision}: latency tables hold fp32 layers; adapt in fp32, then "
@@ -119,10 +124,8 @@ class AdaptSpec(ShrinkSpec):
 
     def _idle(self) -> list[str]:
         """Settings without effect beside the others, where no one else says so."""
-        timed, rows = self.goals.latency is not None, list[tuple[tuple[str, ...], bool, str]]()
-        rows.append(
-            (("table", "allow_foreign"), not timed, "for the latency table, and no --latency is asked")
-        )
+        rows = list[tuple[tuple[str, ...], bool, str]]()
+        rows.append((("table", "allow_foreign"), not self.measures, f"for tables of layers, {UNASKED}"))
         still = not (self.tunes and self.finetune_steps) and self.protocol.get("tune") == 0
         if still and self.protocol.get("arithmetic", "fp32") != "fp32":
             raise UsageError("--arithmetic: no effect: nothing is fine-tuned; leave it out")
@@ -131,7 +134,7 @@ class AdaptSpec(ShrinkSpec):
             every = self.hybrid == 1 and not self.shortlist and not faithful
             blind = not faithful and not every and not find_proxy(self.score).images
             rows += [
-                (("check_every",), not timed, "between two measurements, and no --latency is asked"),
+                (("check_every",), not self.measures, f"between two measurements, {UNASKED}"),
                 (("hybrid", "shortlist", "score_images"), faithful, "not with --score finetune"),
                 (
                     ("shortlist", "race"),
@@ -152,6 +155,11 @@ class AdaptSpec(ShrinkSpec):
             for names, idle, why in rows
             if idle and (flags := [f"--{name.replace('_', '-')}" for name in names if self.differs(name)])
         ]
+
+    @property
+    def measures(self) -> bool:
+        """A limit needs a table of layers, and measurements of whole networks."""
+        return self.goals.latency is not None or self.goals.energy is not None
 
     def differs(self, name: str) -> bool:
         """A setting is not what it is by default."""
@@ -221,8 +229,8 @@ def check_call(spec: AdaptSpec, *, fresh_table: bool = False, crew: Crew | None 
         UsageError: by name, what has none.
     """
     found: list[str] = []
-    if fresh_table and spec.goals.latency is None:
-        found.append("--fresh-table: no effect: for the latency table, and no --latency is asked")
+    if fresh_table and not spec.measures:
+        found.append(f"--fresh-table: no effect: for tables of layers, {UNASKED}")
     if crew and not crew.alone and (spec.search != "netadapt" or not spec.tunes):
         flag = f"--workers {crew.workers}" if crew.workers > 1 else f"--on {crew.on}"
         found.append(f"{flag}: no effect: for candidates that --search netadapt fine-tunes, and none is")

@@ -35,7 +35,7 @@ LOOSER = "a looser budget"
 """What the networks of a front before the last are solved for, in words."""
 
 NEAR = 0.93
-"""A network whose interval ends this near below the limit is not tried to be made wider."""
+"""A network that takes up so much of a measured limit is not tried to be made wider."""
 
 
 def begin(fit: Fit) -> list[Step]:
@@ -127,16 +127,16 @@ def _land(fit: Fit, damage: list[Damage], importances: list[Tensor], index: int)
         before = widths
         with fit.store.timed("solve"):
             widths, possible = _solved(damage, fit.cost())
-        if landing and not possible and widths == before:
-            break  # the cheapest network was measured, and is above the limit
-        if "latency" not in fit.limits():
+        if landing and widths == before and (best or not possible):
+            break  # as wide as what is counted allows; or the cheapest network was measured, and is too dear
+        if not fit.measures:
             return widths
-        row = fit.check(_narrowed(fit, importances, widths)[0], widths, index)
-        met = fit.within(row)
+        found = fit.check(_narrowed(fit, importances, widths)[0], widths, index)
+        met = fit.within(found)
         if met:
             lost = sum(each.at(width) for each, width in zip(damage, widths, strict=True))
             best = min(best, (lost, widths)) if best else (lost, widths)
-        if best and (not met or row.high >= NEAR * fit.limits()["latency"]):
+        if best and (not met or fit.share(found) >= NEAR):
             break
     if best is None:
         log.warning("corrections of the estimate by measurements, and the network is still above the limit")
@@ -234,31 +234,24 @@ def by_netadapt(fit: Fit) -> int:
 
 
 def first_cost(fit: Fit) -> float:
-    """The baseline's cost as the search began with it, whatever factor and aim it has come to."""
-    table, checks, widths = fit.table, fit.store.checks(), fit.anatomy.widths
-    if table is None:
-        return fit.cost().at(widths)
-    factor, aim = table.factor, fit.aim
-    table.factor, fit.aim = checks[0].factor, fit.first_aim
-    try:
-        return fit.cost().at(widths)
-    finally:
-        table.factor, fit.aim = factor, aim
+    """The baseline's cost as the search began with it."""
+    with fit.as_begun():
+        return fit.cost().at(fit.anatomy.widths)
 
 
 def _arrived(fit: Fit, model: nn.Module, widths: tuple[int, ...], index: int) -> bool:
-    """The limits are met, by a measurement where latency is one of them; measured now and then on the way.
+    """The limits are met, by a measurement where latency or energy is one; measured now and then on the way.
 
     Without measurements (`check_every` 0) estimates decide, corrected by the baseline's alone.
     """
     now = fit.cost().at(widths)
-    if "latency" not in fit.limits() or not fit.spec.check_every:
+    if not fit.measures or not fit.spec.check_every:
         return now <= 1.0
-    stored = [row for row in fit.store.checks() if row.step == index]
-    if not stored and now > 1.0 and (index == 0 or index % fit.spec.check_every):
+    stored = fit.stored(index)
+    if stored is None and now > 1.0 and (index == 0 or index % fit.spec.check_every):
         return False
-    row = stored[-1] if stored else fit.check(model, widths, index)
-    return fit.within(row) and fit.cost(latency=False).at(widths) <= 1.0
+    found = stored or fit.check(model, widths, index)
+    return fit.within(found) and fit.cost(measured=False).at(widths) <= 1.0
 
 
 def _last_quality(fit: Fit, step: int) -> tuple[str, float] | None:

@@ -22,7 +22,10 @@ from pathlib import Path
 
 from tersa.database import asking
 from tersa.recipes.trajectory import DATABASE
-from tersa.records import Candidate, Checked
+from tersa.records import Candidate, Checked, CheckedEnergy
+
+TABLES = ("candidates", "checks", "energies")
+"""Of records; each belongs to a step."""
 
 
 class AdaptStore:
@@ -36,7 +39,7 @@ class AdaptStore:
         self.path = folder / DATABASE
         self._running: dict[str, float] = {}  # stages being timed, and up to when that is stored
         with self._open() as connection:
-            for table in ("candidates", "checks"):
+            for table in TABLES:
                 connection.execute(
                     f"CREATE TABLE IF NOT EXISTS {table} (step INTEGER NOT NULL, record TEXT NOT NULL)"
                 )
@@ -51,7 +54,7 @@ class AdaptStore:
     def forget_after(self, step: int) -> None:
         """Drop what belongs to steps that were not finished."""
         with self._open() as connection:
-            for table in ("candidates", "checks"):
+            for table in TABLES:
                 connection.execute(f"DELETE FROM {table} WHERE step > ?", (step,))
 
     def add_candidates(self, rows: Sequence[Candidate]) -> None:
@@ -75,6 +78,16 @@ class AdaptStore:
         """All of them, in order."""
         with asking(self.path):
             return [Checked.model_validate_json(text) for text in self._records("checks")]
+
+    def add_energy(self, row: CheckedEnergy) -> None:
+        """Store a measurement of energy."""
+        with self._open() as connection:
+            connection.execute("INSERT INTO energies VALUES (?, ?)", (row.step, row.model_dump_json()))
+
+    def energies(self) -> list[CheckedEnergy]:
+        """All of them, in order."""
+        with asking(self.path):
+            return [CheckedEnergy.model_validate_json(text) for text in self._records("energies")]
 
     def _records(self, table: str) -> list[str]:
         with self._open() as connection:

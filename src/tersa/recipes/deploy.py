@@ -32,7 +32,9 @@ from tersa.prune.twins import is_low_bit
 from tersa.recipes.goals import Goals, Standing, Start, keeps_accuracy, within_bounds
 from tersa.recipes.subjects import require_on_bytes
 from tersa.records import Agreement, Comparison
-from tersa.targets.base import Effort
+from tersa.targets.base import Effort, Pixels
+from tersa.targets.energy import Meter
+from tersa.targets.energy_rounds import network_energies
 from tersa.targets.measure import compare, not_offered
 from tersa.targets.registry import parse
 from tersa.train.evaluation import predict
@@ -86,6 +88,7 @@ class Dock:
         reference: the baseline's fp32 file, once it is there.
         correct: the baseline's right answers on the validation split.
         start: the baseline's costs.
+        meter: counters that see the target, where energy is asked for.
         zeroes: weights are zeroed in place: parameters are those that are not.
     """
 
@@ -97,6 +100,7 @@ class Dock:
     reference: Artefact | None = None
     correct: npt.NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, bool))
     start: Start | None = None
+    meter: Meter | None = None
     zeroes: bool = False
 
     def calibration(self, method: str) -> Calibration:
@@ -249,6 +253,10 @@ def _weigh(
         timed = race(dock, dock.reference, artefact, seconds=QUICK_SECONDS)
         # The baseline's own time is the yardstick: what else the machine did then fell on both.
         slow = dock.start.latency_ms / timed.low if dock.start and timed.low else None
+    used: float | None = None
+    if dock.meter is not None and dock.reference is not None and dock.start is not None:
+        base, own = race_energy(dock, dock.reference, artefact, seconds=QUICK_SECONDS)
+        used = dock.start.energy_mj * own / base
     standing = Standing(
         accuracy=100.0 * float(correct.mean()),
         loss=paired_loss(before, correct),
@@ -256,6 +264,7 @@ def _weigh(
         size_bytes=artefact.size_bytes,
         latency_ms=slow,
         parameters=cost.parameters,
+        energy_mj=used,
     )
     return Option(artefact, correct, standing, found)
 
@@ -278,10 +287,27 @@ def race(
         if name == dock.target:
             raise
         return not_offered(name, after.header.precision, str(error))
+    return compare(*sessions, _batch(dock), effort=Effort(seconds=seconds))
+
+
+def race_energy(dock: Dock, before: Artefact, after: Artefact, *, seconds: float) -> tuple[float, float]:
+    """Millijoules of a call of two files on the dock's target, in alternating rounds, by its counters.
+
+    Raises:
+        TargetError: the target has gone; the counters cannot be read any more, or stand still.
+    """
+    assert dock.meter is not None
+    runtime = parse(dock.target)
+    sessions = runtime.prepare(before, "baseline"), runtime.prepare(after, "result")
+    first, second = network_energies(sessions, _batch(dock), dock.meter, seconds=seconds)
+    return first, second
+
+
+def _batch(dock: Dock) -> Pixels:
+    """Validation images of one call, (batch, C, H, W), the same again where there are too few."""
     images = as_pixels(dock.task.validation.images[: dock.batch])
     repeats = -(-dock.batch // len(images))
-    batch = np.tile(images, (repeats, 1, 1, 1))[: dock.batch]  # (batch, C, H, W)
-    return compare(*sessions, batch, effort=Effort(seconds=seconds))
+    return np.tile(images, (repeats, 1, 1, 1))[: dock.batch]
 
 
 def pick(options: list[Option], goals: Goals, dock: Dock, *, precision: str) -> tuple[Option, str]:

@@ -1,10 +1,10 @@
 """What a user asks of a smaller network, and whether it was reached.
 
 Goals come in two kinds. *Floors* guard the accuracy (`--max-loss`, `--min-accuracy`); *bounds* limit a cost
-(`--size`, `--macs`, `--latency`), absolute or as a share of the baseline (`0.5x`). While a network is being
-shrunk, goals are held against the validation split with a margin of one standard error of the paired
-difference, and latency against the upper end of its interval; at the end, once, against the test set and
-the final measurement without margin.
+(`--size`, `--macs`, `--latency`, in `tersa adapt` also `--energy`), absolute or as a share of the baseline
+(`0.5x`). While a network is being shrunk, goals are held against the validation split with a margin of one
+standard error of the paired difference, and latency against the upper end of its interval; at the end, once,
+against the test set and the final measurement without margin.
 
 Example:
     >>> parse_bound("64kB", "size")
@@ -27,19 +27,25 @@ from tersa.errors import UsageError, faults
 from tersa.numerics import PairedLoss
 from tersa.records import Figures, Goal, Record
 
-Kind = Literal["size", "latency", "macs", "parameters"]
+CostName = Literal["size", "latency", "macs", "parameters"]
+"""Costs that every verb knows."""
+
+Kind = Literal[CostName, "energy"]
+"""Costs that may be bounded."""
 
 UNITS: dict[str, dict[str, float]] = {
     "size": {"": 1, "b": 1, "kb": 1e3, "mb": 1e6, "kib": 1024, "mib": 1024**2},
     "latency": {"ms": 1, "us": 1e-3, "µs": 1e-3, "s": 1e3},
     "macs": {"": 1, "k": 1e3, "m": 1e6, "g": 1e9},
     "parameters": {"": 1, "k": 1e3, "m": 1e6},
+    "energy": {"mj": 1, "uj": 1e-3, "µj": 1e-3, "j": 1e3},
 }
 FORMS = {
     "size": "64kB, 1.5MB or 64KiB",
     "latency": "2ms, 300us",
     "macs": "400k, 2M",
     "parameters": "10k, 1.5M",
+    "energy": "2mJ, 500uJ or 0.1J",
 }
 
 
@@ -47,7 +53,7 @@ class Bound(Record):
     """A limit on a cost: absolute, or a share of the baseline's.
 
     Attributes:
-        value: in bytes, milliseconds or MACs; or the share when `relative`.
+        value: in bytes, milliseconds, millijoules or MACs; or the share when `relative`.
         relative: the limit is `value` times the baseline's cost.
     """
 
@@ -64,7 +70,7 @@ class Bound(Record):
         >>> parse_bound("64kB", "size").text("size"), parse_bound("0.5x", "macs").text("macs")
         ('64000', '0.5x')
         """
-        unit = "x" if self.relative else {"latency": "ms"}.get(kind, "")
+        unit = "x" if self.relative else {"latency": "ms", "energy": "mJ"}.get(kind, "")
         return f"{self.value:.12g}{unit}"
 
 
@@ -102,6 +108,7 @@ class Goals(Record):
         latency: at the target, batch and precision of the run.
         macs: multiply-accumulates for one image.
         parameters: trainable values that are left.
+        energy: of one call at the target, by the machine's counters; of `tersa adapt` alone.
     """
 
     max_loss: float | None = None
@@ -110,6 +117,7 @@ class Goals(Record):
     latency: Bound | None = None
     macs: Bound | None = None
     parameters: Bound | None = None
+    energy: Bound | None = None
 
     @classmethod
     def read(
@@ -131,7 +139,7 @@ class Goals(Record):
     @property
     def bounded(self) -> bool:
         """A cost is limited: shrinking ends as soon as every bound is reached."""
-        return any((self.size, self.latency, self.macs, self.parameters))
+        return any((self.size, self.latency, self.macs, self.parameters, self.energy))
 
     @property
     def guarded(self) -> bool:
@@ -154,6 +162,7 @@ class Goals(Record):
             "latency": self.latency,
             "macs": self.macs,
             "parameters": self.parameters,
+            "energy": self.energy,
         }
         for name, bound in bounds.items():
             if bound is not None and bound.relative and bound.value >= 1:
@@ -180,6 +189,7 @@ class Standing:
         size_bytes: of its artefact.
         latency_ms: cautious (upper end of the interval), None where not measured.
         parameters: trainable values.
+        energy_mj: of one call, None where not measured.
     """
 
     accuracy: float
@@ -188,17 +198,19 @@ class Standing:
     size_bytes: int | None = None
     latency_ms: float | None = None
     parameters: int | None = None
+    energy_mj: float | None = None
 
 
 @dataclass(frozen=True)
 class Start:
-    """The baseline's costs, which relative goals refer to."""
+    """The baseline's costs, which relative goals refer to; the energy is 0 where it is not asked for."""
 
     accuracy: float
     macs: int
     size_bytes: int
     latency_ms: float
     parameters: int = 0
+    energy_mj: float = 0.0
 
 
 def keeps_accuracy(goals: Goals, start: Start, standing: Standing) -> bool:
@@ -214,6 +226,7 @@ def within_bounds(goals: Goals, start: Start, standing: Standing) -> bool:
         (goals.size, standing.size_bytes, start.size_bytes),
         (goals.latency, standing.latency_ms, start.latency_ms),
         (goals.parameters, standing.parameters, start.parameters),
+        (goals.energy, standing.energy_mj, start.energy_mj),
     )
     return all(
         bound is None or (value is not None and value <= bound.limit(reference))
@@ -282,10 +295,14 @@ def judged(
         ("latency", goals.latency, before.latency_ms.median, after.latency_ms.median, "ms"),
         ("macs", goals.macs, before.macs, after.macs, "MACs"),
         ("parameters", goals.parameters, before.parameters, after.parameters, "parameters"),
+        ("energy", goals.energy, before.energy_mj, after.energy_mj, "mJ"),
     )
     for name, bound, old, new, unit in costs:
         if bound is not None:
+            assert old is not None, "an energy that is asked for is measured"
+            assert new is not None
             limit = bound.limit(old)
             share = f"{bound.value:g} times the baseline's {name}" if bound.relative else f"{limit:g} {unit}"
-            row(name, limit, new, unit, new <= limit, f"at most {share}")
+            by = f", measured by {after.energy_by}" if name == "energy" else ""
+            row(name, limit, new, unit, new <= limit, f"at most {share}{by}")
     return rows

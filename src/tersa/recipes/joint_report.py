@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tersa.recipes.goals import Kind as CostName
+from tersa.recipes.goals import CostName
 from tersa.recipes.joint_result import SearchResult, TriedNetwork, distinct
 from tersa.recipes.recipe_report import goal_rows
 from tersa.report.adapt_charts import Spot

@@ -20,8 +20,7 @@ from typing import Literal
 from pydantic import Field
 
 from tersa.errors import TersaError, UsageError, faults, faults_of
-from tersa.recipes.goals import Goals
-from tersa.recipes.goals import Kind as CostName
+from tersa.recipes.goals import CostName, Goals
 from tersa.recipes.request import DEFAULT_GOALS, ShrinkSpec
 from tersa.records import Record
 

@@ -22,8 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from tersa.recipes.goals import Goals, Start
-from tersa.recipes.goals import Kind as CostName
+from tersa.recipes.goals import CostName, Goals, Start
 from tersa.records import SCHEMA, Agreement, Comparison, Environment, Figures, Goal, Record
 
 FIELDS: dict[CostName, str] = {

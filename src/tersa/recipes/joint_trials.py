@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from tersa.errors import DataError, Diverged, UsageError, brief
-from tersa.recipes.goals import Kind as CostName
+from tersa.recipes.goals import CostName
 from tersa.recipes.joint_result import TriedNetwork
 
 STARTUP = 8

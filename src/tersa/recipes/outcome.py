@@ -26,7 +26,7 @@ from tersa.models.summary import macs, parameters
 from tersa.numerics import paired_loss
 from tersa.prune.holding import alive
 from tersa.recipes.beside import SCRATCH, coded_file, from_scratch, sparse_size, twin_config
-from tersa.recipes.deploy import Option, race, tolerance_of
+from tersa.recipes.deploy import Option, race, race_energy, tolerance_of
 from tersa.recipes.evidence import confusion, examples, layer_rows
 from tersa.recipes.folder import RESULT, read_spec
 from tersa.recipes.goals import file_goal, judged, keeps_accuracy, within_bounds
@@ -50,6 +50,7 @@ from tersa.records import (
 from tersa.report.page import write as write_report
 from tersa.report.verdict import headline
 from tersa.report.words import GUESSES
+from tersa.targets.energy import domains
 from tersa.targets.environment import environment
 from tersa.targets.registry import installed, parse
 from tersa.train.baseline import Baseline, save_weights
@@ -106,7 +107,7 @@ def finish(o: Outcome) -> ShrinkResult:
     artefacts = _ship(o)
     before, after = (_test(path, o.job.task) for path in (o.job.dock.reference.path, artefacts[0]))  # type: ignore[union-attr] - set by weigh_baseline
     comparisons = _measure(o, artefacts)
-    result = _compose(o, artefacts, before, after, comparisons, _beside(o, before))
+    result = _compose(o, artefacts, before, after, comparisons, _energies(o), _beside(o, before))
     write_report(result, o.folder / "report.html")
     for name in ("candidate.onnx", "candidate-int8.onnx", f"candidate{SUFFIX}"):
         (o.folder / "steps" / name).unlink(missing_ok=True)
@@ -193,12 +194,36 @@ def _measure(o: Outcome, artefacts: list[Path]) -> list[Comparison]:
     return found
 
 
+@dataclass(frozen=True)
+class _Energies:
+    """Measured energies of a call, mJ, and the counters that told; None and empty where none was asked."""
+
+    before: float | None = None
+    after: float | None = None
+    by: str = ""
+
+
+def _energies(o: Outcome) -> _Energies:
+    """The energy of the baseline and of the result, in alternating rounds on the goal's target.
+
+    Raises:
+        TargetError: the counters cannot be read any more, or stand still.
+    """
+    dock = o.job.dock
+    if dock.meter is None:
+        return _Energies()
+    assert dock.reference is not None
+    before, after = race_energy(dock, dock.reference, o.chosen.artefact, seconds=o.setting.seconds)
+    return _Energies(before, after, domains(dock.meter))
+
+
 def _compose(
     o: Outcome,
     artefacts: list[Path],
     before: _Tested,
     after: _Tested,
     comparisons: list[Comparison],
+    energies: _Energies,
     beside: Beside,
 ) -> ShrinkResult:
     task, dock, spec = o.job.task, o.job.dock, o.spec
@@ -217,7 +242,7 @@ def _compose(
         main.before.latency_ms,
         dock.reference.header.precision,
         alive(o.trained.module) if o.job.zeroes else parameters(o.trained.module),
-    )
+    ).model_copy(update={"energy_mj": energies.before, "energy_by": energies.by})
     new = _figures(
         o.network,
         task,
@@ -227,7 +252,7 @@ def _compose(
         main.after.latency_ms,
         o.chosen.artefact.header.precision,
         alive(o.network) if o.job.zeroes else parameters(o.network),
-    )
+    ).model_copy(update={"energy_mj": energies.after, "energy_by": energies.by})
     loss = paired_loss(before.correct, after.correct)
     trained_logits = predict(o.network, task.test, task).numpy()
     exact = artefacts[1] if new.precision == "int8" else artefacts[0]
@@ -381,7 +406,7 @@ def _reasons(o: Outcome, lost: float, main: Comparison) -> dict[str, str]:
         stop = f"pruning ended at {count}: every layer is down to {down} or must stay"
     slow = f"{stop}; {main.reason}" if main.reason else stop
     floors = {"max-loss": floor, "min-accuracy": floor}
-    return floors | {"size": stop, "macs": stop, "parameters": stop, "latency": slow}
+    return floors | {"size": stop, "macs": stop, "parameters": stop, "energy": stop, "latency": slow}
 
 
 def _coded_goals(coded: CodedFile | None) -> list[Goal]:
@@ -416,6 +441,12 @@ def _notes(o: Outcome) -> list[str]:
         notes.append(o.job.task.provenance.note)
     if o.trained.cached and not o.spec.checkpoint:
         notes.append("The baseline came from the cache: the time stated does not include its training.")
+    if o.job.dock.meter is not None:
+        names = domains(o.job.dock.meter)
+        notes.append(
+            f"Energy was measured by the counters of {names}: all that they saw in the least of a few "
+            "rounds, idle power included."
+        )
     if o.note:
         notes.append(o.note)
     return notes

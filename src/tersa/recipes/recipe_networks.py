@@ -40,8 +40,9 @@ from tersa.report.numbers import factor, percent, plural, si, size
 from tersa.train.config import TrainConfig, override
 from tersa.train.device import choose
 
-BOUNDS: tuple[BoundKind, ...] = ("parameters", "macs", "size", "latency")
-GOALS = frozenset(Goals.model_fields)
+BOUNDS: tuple[BoundKind, ...] = ("parameters", "macs", "size", "latency", "energy")
+GOALS = frozenset(Goals.model_fields) - {"energy"}
+"""Of every verb; a limit on energy is of `adapt` alone."""
 TRAINING = frozenset(TrainConfig.model_fields)
 PROTOCOL = frozenset(Protocol.model_fields) - {"batch"}
 """Of the protocol; `batch` is of the images per timed call, as on the command line."""
@@ -57,7 +58,7 @@ SETTINGS: dict[Verb, frozenset[str]] = {
     "shrink": (OWN - BESIDE - {"run"}) | GOALS | PROTOCOL,
     "prune": OWN | GOALS | PROTOCOL,
     "adapt": (frozenset(AdaptSpec.model_fields) - {"verb", "goals", "protocol"} - BESIDE)
-    | GOALS
+    | frozenset(Goals.model_fields)
     | frozenset(ADAPT_PROTOCOL),
 }
 
@@ -97,7 +98,7 @@ def shrink_request(verb: Verb, settings: Mapping[str, Any]) -> ShrinkSpec:
 
 def _goals(given: dict[str, Any], found: list[str]) -> dict[str, Any]:
     """Takes the goals out of the settings; bounds are read from their texts."""
-    goals = {name: given.pop(name) for name in list(given) if name in GOALS}
+    goals = {name: given.pop(name) for name in list(given) if name in Goals.model_fields}
     for kind in BOUNDS:
         if kind in goals:
             text = str(goals[kind])

@@ -118,6 +118,11 @@ class ShrinkSpec(Record):
             UsageError: goals, target, batch or precision cannot be.
         """
         self.goals.check()
+        if self.goals.energy is not None and self.verb != "adapt":
+            raise UsageError(
+                f"--energy {self.goals.energy.text('energy')}: only tersa adapt limits energy; leave it out, "
+                "or bound --latency, --macs, --size or --parameters"
+            )
         shippable(self.precision, self.target)
         strange = self.protocol.keys() - Protocol.model_fields.keys()
         if strange:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from tersa.records import Adaptation, Candidate
+from tersa.records import Adaptation, Candidate, FrontPoint
 from tersa.report.adapt_view import foretold, off
 from tersa.report.numbers import percent, plural
 from tersa.report.svg import Scale, element, figure, path, ticks
@@ -146,7 +146,7 @@ def front(found: Adaptation) -> Drawing | None:
     """Accuracy over cost of a front's networks; None where there is none."""
     spots = [
         Spot(
-            point.estimate_ms if point.estimate_ms is not None else float(point.macs),
+            _across(point)[1],
             point.validation_accuracy,
             f"step {point.step}\n{percent(point.validation_accuracy)} on validation\n"
             f"{point.parameters:,} parameters, {point.macs:,} MACs",
@@ -156,8 +156,17 @@ def front(found: Adaptation) -> Drawing | None:
     ]
     if not spots:
         return None
-    title, names = "The front", ("estimated latency, ms", "validation accuracy, %")
+    title, names = "The front", (_across(found.front[0])[0], "validation accuracy, %")
     return Drawing(scatter("front", title, spots, names, joined=True), [spot.text for spot in spots])
+
+
+def _across(point: FrontPoint) -> tuple[str, float]:
+    """What a front is drawn over, and where a network lies: the first of its costs that was asked for."""
+    if point.estimate_ms is not None:
+        return "estimated latency, ms", point.estimate_ms
+    if point.estimate_mj is not None:
+        return "estimated energy, mJ", point.estimate_mj
+    return "multiply-accumulates", float(point.macs)
 
 
 def candidates(found: Adaptation) -> list[tuple[str, Drawing]]:
@@ -176,12 +185,10 @@ def candidates(found: Adaptation) -> list[tuple[str, Drawing]]:
             )
             for row in rows
         ]
+        clocked = rows[0].estimate_ms is not None
+        across = "estimated latency, ms" if clocked else "cost, times the limit"
         chart = scatter(
-            f"candidates-{kind}",
-            f"Candidates by {kind}",
-            spots,
-            ("estimated latency, ms", _unit(kind)),
-            joined=True,
+            f"candidates-{kind}", f"Candidates by {kind}", spots, (across, _unit(kind)), joined=True
         )
         drawn.append((kind, Drawing(chart, [spot.text for spot in spots])))
     return drawn

@@ -26,6 +26,8 @@ def values(found: Adaptation) -> dict[str, Any]:
         "table_words": adapt_view.table_words(found),
         "check_words": adapt_view.check_words(found),
         "check_rows": adapt_view.check_rows(found),
+        "energy_words": adapt_view.energy_words(found),
+        "energy_rows": adapt_view.energy_rows(found),
         "checks": adapt_charts.checks(found),
         "front": adapt_charts.front(found),
         "front_rows": adapt_view.front_rows(found),

@@ -15,6 +15,7 @@ from tersa.report.numbers import count, duration, percent, plural, si
 
 STAGES = {
     "table": "measuring layers for the latency table",
+    "energies": "measuring energies of layers",
     "solve": "importances and solving for widths",
     "cut": "searching for candidates' widths",
     "score": "scores without training",
@@ -49,13 +50,47 @@ def check_rows(found: Adaptation) -> list[tuple[str, str, str, str, str]]:
     ]
 
 
+def energy_rows(found: Adaptation) -> list[tuple[str, str, str, str]]:
+    """Step, estimated and measured energy, and the difference; the baseline's is as the layers sum up."""
+    return [
+        (
+            str(row.step) if row.step else "baseline",
+            f"{row.estimate_mj:.4g}",
+            f"{row.measured_mj:.4g}",
+            off(row.estimate_mj, row.measured_mj),
+        )
+        for row in (found.energy.checked if found.energy else [])
+    ]
+
+
+def energy_words(found: Adaptation) -> str:
+    """Where energies come from, in a few sentences; nothing where none was asked for."""
+    used = found.energy
+    if used is None:
+        return ""
+    text = f"Energy was measured by the counters of {used.counters}, idle power included. "
+    text += f"{plural(used.points, 'layer')} make up the table"
+    text += f", {count(used.measured)} of them measured in this run" if used.measured else ""
+    text += f", on {used.machine}. The empty call takes {used.call_mj:.3g} mJ."
+    if used.foreign:
+        text += " The table was measured on another machine than this one."
+    return text
+
+
+def front_columns(found: Adaptation) -> tuple[str, ...]:
+    """Of `front_rows`."""
+    energy = ("estimate, mJ",) if found.energy else ()
+    return ("step", "of the budget", "estimate, ms", *energy, "MACs", "parameters", "validation accuracy", "")
+
+
 def front_rows(found: Adaptation) -> list[tuple[str, ...]]:
-    """Step, share of the budget, estimate, MACs, parameters, accuracy, and whether it is beaten."""
+    """Step, share of the budget, estimates, MACs, parameters, accuracy, and whether it is beaten."""
     return [
         (
             str(point.step),
             f"{point.cost:.2f}",
             "" if point.estimate_ms is None else f"{point.estimate_ms:.4g}",
+            *([] if point.estimate_mj is None else [f"{point.estimate_mj:.4g}"]),
             si(point.macs),
             si(point.parameters),
             percent(point.validation_accuracy),

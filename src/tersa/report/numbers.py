@@ -72,6 +72,15 @@ def milliseconds(value: float) -> str:
     return f"{latency(value)} ms"
 
 
+def millijoules(value: float) -> str:
+    """An energy in millijoules, with as many digits as a latency has.
+
+    >>> millijoules(0.068), millijoules(4.567)
+    ('0.068 mJ', '4.57 mJ')
+    """
+    return f"{latency(value)} mJ" if math.isfinite(value) else NOT_KNOWN
+
+
 def latency(value: float) -> str:
     """The number of `milliseconds` without its unit, for columns whose header has it."""
     if not math.isfinite(value):

@@ -23,6 +23,7 @@ from tersa.report.numbers import (
     duration,
     factor,
     latency,
+    millijoules,
     milliseconds,
     percent,
     plus_minus,
@@ -133,12 +134,12 @@ class StepRow:
 
 
 def before_after_rows(result: ShrinkResult) -> list[BeforeAfterRow]:
-    """The five figures that head a report: accuracy, parameters, MACs, file, latency."""
+    """The figures that head a report: accuracy, parameters, MACs, file, latency, and a measured energy."""
     before, after = result.baseline, result.result
     gain = after.test_accuracy - before.test_accuracy
     first, last = before.latency_ms.median, after.latency_ms.median
     words, tone = _latency_change(result)
-    return [
+    rows = [
         BeforeAfterRow(
             "Accuracy",
             percent(before.test_accuracy),
@@ -152,6 +153,14 @@ def before_after_rows(result: ShrinkResult) -> list[BeforeAfterRow]:
         _smaller("File", before.size_bytes, after.size_bytes, "smaller", "bigger"),
         BeforeAfterRow("Latency", milliseconds(first), milliseconds(last), words, tone, _left(last, first)),
     ]
+    used, uses = before.energy_mj, after.energy_mj
+    if used is not None and uses is not None:
+        words, tone = _change(used, uses, "less", "more")
+        name = "Energy, measured"
+        rows.append(
+            BeforeAfterRow(name, millijoules(used), millijoules(uses), words, tone, _left(uses, used))
+        )
+    return rows
 
 
 def goal_rows(result: ShrinkResult) -> list[GoalRow]:
@@ -258,6 +267,8 @@ def goal_value(goal: Goal, value: float) -> str:
             return size(value)
         case "ms":
             return milliseconds(value)
+        case "mJ":
+            return millijoules(value)
         case "MACs":
             return f"{si(value)} MACs"
         case unit:
@@ -349,17 +360,20 @@ def _latency_change(result: ShrinkResult) -> tuple[str, Tone]:
 def _smaller(label: str, before: int, after: int, less: str, more: str) -> BeforeAfterRow:
     show = size if label == "File" else si
     near = show(after) if label == "File" else si(after, like=before)
-    ratio = before / after if after else math.inf
-    tone: Tone = "same"
-    if before == after:
-        words = "the same"
-    elif 1 / SAME_BELOW < ratio < SAME_BELOW:
-        words = "about the same"
-    elif ratio >= SAME_BELOW:
-        words, tone = f"{factor(ratio)} {less}", "better"
-    else:
-        words, tone = f"{factor(1 / ratio)} {more}" if ratio else more, "worse"
+    words, tone = _change(before, after, less, more)
     return BeforeAfterRow(label, show(before), near, words, tone, _left(after, before))
+
+
+def _change(before: float, after: float, less: str, more: str) -> tuple[str, Tone]:
+    """The difference of a cost in words, and whether it is the one that was wanted."""
+    ratio = before / after if after else math.inf
+    if before == after:
+        return "the same", "same"
+    if 1 / SAME_BELOW < ratio < SAME_BELOW:
+        return "about the same", "same"
+    if ratio >= SAME_BELOW:
+        return f"{factor(ratio)} {less}", "better"
+    return f"{factor(1 / ratio)} {more}" if ratio else more, "worse"
 
 
 def _left(after: float, before: float) -> float:

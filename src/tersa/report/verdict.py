@@ -138,6 +138,8 @@ def _missed(goal: Goal, result: ShrinkResult) -> str:
             return f"asked for a file of at most {asked}, reached {reached}"
         case "latency":
             return _missed_ratio(goal, result.baseline.latency_ms.median, "the latency")
+        case "energy":
+            return _missed_ratio(goal, result.baseline.energy_mj or 0.0, "the energy")
         case "macs":
             return _missed_ratio(goal, float(result.baseline.macs), "the MACs")
         case "parameters" | "coded-size":

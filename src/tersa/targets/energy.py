@@ -31,7 +31,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from tersa.records import Record
 
@@ -69,6 +69,26 @@ class Reading:
     """All counters at one moment, in microjoules by domain."""
 
     microjoules: Mapping[str, int]
+
+
+class Meter(Protocol):
+    """Counters that can be read; `Rapl` and `Nvml` are some.
+
+    Attributes:
+        ranges: microjoules after which each domain starts again; 0 for one that does not.
+    """
+
+    @property
+    def ranges(self) -> Mapping[str, int]: ...
+
+    def read(self) -> Reading:
+        """The counters now."""
+        ...
+
+
+def domains(meter: Meter) -> str:
+    """The names of its counters, as measurements tell them."""
+    return ", ".join(meter.ranges)
 
 
 def spent(before: Reading, after: Reading, ranges: Mapping[str, int]) -> float:
