@@ -62,7 +62,6 @@ from tersa.recipes.goals import Goals, parse_bound
 from tersa.recipes.job import Job
 from tersa.recipes.retraining import Paused
 from tersa.recipes.setting import Setting
-from tersa.recipes.trajectory import Trajectory
 from tersa.records import read_record, write_record
 from tersa.report.numbers import plural
 from tersa.targets.environment import environment
@@ -200,7 +199,7 @@ def run(asked: argparse.Namespace, model: str, side: str, folder: Path) -> Ours:
     stages, tuned = store.seconds(), sum(row.iterations for row in store.candidates())
     seconds = stages.pop("search")
     stages = {name: value for name, value in stages.items() if name not in ("tune", "table")}
-    made = len(Trajectory(out).rows("steps")) - 1
+    made = len({row.step for row in store.candidates()})
     how = "run whole" if side == "(b)" else f"run, {plural(made, 'step')}"
     if tuned and asked.short != asked.steps:
         each = calls.each()
