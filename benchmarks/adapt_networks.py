@@ -47,8 +47,8 @@ RUNS: dict[str, dict[str, object]] = {
         "data": "cifar-10",
         "model": "mobilenet:0.5",
         "target": "onnxruntime@threads=1",
-        "training": {"epochs": "20"},
-        "protocol": {**STRONG, "tune": 5000},
+        "training": {"epochs": "14"},
+        "protocol": {**STRONG, "tune": 4000},
     },
 }
 """What is asked of each, beside the budget."""
