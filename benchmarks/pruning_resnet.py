@@ -76,7 +76,7 @@ def row(trained: TrainedRun, result: ShrinkResult) -> dict[str, object]:
         "torch": environment.versions["torch"],
         "onnxruntime": environment.versions["onnxruntime"],
         "date": environment.date[:10],
-        "command": result.command,
+        "command": f"python benchmarks/pruning_resnet.py --seed {result.seed} --device {trained.device}",
     }
 
 

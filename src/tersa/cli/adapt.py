@@ -179,11 +179,13 @@ def adapt(
     from tersa.recipes.adapt import adapt as work
     from tersa.recipes.adapt_request import check_call, specified
     from tersa.recipes.goals import Goals
+    from tersa.recipes.pruning import STRONG
     from tersa.recipes.setting import Setting, crew_of
     from tersa.recipes.train import parse_settings
 
     terminal = Terminal(json=json)
     protocol = {
+        **(STRONG if search == "budget" else {}),  # NetAdapt's short fine-tunes are too short for it
         "criterion": criterion,
         "normalisation": normalize,
         "keep": keep or "",

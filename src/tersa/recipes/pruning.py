@@ -121,7 +121,8 @@ STRONG: dict[str, int | float | str] = {
     "teacher_weight": 0.5,
     "label_smoothing": 0.05,
 }
-"""How `tersa prune` retrains: what trains small convolutional networks best, where there is time for it."""
+"""How `tersa prune` and `tersa adapt --search budget` retrain: what trains small convolutional networks best
+where there is time for it."""
 
 
 def check_protocol(protocol: Protocol) -> None:

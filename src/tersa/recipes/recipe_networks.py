@@ -81,6 +81,8 @@ def shrink_request(verb: Verb, settings: Mapping[str, Any]) -> ShrinkSpec:
     training = {str(key): str(value) for key, value in dict(given.pop("training", {})).items()}
     whole: dict[str, Any] = {**given, "goals": goals, "training": training, "verb": verb}
     if verb == "adapt":
+        if whole.get("search", "budget") == "budget":
+            protocol = STRONG | protocol
         spec: ShrinkSpec | None = trying(found, lambda: specified(**whole, protocol=protocol))
         trying(found, lambda: checked(spec) if isinstance(spec, AdaptSpec) else None)
     else:
