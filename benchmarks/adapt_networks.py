@@ -51,7 +51,7 @@ RUNS: dict[str, dict[str, Any]] = {
         "data": "cifar-10",
         "model": "mobilenet:0.5",
         "target": "onnxruntime@threads=1",
-        "training": {"epochs": "14"},
+        "training": {"epochs": "20"},
         "protocol": {"tune": 4000},
     },
 }
