@@ -44,6 +44,9 @@ def test_adapt_then_look_then_export_a_step(capsys: pytest.CaptureFixture[str], 
     assert [Path(name).is_file() for name in found["artefacts"]] == [True] * len(found["artefacts"])
     assert Path(found["report"]).is_file()
     assert [point["step"] for point in found["adaptation"]["front"]] == [0, 1, 2]
+    assert (found["protocol"]["update"], found["protocol"]["tune"]) == ("nesterov", 10), (
+        "as tersa prune has it"
+    )
     assert execute(["runs", "show", "run"]) == 0
     assert execute(["export", "--run", "run", "--at", "1", "--out", "one.onnx"]) == 0
     assert Path("one.onnx").stat().st_size > found["result"]["size_bytes"]

@@ -131,6 +131,7 @@ def test_an_energy_budget_is_met_when_the_counters_say_so(
     page = (out / "report.html").read_text()
     for words in ("Energy, measured", f"measured by {NAMES}", "Do the layers foretell the energy?"):
         assert words in page
+    assert "Does the table foretell the clock?" not in page
     assert read_record(out / "result.json", ShrinkResult) == result
     assert "--energy 0.5x" in result.command
     assert adapt(spec(), out, setting=setting(), resume=True) == result

@@ -13,10 +13,12 @@ from tersa.errors import DataError, Diverged, UsageError
 from tersa.models.checkpoint import read as read_checkpoint
 from tersa.recipes import recipe_networks
 from tersa.recipes.folder import SPEC
+from tersa.recipes.pruning import STRONG
 from tersa.recipes.recipe import Recipe, find_recipe, override, parse, read_recipe, shipped
 from tersa.recipes.recipe_check import check
 from tersa.recipes.recipe_jobs import JOBS
 from tersa.recipes.recipe_kind import Cost
+from tersa.recipes.recipe_networks import shrink_request
 from tersa.recipes.recipe_report import text_of
 from tersa.recipes.recipe_result import RecipeResult, StepResult, ends, headline
 from tersa.recipes.recipe_run import DONE, run_recipe
@@ -501,3 +503,14 @@ def test_a_missed_goal_is_exit_code_3(tmp_path: Path, capsys: pytest.CaptureFixt
     out = ["--out", str(tmp_path / "run"), "--threads", "1", "--measure-seconds", "0.05"]
     assert execute(["run", "shrink", *words, *out]) == 3
     assert "missed in shrink" in capsys.readouterr().out
+
+
+def test_steps_retrain_as_their_commands_do() -> None:
+    adapted = shrink_request("adapt", {"macs": "0.5x", "tune": 7})
+    assert adapted.protocol == {**STRONG, "tune": 7}
+    assert shrink_request("adapt", {"macs": "0.5x", "search": "netadapt"}).protocol.get("update") is None
+    assert shrink_request("prune", {"macs": "0.5x", "update": "adamw"}).protocol == {
+        **STRONG,
+        "update": "adamw",
+    }
+    assert shrink_request("shrink", {"macs": "0.5x"}).protocol == {}

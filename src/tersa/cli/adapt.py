@@ -28,6 +28,7 @@ Examples:
   tersa adapt --data cifar-10 --model mobilenet:1.0 --latency 0.5x --size 2MB --front 10
   tersa adapt --data mnist --energy 0.5x --latency 0.8x
 
+--energy needs counters that can be read here: RAPL of the processor, NVML of an NVIDIA GPU.
 Latencies and energies of layers are measured once per machine and runtime and kept in the user cache.
 Every step is kept: tersa export --run DIR --at 3 writes its network.
 Exit code 3: done, but a goal was missed (the best found is kept)."""
@@ -179,13 +180,13 @@ def adapt(
     from tersa.recipes.adapt import adapt as work
     from tersa.recipes.adapt_request import check_call, specified
     from tersa.recipes.goals import Goals
-    from tersa.recipes.pruning import STRONG
+    from tersa.recipes.pruning import usual_retraining
     from tersa.recipes.setting import Setting, crew_of
     from tersa.recipes.train import parse_settings
 
     terminal = Terminal(json=json)
     protocol = {
-        **(STRONG if search == "budget" else {}),  # NetAdapt's short fine-tunes are too short for it
+        **usual_retraining("adapt", search),
         "criterion": criterion,
         "normalisation": normalize,
         "keep": keep or "",

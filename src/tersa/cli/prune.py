@@ -236,7 +236,7 @@ def prune(
 ) -> None:
     """Remove channels step by step under a chosen criterion and protocol, fine-tune, export, measure."""
     from tersa.recipes.goals import Goals, parse_bound
-    from tersa.recipes.pruning import STRONG
+    from tersa.recipes.pruning import usual_retraining
     from tersa.recipes.request import DEFAULT_GOALS, ShrinkSpec, bits_of, share_of
     from tersa.recipes.setting import Setting
     from tersa.recipes.shrink import shrink as work
@@ -297,7 +297,10 @@ def prune(
         cluster=bits_of(cluster),
         coder=coder,
         coded_size=parse_bound(coded_size, "size", "coded-size") if coded_size else None,
-        protocol=STRONG | {name: value for name, value in asked.items() if value is not None},
+        protocol={
+            **usual_retraining("prune"),
+            **{name: value for name, value in asked.items() if value is not None},
+        },
     )
     command = shlex.join(["tersa", *(word for word in sys.argv[1:] if word not in ONCE)])
     folder = out or Path("runs") / f"prune-{Path(data).stem}"

@@ -125,6 +125,23 @@ STRONG: dict[str, int | float | str] = {
 where there is time for it."""
 
 
+def usual_retraining(verb: str, search: str = "") -> dict[str, int | float | str]:
+    """Settings that a command or a recipe's step retrains with where it says nothing else.
+
+    Args:
+        verb: `prune`, `shrink` or `adapt`.
+        search: of `adapt`: the short fine-tunes of `netadapt`, which share its settings, are too short for
+            `STRONG`.
+
+    >>> usual_retraining("adapt", "budget") == usual_retraining("prune") == STRONG
+    True
+    >>> usual_retraining("adapt", "netadapt"), usual_retraining("shrink")
+    ({}, {})
+    """
+    strong = verb == "prune" or (verb == "adapt" and search == "budget")
+    return dict(STRONG) if strong else {}
+
+
 def check_protocol(protocol: Protocol) -> None:
     """Faults between settings, all together, before any work.
 

@@ -28,7 +28,7 @@ from tersa.recipes.export import ExportRequest, export_subject
 from tersa.recipes.goals import Goals, file_goal, parse_bound
 from tersa.recipes.goals import Kind as BoundKind
 from tersa.recipes.plan import plan
-from tersa.recipes.pruning import STRONG, Protocol
+from tersa.recipes.pruning import Protocol, usual_retraining
 from tersa.recipes.recipe_kind import Cost, Kind, Outcome, Trial, built, trying
 from tersa.recipes.request import FLAGS, ShrinkSpec, protocol_of, share_of
 from tersa.recipes.setting import Setting
@@ -80,9 +80,8 @@ def shrink_request(verb: Verb, settings: Mapping[str, Any]) -> ShrinkSpec:
         given["coded_size"] = trying(found, lambda: parse_bound(text, "size", "coded-size"))
     training = {str(key): str(value) for key, value in dict(given.pop("training", {})).items()}
     whole: dict[str, Any] = {**given, "goals": goals, "training": training, "verb": verb}
+    protocol = usual_retraining(verb, whole.get("search", "budget")) | protocol
     if verb == "adapt":
-        if whole.get("search", "budget") == "budget":
-            protocol = STRONG | protocol
         spec: ShrinkSpec | None = trying(found, lambda: specified(**whole, protocol=protocol))
         trying(found, lambda: checked(spec) if isinstance(spec, AdaptSpec) else None)
     else:
@@ -90,7 +89,6 @@ def shrink_request(verb: Verb, settings: Mapping[str, Any]) -> ShrinkSpec:
             del whole["goals"]
         if verb == "prune":
             whole = {"precision": "fp32", "scratch": True, **whole}
-            protocol = STRONG | protocol
         spec = trying(found, lambda: ShrinkSpec(**whole, protocol=protocol))
         trying(found, lambda: spec.check() if spec else None)
     if spec is None or found:
