@@ -33,7 +33,7 @@ from tersa.recipes.adapt_request import AdaptSpec, adapt_command, specified
 from tersa.recipes.goals import Goals, parse_bound
 from tersa.recipes.pruning import STRONG
 from tersa.recipes.setting import Setting
-from tersa.records import ShrinkResult
+from tersa.records.results import ShrinkResult
 
 RESULTS = Path(__file__).parent / "results" / "adapt.csv"
 BUDGET = "0.5x"

@@ -62,7 +62,7 @@ from tersa.recipes.goals import Goals, parse_bound
 from tersa.recipes.job import Job
 from tersa.recipes.retraining import Paused
 from tersa.recipes.setting import Setting
-from tersa.records import read_record, write_record
+from tersa.records.base import read_record, write_record
 from tersa.report.numbers import plural
 from tersa.targets.environment import environment
 from tersa.targets.registry import parse

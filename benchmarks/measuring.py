@@ -34,7 +34,7 @@ import numpy as np
 
 from tersa.export.artefact import Artefact, Header
 from tersa.files import write_atomic
-from tersa.records import Environment
+from tersa.records.results import Environment
 from tersa.targets.base import Effort
 from tersa.targets.environment import environment
 from tersa.targets.rounds import time_sides

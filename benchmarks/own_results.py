@@ -16,7 +16,7 @@ from pathlib import Path
 
 from tersa.recipes.book_found import Ours, Summary
 from tersa.recipes.book_published import key_of, rows_of
-from tersa.records import write_record
+from tersa.records.base import write_record
 from tersa.study.statistics import interval
 
 RESULTS = Path(__file__).parent / "results"

@@ -24,7 +24,7 @@ from pathlib import Path
 from tersa import Goals, Setting, ShrinkSpec, shrink
 from tersa.recipes.goals import parse_bound
 from tersa.recipes.train import TrainedRun, TrainRequest, run_training
-from tersa.records import ShrinkResult
+from tersa.records.results import ShrinkResult
 
 RESULTS = Path(__file__).parent / "results" / "pruning_binary.csv"
 MODEL, DATA = "bvgg16+w1a1:by=ste/approx,pool=sums", "fashion-mnist"

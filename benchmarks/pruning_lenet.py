@@ -28,7 +28,7 @@ from typing import Literal
 from tersa import Goals, Setting, ShrinkSpec, shrink
 from tersa.recipes.goals import parse_bound
 from tersa.recipes.pruning import STRONG
-from tersa.records import ShrinkResult
+from tersa.records.results import ShrinkResult
 
 RESULTS = Path(__file__).parent / "results" / "pruning_lenet.csv"
 PROTOCOL: dict[str, int | float | str] = {

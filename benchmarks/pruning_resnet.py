@@ -25,7 +25,7 @@ from tersa import Goals, Setting, ShrinkSpec, shrink
 from tersa.recipes.goals import parse_bound
 from tersa.recipes.pruning import STRONG
 from tersa.recipes.train import TrainedRun, TrainRequest, run_training
-from tersa.records import ShrinkResult
+from tersa.records.results import ShrinkResult
 
 RESULTS = Path(__file__).parent / "results" / "pruning_resnet.csv"
 MODEL, DATA = "resnet:20", "cifar-10"

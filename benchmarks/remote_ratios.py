@@ -21,7 +21,7 @@ import numpy as np
 from tersa.export.artefact import Header
 from tersa.export.onnx import export_onnx
 from tersa.models import zoo
-from tersa.records import Comparison
+from tersa.records.results import Comparison
 from tersa.targets.base import Effort
 from tersa.targets.measure import compare
 from tersa.targets.registry import parse

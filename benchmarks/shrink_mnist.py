@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 
 from tersa import Goals, Setting, ShrinkSpec, shrink
-from tersa.records import ShrinkResult
+from tersa.records.results import ShrinkResult
 
 RESULTS = Path(__file__).parent / "results" / "shrink_mnist.csv"
 PUBLISHED = {"compression": 80.0, "acceleration": 7.0, "loss_points": 0.239}

@@ -166,7 +166,7 @@ def api_pages() -> dict[str, str]:
         pages[f"api/{name}.md"] += "".join(f"\n::: {module}\n" for module in modules(name))
     ground = "# Errors, numerics, records\n\nThey lie under everything else.\n"
     pages["api/ground.md"] = ground + "".join(
-        f"\n::: tersa.{name}\n" for name in ("errors", "numerics", "records")
+        f"\n::: {name}\n" for name in ("tersa.errors", "tersa.numerics", *modules("records"))
     )
     return pages
 

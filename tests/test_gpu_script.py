@@ -14,7 +14,7 @@ from tests.scripts import load_script
 from tersa.data.task import Provenance, Split, Task
 from tersa.errors import TersaError
 from tersa.models.load import load
-from tersa.records import Epoch
+from tersa.records.results import Epoch
 
 
 @pytest.fixture(scope="module")

@@ -61,7 +61,7 @@ def test_depth_is_at_most_two() -> None:
     assert all(len(path.relative_to(SOURCE).parts) <= 3 for path in FILES)
 
 
-@pytest.mark.parametrize("module", ["tersa", "tersa.cli.main", "tersa.records", "tersa.report.page"])
+@pytest.mark.parametrize("module", ["tersa", "tersa.cli.main", "tersa.records.results", "tersa.report.page"])
 def test_light_modules_do_not_load_torch(module: str) -> None:
     heavy = {"torch", "numpy", "onnxruntime", "sklearn"}
     code = f"import sys, {module}; print(sorted({heavy!r} & set(sys.modules)))"

@@ -10,7 +10,8 @@ import pytest
 
 from tersa.errors import DataError, UsageError, faults, unknown
 from tersa.files import replacing, write_atomic
-from tersa.records import Quantiles, Record, read_record, write_record
+from tersa.records.base import Record, read_record, write_record
+from tersa.records.results import Quantiles
 
 ROW = Quantiles(median=2.0, p10=1.0, p90=3.0)
 

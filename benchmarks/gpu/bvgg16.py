@@ -60,7 +60,8 @@ from tersa.recipes.train import (
     lessons_for,
     run_training,
 )
-from tersa.records import Epoch, read_record
+from tersa.records.base import read_record
+from tersa.records.results import Epoch
 from tersa.report.numbers import plural
 from tersa.train.baseline import default_config
 from tersa.train.config import TrainConfig, override

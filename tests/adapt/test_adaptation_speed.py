@@ -16,7 +16,7 @@ from tersa.adapt.measuring import Stopwatch
 from tersa.errors import TargetError
 from tersa.recipes import adaptation_stages
 from tersa.recipes.adapt_request import AdaptSpec
-from tersa.records import Candidate
+from tersa.records.adaptation import Candidate
 
 
 @pytest.fixture(scope="module")

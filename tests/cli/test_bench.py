@@ -19,7 +19,7 @@ from tersa.export.onnx import export_onnx
 from tersa.recipes.bench import parse_batches, parse_cores, parse_targets, parse_until
 from tersa.recipes.bench_result import BenchResult
 from tersa.recipes.bench_verdict import short
-from tersa.records import read_record
+from tersa.records.base import read_record
 from tersa.targets import registry
 from tersa.targets.lanes import Limits
 

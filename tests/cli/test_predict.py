@@ -23,7 +23,7 @@ from tersa.recipes import subjects
 from tersa.recipes.predict import PHOTO_PIXELS, centre, predict, read_image, softmax
 from tersa.recipes.subjects import find_subject
 from tersa.recipes.train import TrainedRun, TrainRequest, run_training
-from tersa.records import read_record
+from tersa.records.base import read_record
 
 ROUNDING = 1e-6
 """Probabilities in float64 from float32 logits."""

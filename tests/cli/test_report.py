@@ -17,7 +17,7 @@ from tersa.cli import report as verb
 from tersa.errors import DataError, UsageError
 from tersa.recipes.learn import cell_of, run_learning
 from tersa.recipes.train import TrainRequest, run_training
-from tersa.records import write_record
+from tersa.records.base import write_record
 
 
 @pytest.fixture

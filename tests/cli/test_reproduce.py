@@ -19,7 +19,7 @@ from tersa.recipes.pruning_study import Pruning, PruningPlan
 from tersa.recipes.quantized_training import ReproduceResult, Reproduction, RuleAgreement
 from tersa.recipes.study import StudyPlan
 from tersa.recipes.study_compare import Row
-from tersa.records import Environment
+from tersa.records.results import Environment
 from tersa.study.cell import Cell
 from tersa.study.statistics import Interval
 

@@ -14,7 +14,8 @@ from typer.testing import CliRunner, Result
 from tersa.cli import runs as verb
 from tersa.errors import DataError, TersaError, UsageError
 from tersa.recipes import runs
-from tersa.records import ShrinkResult, write_record
+from tersa.records.base import write_record
+from tersa.records.results import ShrinkResult
 
 
 def _example() -> ModuleType:

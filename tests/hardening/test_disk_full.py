@@ -26,7 +26,7 @@ from tersa.errors import DataError
 from tersa.files import replacing, write_atomic
 from tersa.recipes.pruning_curves import Curve
 from tersa.recipes.pruning_store import PruningStore, Walked
-from tersa.records import Epoch
+from tersa.records.results import Epoch
 from tersa.study.cell import Cell
 from tersa.study.store import StudyStore
 from tersa.train.history import HistoryWriter, read_history

@@ -24,7 +24,8 @@ from tersa.recipes.pruning_store import PruningStore, Trained, Walked
 from tersa.recipes.runs import compare_runs, read_run, read_shrink
 from tersa.recipes.subjects import find_subject
 from tersa.recipes.trajectory import Trajectory
-from tersa.records import Epoch, Record
+from tersa.records.base import Record
+from tersa.records.results import Epoch
 from tersa.study.cell import Cell
 from tersa.study.spec import expand, parse
 from tersa.study.spec import read_spec as read_study

@@ -19,7 +19,7 @@ from tersa.adapt.table import Machine, TableFile
 from tersa.errors import UsageError
 from tersa.recipes.folder import hold, open_folder, release, releasing
 from tersa.recipes.runs import remove_run
-from tersa.records import Record
+from tersa.records.base import Record
 
 HOLD = """
 import sys, time

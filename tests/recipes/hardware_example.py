@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tersa.recipes.hardware_result import Group, HardwareResult, NetworkFacts
-from tersa.records import Comparison, Environment, Quantiles
+from tersa.records.results import Comparison, Environment, Quantiles
 from tersa.targets.sweep import Gap, Row
 
 TORCH, FAST = "torch@threads=1", "openvino@threads=1"

@@ -38,7 +38,7 @@ from tersa.recipes.retraining import Paused
 from tersa.recipes.setting import Setting
 from tersa.recipes.subjects import find_point
 from tersa.recipes.trajectory import Trajectory
-from tersa.records import Comparison, Measurement, Quantiles, ShrinkResult
+from tersa.records.results import Comparison, Measurement, Quantiles, ShrinkResult
 from tersa.study.cluster import Crew
 from tersa.train.evaluation import evaluate
 

@@ -28,7 +28,9 @@ from tersa.recipes.recipe_networks import SETTINGS, shrink_request
 from tersa.recipes.request import ShrinkSpec
 from tersa.recipes.setting import Setting
 from tersa.recipes.trajectory import Trajectory
-from tersa.records import CheckedEnergy, ShrinkResult, read_record
+from tersa.records.adaptation import CheckedEnergy
+from tersa.records.base import read_record
+from tersa.records.results import ShrinkResult
 from tersa.targets.energy import Reading
 
 WHOLE = 1.5

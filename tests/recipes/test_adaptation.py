@@ -29,7 +29,7 @@ from tersa.recipes.adaptation_report import answer, rows_csv, view_of, write_res
 from tersa.recipes.adaptation_stages import Subject
 from tersa.recipes.adaptation_tables import tables
 from tersa.recipes.hardware_tables import Table, markdown
-from tersa.records import read_record
+from tersa.records.base import read_record
 from tersa.report.adaptation_page import render
 
 FOUND = result()

@@ -25,7 +25,7 @@ from tersa.recipes.bench_result import BenchResult, LayerTable, Reference
 from tersa.recipes.bench_verdict import energy_known, fewer_starts, headline, unled
 from tersa.recipes.hardware import HardwareRequest, plan_hardware
 from tersa.recipes.subjects import Subject, to_artefact
-from tersa.records import Comparison, Environment, Measurement, Quantiles
+from tersa.records.results import Comparison, Environment, Measurement, Quantiles
 from tersa.report.bench_page import render
 from tersa.targets.ceilings import Ceilings
 from tersa.targets.costs import NodeCost

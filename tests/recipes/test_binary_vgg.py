@@ -32,7 +32,7 @@ from tersa.recipes.binary_vgg_report import view_of
 from tersa.recipes.published_binary import accuracies
 from tersa.recipes.setting import Setting
 from tersa.recipes.train import TrainedRun, TrainRequest
-from tersa.records import read_record, write_record
+from tersa.records.base import read_record, write_record
 from tersa.report.binary_vgg_page import render
 from tersa.study import gather
 from tersa.study.cluster import Crew

@@ -22,7 +22,7 @@ from tersa.recipes.hours import about, planned
 from tersa.recipes.published_table import rows
 from tersa.recipes.quantized_training import ReproduceResult
 from tersa.recipes.reproductions import EXPERIMENTS
-from tersa.records import write_record
+from tersa.records.base import write_record
 from tersa.study.cell import Cell, CellResult, LayerState
 from tersa.study.store import StudyStore
 

@@ -14,7 +14,7 @@ from tersa.models.zoo import build
 from tersa.prune.surgery import resize_
 from tersa.recipes.compress import TRADES, compress
 from tersa.recipes.compress_result import Compressed, Compression, Tried
-from tersa.records import read_record, write_record
+from tersa.records.base import read_record, write_record
 from tersa.train.config import TrainConfig
 from tersa.train.evaluation import evaluate, predict
 from tersa.train.lessons import prepare

@@ -7,7 +7,7 @@ from pydantic import Field
 
 from tersa.errors import UsageError
 from tersa.recipes.folder import open_folder, read_spec
-from tersa.records import Record
+from tersa.records.base import Record
 
 
 class Spec(Record):

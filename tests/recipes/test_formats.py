@@ -15,7 +15,7 @@ from tersa.quant.subsidiary import masks_of
 from tersa.recipes import formats, subjects
 from tersa.recipes.formats import FORMATS, Order, write_c
 from tersa.recipes.subjects import find_subject
-from tersa.records import Agreement
+from tersa.records.results import Agreement
 
 
 @pytest.fixture(autouse=True)

@@ -16,7 +16,7 @@ from tersa.recipes.goals import (
     parse_bound,
     within_bounds,
 )
-from tersa.records import Figures, Quantiles
+from tersa.records.results import Figures, Quantiles
 
 START = Start(accuracy=99.0, macs=1000, size_bytes=10_000, latency_ms=2.0)
 

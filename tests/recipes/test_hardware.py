@@ -27,7 +27,7 @@ from tersa.recipes.hardware import HardwareRequest, plan_hardware, run_hardware
 from tersa.recipes.hardware_report import answer, rows_csv, view_of, write_results
 from tersa.recipes.hardware_tables import NONE, Table, markdown, tables
 from tersa.recipes.subjects import Subject
-from tersa.records import read_record
+from tersa.records.base import read_record
 from tersa.report.hardware_page import render
 from tersa.targets.sweep import Cell, Gap
 

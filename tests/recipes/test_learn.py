@@ -10,7 +10,7 @@ from tersa.cli.main import execute
 from tersa.errors import UsageError
 from tersa.models.zoo import build
 from tersa.recipes.learn import LearnedRun, cell_of, plan_learning, run_learning
-from tersa.records import read_record
+from tersa.records.base import read_record
 from tersa.rules.registry import RULES
 from tersa.study.cell import Cell
 

@@ -15,7 +15,7 @@ from tersa.models.zoo import build
 from tersa.recipes.network_report import view_of
 from tersa.recipes.portrait import Portrait, portrait
 from tersa.recipes.train import TrainedRun, TrainRequest, history_of, run_training
-from tersa.records import read_record
+from tersa.records.base import read_record
 from tersa.train.config import TrainConfig
 from tersa.train.evaluation import predict
 

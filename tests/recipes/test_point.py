@@ -22,7 +22,7 @@ from tersa.prune.surgery import remove_
 from tersa.recipes.export import ExportRequest, export_subject
 from tersa.recipes.subjects import find_point
 from tersa.recipes.trajectory import Table, Trajectory, point
-from tersa.records import Step
+from tersa.records.results import Step
 
 MODEL, SHAPE = "mlp:6", (1, 8, 8)
 LOGIT = 1e-4

@@ -52,7 +52,7 @@ from tersa.recipes.subjects import accuracy_on_test, find_subject, to_artefact
 from tersa.recipes.train import TrainRequest, run_training
 from tersa.recipes.trajectory import Trajectory
 from tersa.recipes.zeroed import masked_training
-from tersa.records import ShrinkResult, Step
+from tersa.records.results import ShrinkResult, Step
 from tersa.targets.registry import parse
 from tersa.train.baseline import save_weights
 from tersa.train.config import TrainConfig

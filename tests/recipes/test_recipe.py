@@ -24,7 +24,7 @@ from tersa.recipes.recipe_result import RecipeResult, StepResult, ends, headline
 from tersa.recipes.recipe_run import DONE, run_recipe
 from tersa.recipes.setting import Setting
 from tersa.recipes.shrink import shrink
-from tersa.records import read_record
+from tersa.records.base import read_record
 
 SMALL = """
 name = "small"

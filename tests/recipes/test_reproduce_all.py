@@ -17,7 +17,7 @@ from tersa.recipes.pruning_results import PruningResult
 from tersa.recipes.reproduce_all import RESULTS, RUNNERS, Answer, Asked, chosen, reproduce_all
 from tersa.recipes.reproductions import EXPERIMENTS
 from tersa.recipes.setting import Setting
-from tersa.records import write_record
+from tersa.records.base import write_record
 from tersa.study.cluster import Crew
 from tersa.targets.environment import environment
 

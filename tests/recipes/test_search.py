@@ -14,7 +14,7 @@ from tersa.recipes.descent import pause
 from tersa.recipes.goals import Bound, Goals, Standing, Start
 from tersa.recipes.pruning import Protocol
 from tersa.recipes.search import Search, Tuned
-from tersa.records import Step
+from tersa.records.results import Step
 
 START = Start(accuracy=99.0, macs=1000, size_bytes=10_000, latency_ms=1.0)
 

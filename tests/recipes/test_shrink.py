@@ -23,7 +23,8 @@ from tersa.recipes.request import ShrinkSpec
 from tersa.recipes.setting import Setting
 from tersa.recipes.shrink import shrink
 from tersa.recipes.subjects import find_subject
-from tersa.records import ShrinkResult, read_record
+from tersa.records.base import read_record
+from tersa.records.results import ShrinkResult
 
 QUICK = {"retrain": 8, "tune": 60, "share": 0.2, "criterion_samples": 200}
 MODEL = "lenet:4-8-16"

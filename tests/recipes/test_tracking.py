@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from tersa.cli import runs as verb
 from tersa.errors import DataError, TersaError, UsageError
 from tersa.recipes.tracking import DIGEST, LONGEST, files_of, leaves, metrics_of, parameters_of, track
-from tersa.records import Epoch
+from tersa.records.results import Epoch
 from tersa.train.history import HistoryWriter
 
 SPEC = """\

@@ -11,7 +11,7 @@ import struct
 import zlib
 from typing import Any
 
-from tersa.records import (
+from tersa.records.results import (
     Agreement,
     Comparison,
     Environment,

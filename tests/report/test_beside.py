@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from example import example
 
-from tersa.records import CodedFile, SparseSize, Twin
+from tersa.records.results import CodedFile, SparseSize, Twin
 from tersa.report.beside import beside, coded_words, scratch_words, sparse_words
 from tersa.report.page import render
 from tersa.report.verdict import summary

@@ -8,7 +8,7 @@ import pytest
 from example import CIFAR, comparison, confusion_of, example
 from markupsafe import Markup
 
-from tersa.records import Goal, ShrinkResult
+from tersa.records.results import Goal, ShrinkResult
 from tersa.report import axes, confusion, curve, latency, layers, words
 
 

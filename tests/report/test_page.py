@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from example import CIFAR, example, png
 
-from tersa.records import Goal, Sample
+from tersa.records.results import Goal, Sample
 from tersa.report import page
 from tersa.report.tables import key_steps
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from example import comparison, example, figures
 
-from tersa.records import Goal, LayerWidth
+from tersa.records.results import Goal, LayerWidth
 from tersa.report import tables
 from tersa.report.tables import NOT_MEASURED, NOT_OFFERED
 

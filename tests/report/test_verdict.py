@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from example import comparison, example, figures
 
-from tersa.records import Agreement, Goal
+from tersa.records.results import Agreement, Goal
 from tersa.report.verdict import agreement_words, file_words, headline, summary
 
 

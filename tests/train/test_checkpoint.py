@@ -14,7 +14,7 @@ from torch import nn
 
 from tersa.data.task import Split, Task
 from tersa.errors import DataError, UsageError
-from tersa.records import Epoch
+from tersa.records.results import Epoch
 from tersa.train.checkpoint import Pace, pack, unpack, weights_digest
 from tersa.train.config import TrainConfig
 from tersa.train.loop import TrainResult, train

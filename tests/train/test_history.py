@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tersa.errors import DataError
-from tersa.records import Epoch
+from tersa.records.results import Epoch
 from tersa.train.history import HistoryWriter, read_history
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from tersa.data.task import Split, Task
 from tersa.errors import ModelError, UsageError
-from tersa.records import Epoch
+from tersa.records.results import Epoch
 from tersa.train import loop
 from tersa.train.config import CHOICES, TrainConfig
 from tersa.train.evaluation import evaluate

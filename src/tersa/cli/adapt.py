@@ -18,7 +18,7 @@ from tersa.errors import UsageError
 if TYPE_CHECKING:
     from tersa.recipes.adapt_request import AdaptSpec
     from tersa.recipes.setting import Setting
-    from tersa.records import ShrinkResult
+    from tersa.records.results import ShrinkResult
 
 EPILOG = """\b
 Examples:

@@ -17,7 +17,7 @@ from tersa.errors import UsageError
 
 if TYPE_CHECKING:
     from tersa.recipes.runs import RunSummary
-    from tersa.records import ShrinkResult
+    from tersa.records.results import ShrinkResult
 
 EPILOG = "Example: tersa runs show demo"
 LIST = "Example: tersa runs list --root runs"

@@ -33,7 +33,7 @@ from tersa.data.source import Array, Decoded
 from tersa.errors import DataError, shown
 from tersa.files import PART, remove, replacing
 from tersa.numerics import digest
-from tersa.records import SCHEMA, Record, read_record, write_record
+from tersa.records.base import SCHEMA, Record, read_record, write_record
 
 logger = logging.getLogger(__name__)
 

@@ -21,7 +21,7 @@ from tersa.errors import ModelError
 from tersa.export.artefact import open_session
 from tersa.export.bundle import SUFFIX, read_bundle
 from tersa.export.onnx import as_pixels
-from tersa.records import Agreement
+from tersa.records.results import Agreement
 
 BATCH = 256
 

@@ -32,7 +32,7 @@ from tersa.quant.base import Bounds
 from tersa.quant.quantiser import fake_quantise, quantise
 from tersa.quant.rounding import uniform_like
 from tersa.quant.spec import QuantSpec
-from tersa.records import Record
+from tersa.records.base import Record
 
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 """Layers whose weights have their outputs on the first axis."""

@@ -43,7 +43,7 @@ from tersa.quant.faults import Stuck, draw_faults
 from tersa.quant.primitives import round_half_even
 from tersa.quant.pulses import Response, ResponseKind
 from tersa.quant.tiles import SIDE
-from tersa.records import Record
+from tersa.records.base import Record
 
 DeviceName = Literal["gaussian", "pcm"]
 

@@ -46,7 +46,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from tersa.errors import faults, unknown
-from tersa.records import Record
+from tersa.records.base import Record
 
 KINDS = ("none", "symmetric", "asymmetric", "binary", "ternary", "power-of-two", "clusters")
 """Of this package; `tersa.quant.quantiser.QUANTISERS` may hold others, of a user's own."""

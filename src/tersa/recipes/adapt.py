@@ -50,7 +50,8 @@ from tersa.recipes.setting import Setting, threads_of
 from tersa.recipes.shrink import finished, prunable, shipped, trained_baseline, weigh_baseline
 from tersa.recipes.start import Begin, find_start
 from tersa.recipes.trajectory import Trajectory
-from tersa.records import Adaptation, FrontPoint, ShrinkResult, Step
+from tersa.records.adaptation import Adaptation, FrontPoint
+from tersa.records.results import ShrinkResult, Step
 from tersa.study.cluster import Crew, check_place
 from tersa.targets.energy import Meter
 from tersa.targets.registry import parse

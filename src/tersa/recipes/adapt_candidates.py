@@ -30,7 +30,7 @@ from tersa.prune.groups import Groups
 from tersa.prune.surgery import remove_
 from tersa.recipes.adapt_fit import Fit, lowest
 from tersa.recipes.adapt_race import TUNED, Way, order, tuned, won
-from tersa.records import Candidate
+from tersa.records.adaptation import Candidate
 
 log = logging.getLogger(__name__)
 

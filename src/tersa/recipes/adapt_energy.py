@@ -30,7 +30,7 @@ from tersa.recipes.adapt_request import AdaptSpec
 from tersa.recipes.adapt_store import AdaptStore
 from tersa.recipes.deploy import Dock, race_energy
 from tersa.recipes.setting import Setting
-from tersa.records import CheckedEnergy, EnergyUse
+from tersa.records.adaptation import CheckedEnergy, EnergyUse
 from tersa.targets.energy import POWERCAP, Meter, counters, domains
 from tersa.targets.registry import parse
 from tersa.targets.ssh import is_remote

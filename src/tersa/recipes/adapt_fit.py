@@ -37,7 +37,8 @@ from tersa.recipes.adapt_request import AdaptSpec
 from tersa.recipes.adapt_store import AdaptStore
 from tersa.recipes.deploy import QUICK_SECONDS, race, race_energy
 from tersa.recipes.job import Job
-from tersa.records import Checked, CheckedEnergy, Comparison, Step
+from tersa.records.adaptation import Checked, CheckedEnergy
+from tersa.records.results import Comparison, Step
 from tersa.study.cluster import Crew
 from tersa.train.evaluation import Evaluation, evaluate
 

@@ -26,7 +26,7 @@ from tersa.recipes.request import baseline_config, protocol_of
 from tersa.recipes.setting import Setting, threads_of
 from tersa.recipes.shrink import prunable, shipped
 from tersa.recipes.start import find_start
-from tersa.records import Record
+from tersa.records.base import Record
 from tersa.targets.registry import parse
 from tersa.train.config import extent
 from tersa.train.device import choose

@@ -39,7 +39,7 @@ from tersa.recipes.adapt_fit import Fit
 from tersa.recipes.adapt_workers import Learnt, Lesson, packed, tune, unpack_
 from tersa.recipes.job import Job
 from tersa.recipes.retraining import Paused, go_on_, retrain_, start_
-from tersa.records import Candidate
+from tersa.records.adaptation import Candidate
 from tersa.train.evaluation import Evaluation
 
 log = logging.getLogger(__name__)

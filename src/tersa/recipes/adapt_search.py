@@ -23,7 +23,7 @@ from tersa.prune.surgery import after, remove_
 from tersa.recipes.adapt_candidates import ways
 from tersa.recipes.adapt_fit import GLANCE, Fit, lowest
 from tersa.recipes.retraining import retrain_
-from tersa.records import Step
+from tersa.records.results import Step
 from tersa.report.numbers import plural
 
 log = logging.getLogger(__name__)

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from tersa.database import asking
 from tersa.recipes.trajectory import DATABASE
-from tersa.records import Candidate, Checked, CheckedEnergy
+from tersa.records.adaptation import Candidate, Checked, CheckedEnergy
 
 TABLES = ("candidates", "checks", "energies")
 """Of records; each belongs to a step."""

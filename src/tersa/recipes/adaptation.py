@@ -46,7 +46,7 @@ from tersa.recipes.folder import RESULT, open_folder, releasing
 from tersa.recipes.goals import Goals, parse_bound
 from tersa.recipes.published_adaptation import DELTAS, NETWORKS
 from tersa.recipes.setting import Say, Setting
-from tersa.records import Record, read_record, write_record
+from tersa.records.base import Record, read_record, write_record
 from tersa.targets.base import Target
 from tersa.targets.environment import environment
 from tersa.targets.registry import parse

@@ -17,7 +17,8 @@ from __future__ import annotations
 from statistics import mean
 from typing import Literal
 
-from tersa.records import SCHEMA, Environment, Record
+from tersa.records.base import SCHEMA, Record
+from tersa.records.results import Environment
 
 Remedy = Literal["original", "bisection", "interpolation", "bisection_interpolation", "file_interpolation"]
 REMEDIES: tuple[Remedy, ...] = (

@@ -45,7 +45,7 @@ from tersa.recipes.bench_result import BenchResult, Reference
 from tersa.recipes.bench_verdict import energy_known, fewer_starts, headline, unled
 from tersa.recipes.folder import RESULT, open_folder, releasing
 from tersa.recipes.subjects import CODED, Subject, find_subject, needs_task, to_artefact
-from tersa.records import Record, write_record
+from tersa.records.base import Record, write_record
 from tersa.report.bench_page import REPORT
 from tersa.targets.base import PRECISIONS, Target
 from tersa.targets.environment import environment, memory_each

@@ -19,7 +19,7 @@ from typing import Any
 from tersa.errors import TersaError
 from tersa.recipes.bench_result import BenchResult, CrossRow, CrossTable
 from tersa.recipes.folder import RESULT
-from tersa.records import Comparison
+from tersa.records.results import Comparison
 from tersa.targets.registry import KINDS, parse
 from tersa.targets.ssh import is_remote
 

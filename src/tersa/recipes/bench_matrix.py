@@ -28,7 +28,7 @@ from tersa.export.check import classify, module_logits
 from tersa.export.onnx import as_pixels
 from tersa.recipes.bench_result import Accuracy, Answers, Kept
 from tersa.recipes.subjects import Subject, noise
-from tersa.records import read_record, write_record
+from tersa.records.base import read_record, write_record
 from tersa.targets.base import Effort, Target
 from tersa.targets.environment import hardware
 from tersa.targets.lanes import Anchor, Candidate, Lane, Limits

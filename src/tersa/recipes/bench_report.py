@@ -13,7 +13,7 @@ from pathlib import Path
 from tersa.recipes.bench_layers import limit_words
 from tersa.recipes.bench_result import BenchResult, CrossTable, LayerTable
 from tersa.recipes.bench_verdict import short
-from tersa.records import Comparison
+from tersa.records.results import Comparison
 from tersa.report.bench_charts import front
 from tersa.report.bench_page import REPORT, write
 from tersa.report.bench_view import (

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-from tersa.records import SCHEMA, Comparison, Environment, Measurement, Record
+from tersa.records.base import SCHEMA, Record
+from tersa.records.results import Comparison, Environment, Measurement
 from tersa.targets.sweep import Cell, Gap, Row
 
 

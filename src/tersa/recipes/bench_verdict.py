@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tersa.recipes.bench_result import BenchResult
-from tersa.records import Comparison, Measurement
+from tersa.records.results import Comparison, Measurement
 from tersa.report.numbers import milliseconds, percent, points, precision_text, si, times
 from tersa.report.tables import target_name
 from tersa.targets.energy import NOT_MEASURED

@@ -29,7 +29,7 @@ from tersa.recipes.folder import read_spec
 from tersa.recipes.job import Job
 from tersa.recipes.request import ShrinkSpec, baseline_config
 from tersa.recipes.retraining import lessons_of
-from tersa.records import CodedFile, SparseSize, Twin
+from tersa.records.results import CodedFile, SparseSize, Twin
 from tersa.train.config import TrainConfig, override
 from tersa.train.device import reproducible
 from tersa.train.evaluation import evaluate, predict

@@ -59,7 +59,7 @@ from tersa.recipes.folder import RESULT, open_folder, releasing
 from tersa.recipes.published_binary import accuracies
 from tersa.recipes.setting import Setting
 from tersa.recipes.train import WEIGHTS, TrainedRun, TrainRequest, plan_training, run_training
-from tersa.records import SCHEMA, Record, read_record, write_record
+from tersa.records.base import SCHEMA, Record, read_record, write_record
 from tersa.report.numbers import plural
 from tersa.study.cluster import Crew, check_place
 from tersa.study.gather import gather

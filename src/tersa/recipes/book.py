@@ -31,7 +31,7 @@ from tersa.recipes.book_found import FLOATS, GRID, Ours, Summary
 from tersa.recipes.book_published import Published, key_of, published, rows_of
 from tersa.recipes.book_verdict import DONE, Verdict, judge
 from tersa.recipes.hours import about
-from tersa.records import SCHEMA, Record, write_record
+from tersa.records.base import SCHEMA, Record, write_record
 from tersa.report.numbers import plural
 from tersa.study.cell import Cell, CellResult
 from tersa.study.hypotheses import judge as hypotheses

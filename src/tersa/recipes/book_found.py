@@ -31,7 +31,8 @@ from tersa.recipes.pruning_store import PruningStore
 from tersa.recipes.quantized_training import COMPARISON, SUMMARY, ReproduceResult
 from tersa.recipes.study import DATABASE
 from tersa.recipes.study_curves import extremes
-from tersa.records import SCHEMA, Environment, Record, read_record
+from tersa.records.base import SCHEMA, Record, read_record
+from tersa.records.results import Environment
 from tersa.study.cell import CellResult
 from tersa.study.statistics import interval
 from tersa.study.store import StudyStore

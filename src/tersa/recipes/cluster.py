@@ -35,7 +35,7 @@ from tersa.recipes.folder import RESULT, open_folder
 from tersa.recipes.goals import parse_bound
 from tersa.recipes.setting import Setting, threads_of
 from tersa.recipes.subjects import find_subject, model_of
-from tersa.records import SCHEMA, Record, read_record, write_record
+from tersa.records.base import SCHEMA, Record, read_record, write_record
 from tersa.train.device import choose
 from tersa.train.evaluation import evaluate, predict
 

@@ -81,7 +81,7 @@ from tersa.recipes.compress_result import (
     Tried,
 )
 from tersa.recipes.setting import Say, Setting
-from tersa.records import Epoch
+from tersa.records.results import Epoch
 from tersa.train.config import TrainConfig, extent, override
 from tersa.train.evaluation import evaluate
 from tersa.train.lessons import Lessons

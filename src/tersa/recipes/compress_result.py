@@ -15,7 +15,7 @@ from pydantic import Field
 
 from tersa.errors import UsageError
 from tersa.prune.clustering import BIAS_BITS, Codebook
-from tersa.records import SCHEMA, Record
+from tersa.records.base import SCHEMA, Record
 
 FEWEST_BITS, MOST_BITS = 2, 8
 """Widths that `auto` tries, and that may be asked for (1 bit too)."""

@@ -31,7 +31,7 @@ from tersa.prune.holding import alive
 from tersa.prune.twins import is_low_bit
 from tersa.recipes.goals import Goals, Standing, Start, keeps_accuracy, within_bounds
 from tersa.recipes.subjects import require_on_bytes
-from tersa.records import Agreement, Comparison
+from tersa.records.results import Agreement, Comparison
 from tersa.targets.base import Effort, Pixels
 from tersa.targets.energy import Meter
 from tersa.targets.energy_rounds import network_energies

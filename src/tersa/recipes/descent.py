@@ -27,7 +27,7 @@ from tersa.recipes.goals import Standing, within_bounds
 from tersa.recipes.job import Ending, Job, Remover
 from tersa.recipes.retraining import forget, retrain_
 from tersa.recipes.zeroed import Zeroed
-from tersa.records import Stage, Step
+from tersa.records.results import Stage, Step
 from tersa.train.evaluation import evaluate
 from tersa.train.loop import Progress
 

@@ -17,7 +17,7 @@ from tersa.data.cache import cache_dir
 from tersa.data.sources import survey
 from tersa.export.artefact import tersa_version
 from tersa.export.processor import cpuinfo, features, processor_name
-from tersa.records import SCHEMA, Record
+from tersa.records.base import SCHEMA, Record
 from tersa.targets.environment import cores
 from tersa.targets.registry import installed, package_version
 from tersa.targets.ssh import RUNTIMES, client_version

@@ -11,7 +11,7 @@ from torch import nn
 from tersa.data.sheet import png
 from tersa.data.task import Split, Task
 from tersa.models.summary import Summary, summary
-from tersa.records import LayerWidth, Sample
+from tersa.records.results import LayerWidth, Sample
 
 EXAMPLES = 8
 """Right answers and mistakes that a report shows, each."""

@@ -14,7 +14,8 @@ from tersa.models.load import kind_of
 from tersa.models.zoo import parse
 from tersa.recipes.formats import FORMATS, Order
 from tersa.recipes.subjects import Subject, check_fits, find_point, find_subject, needs_task
-from tersa.records import SCHEMA, Agreement, Record
+from tersa.records.base import SCHEMA, Record
+from tersa.records.results import Agreement
 
 
 @dataclass(frozen=True)

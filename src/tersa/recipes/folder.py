@@ -33,7 +33,7 @@ import tomlkit
 
 from tersa.errors import UsageError, utf8
 from tersa.files import PART, remove, write_atomic
-from tersa.records import SCHEMA, Record
+from tersa.records.base import SCHEMA, Record
 
 SPEC, RESULT = "spec.toml", "result.json"
 TRASH = ".removed"

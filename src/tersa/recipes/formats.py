@@ -35,7 +35,7 @@ from tersa.export.qonnx import build_qonnx
 from tersa.export.qonnx_check import as_bytes, classify_qonnx
 from tersa.files import write_atomic
 from tersa.recipes.subjects import Subject, accuracy_on_test, noise, require_on_bytes, to_artefact
-from tersa.records import Agreement
+from tersa.records.results import Agreement
 from tersa.targets.c_build import compile_shared, find_compiler
 
 CHECKED_IMAGES = 1000

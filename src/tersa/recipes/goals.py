@@ -25,7 +25,8 @@ from typing import Literal, Self, cast
 
 from tersa.errors import UsageError, faults
 from tersa.numerics import PairedLoss
-from tersa.records import Figures, Goal, Record
+from tersa.records.base import Record
+from tersa.records.results import Figures, Goal
 
 CostName = Literal["size", "latency", "macs", "parameters"]
 """Costs that every verb knows."""

@@ -42,7 +42,7 @@ from tersa.recipes.folder import RESULT, open_folder, releasing
 from tersa.recipes.hardware_result import Group, HardwareResult, NetworkFacts
 from tersa.recipes.published_hardware import NETWORKS
 from tersa.recipes.subjects import Subject, find_subject, model_of, to_artefact
-from tersa.records import Record, write_record
+from tersa.records.base import Record, write_record
 from tersa.targets.base import PRECISIONS, Target
 from tersa.targets.environment import environment, memory_each
 from tersa.targets.lanes import Limits

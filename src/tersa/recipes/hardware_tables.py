@@ -24,7 +24,7 @@ from dataclasses import dataclass
 
 from tersa.recipes import published_hardware as published
 from tersa.recipes.hardware_result import Group, NetworkFacts
-from tersa.records import Comparison, Environment
+from tersa.records.results import Comparison, Environment
 from tersa.report.numbers import latency
 from tersa.targets.sweep import Row
 

@@ -56,7 +56,8 @@ from tersa.recipes.request import protocol_of
 from tersa.recipes.setting import Setting, threads_of
 from tersa.recipes.shrink import prunable, shipped, trained_baseline, weigh_baseline
 from tersa.recipes.start import Begin, find_start
-from tersa.records import Comparison, Figures, read_record, write_record
+from tersa.records.base import read_record, write_record
+from tersa.records.results import Comparison, Figures
 from tersa.report.numbers import factor, plural, points
 from tersa.study.cluster import Crew, check_place
 from tersa.targets.environment import environment

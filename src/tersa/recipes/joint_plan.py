@@ -21,7 +21,7 @@ from tersa.recipes.request import baseline_config, protocol_of
 from tersa.recipes.setting import Setting, threads_of
 from tersa.recipes.shrink import prunable, shipped
 from tersa.recipes.start import find_start
-from tersa.records import Record
+from tersa.records.base import Record
 from tersa.study.cluster import LOCAL, Crew, check_place
 from tersa.targets.environment import cores
 from tersa.train.config import extent

@@ -22,7 +22,7 @@ from pydantic import Field
 from tersa.errors import TersaError, UsageError, faults, faults_of
 from tersa.recipes.goals import CostName, Goals
 from tersa.recipes.request import DEFAULT_GOALS, ShrinkSpec
-from tersa.records import Record
+from tersa.records.base import Record
 
 COSTS: tuple[CostName, ...] = ("latency", "size", "macs", "parameters")
 MOST_BITS = 8

@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import Literal
 
 from tersa.recipes.goals import CostName, Goals, Start
-from tersa.records import SCHEMA, Agreement, Comparison, Environment, Figures, Goal, Record
+from tersa.records.base import SCHEMA, Record
+from tersa.records.results import Agreement, Comparison, Environment, Figures, Goal
 
 FIELDS: dict[CostName, str] = {
     "latency": "latency_ms",

@@ -34,7 +34,8 @@ from tersa.files import replacing
 from tersa.recipes.folder import RESULT, open_folder, releasing
 from tersa.recipes.learn_report import REPORT, write_report
 from tersa.recipes.setting import Setting
-from tersa.records import SCHEMA, Environment, Record, read_record, write_record
+from tersa.records.base import SCHEMA, Record, read_record, write_record
+from tersa.records.results import Environment
 from tersa.rules.base import Extras
 from tersa.rules.network import Network, Weights
 from tersa.rules.registry import rule as rule_of

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 from tersa.errors import DataError
 from tersa.models.operations import Operations, Work
 from tersa.recipes.portrait import FILE, Portrait
-from tersa.records import Epoch, read_record
+from tersa.records.base import read_record
+from tersa.records.results import Epoch
 from tersa.report.network_page import write
 from tersa.report.network_view import Certainty, Chance, CostRow, NetworkView, Picture, Tile
 from tersa.report.numbers import count, duration, percent, plural, ratio, si, size

@@ -34,8 +34,9 @@ from tersa.recipes.job import Job
 from tersa.recipes.request import ShrinkSpec, command_of
 from tersa.recipes.setting import Setting
 from tersa.recipes.start import zeroed_by
-from tersa.records import (
-    Adaptation,
+from tersa.records.adaptation import Adaptation
+from tersa.records.base import write_record
+from tersa.records.results import (
     CodedFile,
     Comparison,
     Figures,
@@ -45,7 +46,6 @@ from tersa.records import (
     SparseSize,
     Step,
     Twin,
-    write_record,
 )
 from tersa.report.page import write as write_report
 from tersa.report.verdict import headline

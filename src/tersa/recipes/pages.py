@@ -17,7 +17,7 @@ from typing import Any
 from tersa.errors import UsageError
 from tersa.recipes.folder import RESULT
 from tersa.recipes.runs import read_run, read_shrink
-from tersa.records import read_record
+from tersa.records.base import read_record
 
 REPORT = "report.html"
 LEARNED = "train --rule"

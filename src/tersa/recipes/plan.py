@@ -35,7 +35,7 @@ from tersa.recipes.setting import Setting, threads_of
 from tersa.recipes.shrink import prunable, shipped
 from tersa.recipes.start import find_start
 from tersa.recipes.zeroed import masked
-from tersa.records import Record
+from tersa.records.base import Record
 from tersa.report.numbers import plural
 from tersa.train.config import extent
 from tersa.train.device import choose

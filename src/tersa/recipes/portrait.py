@@ -31,7 +31,7 @@ from tersa.data.task import Task, pixels
 from tersa.models.operations import Operations, operations
 from tersa.recipes.evidence import confusion
 from tersa.recipes.predict import Guess, softmax
-from tersa.records import SCHEMA, Record
+from tersa.records.base import SCHEMA, Record
 from tersa.study.attribution import PAPER, integrated_gradients, mosaic
 from tersa.train.config import TrainConfig
 from tersa.train.evaluation import predict

@@ -32,7 +32,7 @@ from tersa.errors import DataError, ModelError, UsageError, brief, shown
 from tersa.export.artefact import Artefact, Header
 from tersa.export.check import classify
 from tersa.export.onnx import as_pixels
-from tersa.records import SCHEMA, Record
+from tersa.records.base import SCHEMA, Record
 
 Array = npt.NDArray[Any]
 

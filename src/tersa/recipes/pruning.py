@@ -18,7 +18,7 @@ from tersa.prune.blocks import NM
 from tersa.prune.criteria import CRITERIA, WEIGHT_CRITERIA
 from tersa.prune.masks import parse_granularity
 from tersa.prune.protocol import Stride, stride
-from tersa.records import Record
+from tersa.records.base import Record
 
 
 class Protocol(Record):

@@ -40,7 +40,7 @@ from tersa.prune.groups import Groups, find_groups
 from tersa.prune.normalise import NORMALISATIONS, normalise
 from tersa.prune.protocol import choose, layer_widths, stride, within
 from tersa.prune.surgery import after, remove_, resize_
-from tersa.records import Record
+from tersa.records.base import Record
 from tersa.train.checkpoint import weights_digest
 from tersa.train.config import Precision, TrainConfig
 from tersa.train.continued import Continued, begin, learn_, optimiser_state, restore_

@@ -30,7 +30,8 @@ from tersa.recipes.pruning_results import (
     table_rows,
 )
 from tersa.recipes.pruning_store import PruningStore, Walked, key_of
-from tersa.records import Environment, write_record
+from tersa.records.base import write_record
+from tersa.records.results import Environment
 from tersa.report.numbers import duration, factor, percent, plural, points
 from tersa.report.pruning_page import write
 from tersa.report.pruning_view import CurveRow, FigureView, Line, Panel, PruningView, Row, Run, Spot, Tile

@@ -27,7 +27,8 @@ from pydantic import ConfigDict
 
 from tersa.recipes.pruning_curves import Curve, Point
 from tersa.recipes.pruning_store import PruningStore, Trained, Walked
-from tersa.records import SCHEMA, Environment, Record
+from tersa.records.base import SCHEMA, Record
+from tersa.records.results import Environment
 
 TABLE_CURVE = "network-taylor-l2-100"
 """The curve of table 4.1."""

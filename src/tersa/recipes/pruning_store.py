@@ -24,7 +24,7 @@ from typing import Literal
 
 from tersa.database import LockedStore, asking, transaction
 from tersa.recipes.pruning_curves import Curve, Point
-from tersa.records import Record
+from tersa.records.base import Record
 
 Ending = Literal["done", "diverged", "failed"]
 POINT = (

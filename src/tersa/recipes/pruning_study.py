@@ -51,7 +51,7 @@ from tersa.recipes.pruning_results import TABLE_CURVE, PruningResult, scratch_sp
 from tersa.recipes.pruning_store import PruningStore, Trained, Walked, key_of
 from tersa.recipes.pruning_workers import Baselines, Ended, Event, Job, Walks, here, in_workers
 from tersa.recipes.setting import Say, Setting, threads_of
-from tersa.records import Record
+from tersa.records.base import Record
 from tersa.study.cluster import LOCAL, Crew, check_place
 from tersa.study.launch import default_workers
 from tersa.targets.environment import cores

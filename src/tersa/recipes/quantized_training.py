@@ -42,7 +42,8 @@ from tersa.recipes.study_layout import network
 from tersa.recipes.study_pictures import write_pictures
 from tersa.recipes.study_report import write_study_report
 from tersa.recipes.study_verdict import Answer, verdict
-from tersa.records import SCHEMA, Environment, Record, write_record
+from tersa.records.base import SCHEMA, Record, write_record
+from tersa.records.results import Environment
 from tersa.report.numbers import plural
 from tersa.report.study_view import Summary
 from tersa.study.cell import Cell, CellResult

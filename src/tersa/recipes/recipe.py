@@ -41,7 +41,7 @@ from pydantic import Field, ValidationError
 
 from tersa.errors import DataError, UsageError, unknown
 from tersa.recipes.folder import SPEC, read_spec
-from tersa.records import Record
+from tersa.records.base import Record
 
 SUFFIX = ".toml"
 HEAD = ("name", "description", "audience", "minutes", "common", "step")

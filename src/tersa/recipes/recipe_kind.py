@@ -20,7 +20,8 @@ from pydantic import Field, ValidationError
 from tersa.data.task import Task
 from tersa.errors import TersaError, faults, faults_of
 from tersa.recipes.setting import Setting
-from tersa.records import Goal, Record
+from tersa.records.base import Record
+from tersa.records.results import Goal
 
 Makes = Literal["network", "file", "table"]
 WORDS: dict[Makes, str] = {

@@ -35,7 +35,7 @@ from tersa.recipes.setting import Setting
 from tersa.recipes.shrink import prunable, shipped, shrink
 from tersa.recipes.start import find_start
 from tersa.recipes.train import WEIGHTS, TrainRequest, plan_training, resolve, run_training
-from tersa.records import Goal, ShrinkResult
+from tersa.records.results import Goal, ShrinkResult
 from tersa.report.numbers import factor, percent, plural, si, size
 from tersa.train.config import TrainConfig, override
 from tersa.train.device import choose

@@ -10,7 +10,7 @@ import tomlkit
 from tersa.recipes.recipe import Recipe
 from tersa.recipes.recipe_kind import Cost
 from tersa.recipes.recipe_result import RecipeResult, StepResult
-from tersa.records import Goal
+from tersa.records.results import Goal
 from tersa.report.network_view import Tile
 from tersa.report.numbers import change, duration, factor, milliseconds, percent, plural, si, size
 from tersa.report.recipe_page import REPORT, write

@@ -14,7 +14,8 @@ from typing import Literal
 from pydantic import Field
 
 from tersa.recipes.recipe_kind import Cost
-from tersa.records import SCHEMA, Environment, Goal, Record
+from tersa.records.base import SCHEMA, Record
+from tersa.records.results import Environment, Goal
 from tersa.report.numbers import factor, percent, plural, si, size
 
 

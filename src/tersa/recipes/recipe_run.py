@@ -36,7 +36,7 @@ from tersa.recipes.recipe_kind import Outcome
 from tersa.recipes.recipe_report import REPORT, write_report
 from tersa.recipes.recipe_result import Done, RecipeResult, StepResult, ends, headline
 from tersa.recipes.setting import Setting
-from tersa.records import read_record, write_record
+from tersa.records.base import read_record, write_record
 from tersa.targets.environment import environment
 
 DONE = "steps.json"

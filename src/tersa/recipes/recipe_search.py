@@ -31,7 +31,7 @@ from tersa.recipes.request import DEFAULT_GOALS, protocol_of
 from tersa.recipes.setting import Setting
 from tersa.recipes.shrink import prunable
 from tersa.recipes.start import find_start
-from tersa.records import Figures
+from tersa.records.results import Figures
 from tersa.study.cluster import Crew
 
 ONNX = "model.onnx"

@@ -44,7 +44,7 @@ from tersa.recipes.setting import Setting
 from tersa.recipes.study import DATABASE, launch_of, run_study
 from tersa.recipes.study_verdict import verdict
 from tersa.recipes.subjects import needs_task
-from tersa.records import Record, write_record
+from tersa.records.base import Record, write_record
 from tersa.report.numbers import percent, plural, size
 from tersa.study.launch import check
 from tersa.study.spec import Block, StudySpec, Value, expand, read_spec

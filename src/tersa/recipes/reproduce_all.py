@@ -36,7 +36,7 @@ from tersa.recipes.pruning_study import Pruning, reproduce_pruning
 from tersa.recipes.quantized_training import ReproduceResult, Reproduction, reproduce
 from tersa.recipes.reproductions import EXPERIMENTS
 from tersa.recipes.setting import Setting, crew_of
-from tersa.records import SCHEMA, Record, read_record
+from tersa.records.base import SCHEMA, Record, read_record
 from tersa.report.numbers import plural
 from tersa.study.cluster import LOCAL, check_place
 

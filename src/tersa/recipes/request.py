@@ -17,9 +17,7 @@ from tersa.errors import UsageError, faults, unknown
 from tersa.recipes.deploy import shippable
 from tersa.recipes.goals import Bound, Goals, Kind
 from tersa.recipes.pruning import Protocol, check_protocol, default_protocol, listed
-from tersa.records import (
-    Record,
-)
+from tersa.records.base import Record
 from tersa.train.baseline import default_config
 from tersa.train.config import TrainConfig, override
 

@@ -21,7 +21,8 @@ from typing import Any
 
 from tersa.errors import UsageError, unknown
 from tersa.recipes.folder import RESULT, SPEC, hold, release
-from tersa.records import ShrinkResult, read_record
+from tersa.records.base import read_record
+from tersa.records.results import ShrinkResult
 from tersa.report.numbers import change, factor, milliseconds, percent, si, size
 from tersa.report.plain import plain
 from tersa.report.tables import NOT_MEASURED

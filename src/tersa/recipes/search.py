@@ -21,7 +21,7 @@ from tersa.recipes.goals import keeps_accuracy, within_bounds
 from tersa.recipes.job import Job
 from tersa.recipes.retraining import forget, retrain_
 from tersa.recipes.zeroed import masked_training
-from tersa.records import Step
+from tersa.records.results import Step
 from tersa.report.numbers import plural
 from tersa.train.loop import Progress
 

@@ -56,10 +56,8 @@ from tersa.recipes.setting import Setting, threads_of
 from tersa.recipes.start import Begin, find_start
 from tersa.recipes.trajectory import Trajectory
 from tersa.recipes.zeroed import masked
-from tersa.records import (
-    ShrinkResult,
-    read_record,
-)
+from tersa.records.base import read_record
+from tersa.records.results import ShrinkResult
 from tersa.report.numbers import plural
 from tersa.train.baseline import Baseline, baseline
 from tersa.train.checkpoint import weights_digest

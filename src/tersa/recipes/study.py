@@ -33,7 +33,7 @@ from tersa.files import write_atomic
 from tersa.recipes.folder import discard, hold, releasing, sweep
 from tersa.recipes.setting import Setting
 from tersa.recipes.study_report import write_study_report
-from tersa.records import SCHEMA, Record
+from tersa.records.base import SCHEMA, Record
 from tersa.study.cell import Cell
 from tersa.study.cluster import LOCAL, check_place
 from tersa.study.launch import check, costs, cut, default_workers, pending, prepare, run

@@ -34,7 +34,7 @@ from tersa.recipes.study_compare import Row, compare, shown, summarise
 from tersa.recipes.study_curves import angle_panels, epoch_panels, reach_panels, weight_rows
 from tersa.recipes.study_layout import Layout, accuracy_of, layout_of, name_of, network
 from tersa.recipes.study_verdict import Answer, verdict
-from tersa.records import Record
+from tersa.records.base import Record
 from tersa.report import study_page
 from tersa.report.numbers import count, duration, plural
 from tersa.report.study_view import (

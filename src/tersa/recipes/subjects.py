@@ -50,7 +50,7 @@ from tersa.models.zoo import default_spec
 from tersa.prune.surgery import resize_
 from tersa.recipes.folder import RESULT, SPEC, read_spec
 from tersa.recipes.trajectory import Trajectory, point
-from tersa.records import Agreement
+from tersa.records.results import Agreement
 from tersa.train.latents import settle_pixels_
 
 WEIGHTS = "model.safetensors"

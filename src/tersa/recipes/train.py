@@ -41,7 +41,8 @@ from tersa.recipes.network_report import REPORT, write_report
 from tersa.recipes.portrait import FILE as PORTRAIT
 from tersa.recipes.portrait import portrait
 from tersa.recipes.setting import Setting, threads_of
-from tersa.records import SCHEMA, Environment, Epoch, Record, read_record, write_record
+from tersa.records.base import SCHEMA, Record, read_record, write_record
+from tersa.records.results import Environment, Epoch
 from tersa.targets.environment import environment
 from tersa.train.baseline import default_config, save_weights
 from tersa.train.config import TrainConfig, override

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from tersa.database import asking
 from tersa.errors import DataError, UsageError
 from tersa.files import replacing
-from tersa.records import Step
+from tersa.records.results import Step
 from tersa.train.baseline import save_weights
 
 Table = Literal["steps", "tuned"]

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from tersa.records import Adaptation, Candidate, FrontPoint
+from tersa.records.adaptation import Adaptation, Candidate, FrontPoint
 from tersa.report.adapt_view import foretold, off
 from tersa.report.numbers import percent, plural
 from tersa.report.svg import Scale, element, figure, path, ticks

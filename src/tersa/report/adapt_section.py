@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tersa.records import Adaptation
+from tersa.records.adaptation import Adaptation
 from tersa.report import adapt_charts, adapt_view
 from tersa.report.numbers import duration
 

@@ -1,7 +1,7 @@
 """What the report and the terminal say of an adaptation: estimates, front, candidates, time; no drawings.
 
 Example:
-    >>> from tersa.records import Checked
+    >>> from tersa.records.adaptation import Checked
     >>> row = Checked(step=3, estimate_ms=1.1, first_ms=1.2, measured_ms=1.0, low=0.98, high=1.02, factor=0.9,
     ...               interpolated=2, layers=6)
     >>> off(row.estimate_ms, row.measured_ms)
@@ -10,7 +10,7 @@ Example:
 
 from __future__ import annotations
 
-from tersa.records import Adaptation, Candidate, Checked
+from tersa.records.adaptation import Adaptation, Candidate, Checked
 from tersa.report.numbers import count, duration, percent, plural, si
 
 STAGES = {

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from tersa.records import ShrinkResult, Step
+from tersa.records.results import ShrinkResult, Step
 from tersa.report.numbers import plural, si, size
 
 Axis = Literal["parameters", "macs", "size"]

@@ -1,7 +1,7 @@
 """What stands beside a result: the same sizes from scratch, bytes without zeros, the entropy-coded file.
 
 Example:
-    >>> from tersa.records import Twin
+    >>> from tersa.records.results import Twin
     >>> twin = Twin(test_accuracy=97.2, validation_accuracy=97.0, loss_points=2.2, epochs=6, seconds=9.0)
     >>> scratch_words(twin, 0.83)
     'The same sizes trained from scratch (6 epochs) reach 97.20 %: 2.20 points lost, 0.83 points lost by ...'
@@ -9,7 +9,7 @@ Example:
 
 from __future__ import annotations
 
-from tersa.records import CodedFile, ShrinkResult, SparseSize, Twin
+from tersa.records.results import CodedFile, ShrinkResult, SparseSize, Twin
 from tersa.report.numbers import SAME_BELOW, count, percent, plural, points, size, times
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from tersa.records import ShrinkResult, Step
+from tersa.records.results import ShrinkResult, Step
 from tersa.report.axes import AXES, NAMES, Axis, amount, cost, drawn, left_out, placed, rounded, short, title
 from tersa.report.labels import Box, Label, along, place
 from tersa.report.numbers import change, count, milliseconds, percent, plural, points

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from tersa.records import Comparison, Measurement, ShrinkResult
+from tersa.records.results import Comparison, Measurement, ShrinkResult
 from tersa.report.numbers import latency, milliseconds
 from tersa.report.svg import Scale, element, log_ticks, ticks
 from tersa.report.tables import ComparisonRow, comparison_rows

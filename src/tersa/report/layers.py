@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from tersa.records import ShrinkResult
+from tersa.records.results import ShrinkResult
 from tersa.report.numbers import share
 from tersa.report.svg import element
 from tersa.report.tables import BeforeAfterRow, LayerRow, layer_rows

@@ -7,7 +7,8 @@ style and its one script and allows nothing else, so that even a value that got 
 neither run nor fetch.
 
 Example:
-    >>> from tersa.records import ShrinkResult, read_record
+    >>> from tersa.records.base import read_record
+    >>> from tersa.records.results import ShrinkResult
     >>> result = read_record(Path("runs/demo/result.json"), ShrinkResult)  # doctest: +SKIP
     >>> write(result, Path("runs/demo/report.html"))  # doctest: +SKIP
 """
@@ -25,7 +26,8 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
 from tersa.files import write_atomic
-from tersa.records import Adaptation, ShrinkResult
+from tersa.records.adaptation import Adaptation
+from tersa.records.results import ShrinkResult
 from tersa.report import adapt_section, axes, confusion, curve, layers, numbers, tables, words
 from tersa.report.beside import beside
 from tersa.report.latency import latency_axis, latency_lines

@@ -15,7 +15,7 @@ import dataclasses
 import unicodedata
 from typing import Any, TypeVar
 
-from tersa.records import ShrinkResult
+from tersa.records.results import ShrinkResult
 
 V = TypeVar("V")
 

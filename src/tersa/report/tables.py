@@ -15,7 +15,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from tersa.records import Comparison, Goal, LayerWidth, Measurement, ShrinkResult, Step
+from tersa.records.results import Comparison, Goal, LayerWidth, Measurement, ShrinkResult, Step
 from tersa.report.numbers import (
     SAME_BELOW,
     change,

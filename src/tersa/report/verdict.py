@@ -11,7 +11,7 @@ goal begins with the miss.
 
 from __future__ import annotations
 
-from tersa.records import Goal, ShrinkResult
+from tersa.records.results import Goal, ShrinkResult
 from tersa.report.numbers import (
     SAME_BELOW,
     count,

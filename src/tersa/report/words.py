@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from tersa.records import Agreement, Measurement, ShrinkResult
+from tersa.records.results import Agreement, Measurement, ShrinkResult
 from tersa.report.curve import floor
 from tersa.report.numbers import count, duration, percent, plural, points, precision_text, share, si
 from tersa.report.tables import kept_step, layer_unit, target_name

@@ -21,7 +21,7 @@ from pydantic import ConfigDict, Field, model_validator
 
 from tersa.numerics import digest
 from tersa.quant.spec import OWN_BITS, Kind, QuantSpec, Range, Rounding, Storage
-from tersa.records import Record
+from tersa.records.base import Record
 
 OptimiserName = Literal[
     "sgd",

@@ -46,7 +46,7 @@ from pydantic import ConfigDict, Field, ValidationError
 
 from tersa.errors import UsageError, faults, unknown
 from tersa.quant.spec import OWN_BITS
-from tersa.records import SCHEMA, Record
+from tersa.records.base import SCHEMA, Record
 from tersa.rules.registry import RULES
 from tersa.study.cell import Cell
 from tersa.study.sense import meaningless, say

@@ -32,7 +32,7 @@ from typing import Any, Literal, get_args
 from pydantic import ConfigDict
 
 from tersa.database import LockedStore, asking, transaction
-from tersa.records import Record
+from tersa.records.base import Record
 from tersa.study.cell import Cell, CellEpoch, CellResult, LayerState
 
 Standing = Literal["waiting", "done", "diverged", "failed"]

@@ -30,7 +30,7 @@ from tersa.data.cache import cache_dir
 from tersa.errors import DataError
 from tersa.export.processor import cpuinfo, processor_name
 from tersa.numerics import digest
-from tersa.records import SCHEMA, Record, read_record, write_record
+from tersa.records.base import SCHEMA, Record, read_record, write_record
 from tersa.targets.environment import cores
 from tersa.targets.torch_eager import pinned
 

@@ -33,7 +33,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from tersa.records import Record
+from tersa.records.base import Record
 
 POWERCAP = Path("/sys/class/powercap")
 

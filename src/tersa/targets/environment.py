@@ -19,7 +19,7 @@ import psutil
 import tersa
 from tersa.export.artefact import tersa_version
 from tersa.export.processor import cpuinfo, processor_name
-from tersa.records import Environment
+from tersa.records.results import Environment
 from tersa.targets.registry import package_version
 
 PACKAGES = ("torch", "onnxruntime", "onnx", "onnxscript", "numpy", "numba", "openvino", "ai-edge-litert")

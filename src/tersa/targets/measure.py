@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tersa.errors import ModelError
-from tersa.records import Comparison, Measurement
+from tersa.records.results import Comparison, Measurement
 from tersa.targets.base import Effort, Pixels, Session
 from tersa.targets.rounds import Clock, Timing, time_rounds
 from tersa.targets.statistics import Summary, compare_rounds, summarise

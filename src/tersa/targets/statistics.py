@@ -28,7 +28,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tersa.numerics import bootstrap_interval
-from tersa.records import Quantiles
+from tersa.records.results import Quantiles
 from tersa.study.statistics import interval, student_quantile
 
 Times = npt.NDArray[np.float64]

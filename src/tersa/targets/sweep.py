@@ -24,7 +24,8 @@ from dataclasses import replace
 from typing import Literal
 
 from tersa.errors import ModelError, TargetError
-from tersa.records import Comparison, Measurement, Record
+from tersa.records.base import Record
+from tersa.records.results import Comparison, Measurement
 from tersa.targets import energy
 from tersa.targets.base import Effort, Pixels, Target
 from tersa.targets.energy import Energy

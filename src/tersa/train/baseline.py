@@ -35,7 +35,8 @@ from tersa.files import remove_leftovers, replacing
 from tersa.models.load import LoadedModel, load
 from tersa.models.zoo import bits_of
 from tersa.numerics import digest
-from tersa.records import SCHEMA, Epoch, Record, read_record, write_record
+from tersa.records.base import SCHEMA, Record, read_record, write_record
+from tersa.records.results import Epoch
 from tersa.train.config import TrainConfig, override
 from tersa.train.evaluation import evaluate
 from tersa.train.loop import Progress, TrainResult, train

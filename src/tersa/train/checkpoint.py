@@ -31,7 +31,8 @@ from torch import Tensor, nn
 
 from tersa.errors import DataError, UsageError
 from tersa.files import replacing
-from tersa.records import SCHEMA, Epoch, Record
+from tersa.records.base import SCHEMA, Record
+from tersa.records.results import Epoch
 from tersa.train.config import TrainConfig
 
 HEADER = "tersa.checkpoint"

@@ -26,7 +26,7 @@ from pydantic import ConfigDict, Field, ModelWrapValidatorHandler, ValidationErr
 from pydantic_core import ErrorDetails
 
 from tersa.errors import UsageError, faults, unknown
-from tersa.records import Record
+from tersa.records.base import Record
 
 OptimiserName = Literal["sgd", "momentum", "nesterov", "adagrad", "adadelta", "adam", "adamw", "lbfgs"]
 ScheduleName = Literal["constant", "cosine", "one-cycle", "step", "exponential"]

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from tersa.data.task import Task
-from tersa.records import Record
+from tersa.records.base import Record
 from tersa.train import device as devices
 from tersa.train.batches import RESIDENT_BYTES
 from tersa.train.config import TrainConfig, extent

@@ -24,7 +24,8 @@ from typing import Self
 
 from tersa.database import asking
 from tersa.errors import DataError
-from tersa.records import SCHEMA, Epoch
+from tersa.records.base import SCHEMA
+from tersa.records.results import Epoch
 
 COLUMNS = tuple(Epoch.model_fields)
 UNFIT = "{path} is not a history that can be written: {error}; move it away"

@@ -35,7 +35,7 @@ from tersa.data.augment import Shifts, draw
 from tersa.data.task import Task, fingerprint
 from tersa.errors import UsageError
 from tersa.files import remove_leftovers
-from tersa.records import Epoch
+from tersa.records.results import Epoch
 from tersa.train import device as devices
 from tersa.train.batches import Resident, inputs, order, parts, settle
 from tersa.train.captured import Inputs, Replayed, rates_in_tensors_, reason, state_in_numbers

@@ -1,4 +1,4 @@
-"""The rows that get stored: frozen pydantic models, written as JSON and checked when they are read back.
+"""What a network costs and gives, and everything that a run found: the rows of `result.json`.
 
 Example:
     >>> Quantiles(median=0.41, p10=0.40, p90=0.44).model_dump_json()
@@ -7,32 +7,16 @@ Example:
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-
-from tersa.errors import DataError
-from tersa.files import write_atomic
-
-SCHEMA = 1
-"""Version of every record written to disk; a reader refuses a newer one."""
+from tersa.records.adaptation import Adaptation
+from tersa.records.base import SCHEMA, Record
 
 Verdict = Literal["faster", "slower", "no difference", "not offered"]
+
+
 Stage = Literal["baseline", "light", "prune", "distil", "quantise"]
-
-
-class Record(BaseModel):
-    """A frozen row; unknown keys are refused, so that a typing error is never silently lost.
-
-    JSON has no NaN and no infinity: they are the texts `NaN`, `Infinity` and `-Infinity` there, which come
-    back as numbers.
-    """
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", protected_namespaces=(), ser_json_inf_nan="strings"
-    )
 
 
 class Quantiles(Record):
@@ -344,176 +328,6 @@ class CodedFile(Record):
     parts: dict[str, int]
 
 
-class Candidate(Record):
-    """One way to go at a step of NetAdapt.
-
-    Attributes:
-        step: that it was a candidate for.
-        group: layers that would be narrower.
-        before: width of the group.
-        width: that it would have.
-        estimate_ms: of its network, from the table (corrected); None where latency was not asked.
-        cost: share of the limit, 1 being the budget.
-        score: what it was ranked by: a training-free score, or percent of validation accuracy.
-        scored_by: name of the score, or `finetune`.
-        chosen: it became the step.
-        tries: estimates that the search for its width took.
-        cut_seconds: of that search.
-        score_seconds: of the score, or of the short fine-tune.
-        evaluate_seconds: of the accuracy after it.
-        iterations: of the short fine-tune that its accuracy is of; 0 where it was not fine-tuned.
-        heat_score: percent of validation accuracy by which it won a race against the others; None where it
-            lost (that is its score then) or where none was run.
-    """
-
-    step: int
-    group: str
-    before: int
-    width: int
-    estimate_ms: float | None
-    cost: float
-    score: float
-    scored_by: str
-    chosen: bool
-    tries: int
-    cut_seconds: float
-    score_seconds: float
-    evaluate_seconds: float
-    iterations: int = 0
-    heat_score: float | None = None
-
-
-class Checked(Record):
-    """An estimate from the table held against a measurement of the whole network.
-
-    Attributes:
-        step: of the trajectory, 0 for the baseline.
-        estimate_ms: with the factor that was in use.
-        first_ms: with the factor of the baseline alone.
-        measured_ms: interleaved with the baseline: its latency over the speed-up.
-        low: lower end of the 95 % interval, ms.
-        high: upper end of it, ms.
-        factor: in use from here on.
-        interpolated: layers whose cost lies between measured ones.
-        layers: in all.
-    """
-
-    step: int
-    estimate_ms: float
-    first_ms: float
-    measured_ms: float
-    low: float
-    high: float
-    factor: float
-    interpolated: int
-    layers: int
-
-
-class CheckedEnergy(Record):
-    """An estimate from the table of energies held against a measurement of the whole network.
-
-    Attributes:
-        step: of the trajectory, 0 for the baseline.
-        estimate_mj: with the factor that was in use.
-        first_mj: with the factor of the baseline alone.
-        measured_mj: interleaved with the baseline: its energy times the ratio of the two.
-        factor: in use from here on.
-        interpolated: layers whose energy lies between measured ones.
-        layers: in all.
-    """
-
-    step: int
-    estimate_mj: float
-    first_mj: float
-    measured_mj: float
-    factor: float
-    interpolated: int
-    layers: int
-
-
-class EnergyUse(Record):
-    """Energies of single layers and whole networks, where `tersa adapt` was asked for a limit on energy.
-
-    Attributes:
-        budget_mj: the limit.
-        counters: that measured whole networks, by name.
-        machine: whose energies the table holds.
-        foreign: another machine's.
-        points: layers of the table that this network uses.
-        measured: of those, measured in this run.
-        call_mj: the empty call.
-        checked: estimates against measurements, along the trajectory.
-    """
-
-    budget_mj: float
-    counters: str
-    machine: str
-    foreign: bool
-    points: int
-    measured: int
-    call_mj: float
-    checked: list[CheckedEnergy] = []
-
-
-class FrontPoint(Record):
-    """One network of a Pareto front; its weights are those of its step.
-
-    Attributes:
-        step: of the trajectory.
-        cost: share of the limits asked, 1 being on them.
-        estimate_ms: from the table.
-        macs: of one image.
-        parameters: trainable values.
-        validation_accuracy: percent, after a short fine-tune.
-        dominated: another point is at least as good in everything.
-        estimate_mj: energy, from the table; None where it was not asked for.
-    """
-
-    step: int
-    cost: float
-    estimate_ms: float | None
-    macs: int
-    parameters: int
-    validation_accuracy: float
-    dominated: bool = False
-    estimate_mj: float | None = None
-
-
-class Adaptation(Record):
-    """How a network was fitted to its target.
-
-    Attributes:
-        search: `netadapt` or `budget`.
-        budget_ms: the latency asked for, None where none was.
-        machine: whose latencies the table holds; empty without a table, which only a latency asks for.
-        foreign: another machine's.
-        points: layers of the table that this network uses.
-        measured: of those, measured in this run.
-        call_ms: the empty call.
-        unknown: operations that the table has no family for.
-        checked: estimates against measurements, along the trajectory.
-        candidates: of every step of NetAdapt.
-        front: networks of a Pareto front.
-        energy: of layers and networks, where a limit on it was asked.
-        seconds: by stage: `table`, `energies`, `solve`, `cut`, `score`, `finetune`, `evaluate`, `measure`,
-            `tune`; and `search`, the wall clock of choosing widths, most of these included.
-    """
-
-    search: Literal["netadapt", "budget"]
-    budget_ms: float | None = None
-    machine: str = ""
-    foreign: bool = False
-    points: int = 0
-    measured: int = 0
-    call_ms: float = 0.0
-    unknown: list[str] = []
-    checked: list[Checked] = []
-    candidates: list[Candidate] = []
-    front: list[FrontPoint] = []
-    energy: EnergyUse | None = None
-    seconds: dict[str, float] = {}
-
-
 class ShrinkResult(Record):
     """Everything that `tersa shrink`, `prune` or `adapt` found: `result.json`, and all that its report shows.
 
@@ -575,7 +389,7 @@ class ShrinkResult(Record):
     sparse: SparseSize | None = None
     coded: CodedFile | None = None
     adaptation: Adaptation | None = None
-    notes: list[str] = []
+    notes: list[str] = []  # noqa: RUF012 - pydantic copies defaults
     artefacts: list[str]
     report: str
     seconds: float
@@ -584,36 +398,3 @@ class ShrinkResult(Record):
         """The same with artefacts and report as paths from the working folder, as scripts want them."""
         paths = [str(folder / name) for name in self.artefacts]
         return self.model_copy(update={"artefacts": paths, "report": str(folder / self.report)})
-
-
-def write_record(path: Path, record: Record) -> None:
-    """Write a record as indented JSON, whole or not at all."""
-    write_atomic(path, record.model_dump_json(indent=2) + "\n")
-
-
-R = TypeVar("R", bound=Record)
-
-
-def read_record(path: Path, kind: type[R]) -> R:
-    """Read a record back, checked.
-
-    Raises:
-        DataError: no such file, not JSON, a newer schema, or fields that do not fit.
-    """
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise DataError(f"no file {path}") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise DataError(f"{path} is not a readable JSON file: {error}") from None
-    version = raw.get("schema_version", SCHEMA) if isinstance(raw, dict) else None
-    if isinstance(version, int) and version > SCHEMA:
-        raise DataError(
-            f"{path} has schema {version}, this tersa reads up to {SCHEMA}; install a newer tersa"
-        )
-    try:
-        return kind.model_validate(raw)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise DataError(f"{path} is not a {kind.__name__}: {where}: {first['msg']}") from None
