@@ -118,6 +118,14 @@ def test_energy_without_counters_is_refused_before_any_work(
         assert list(work.iterdir()) == []
 
 
+def test_a_damaged_table_is_refused_before_any_work(capsys: pytest.CaptureFixture[str], work: Path) -> None:
+    (work / "bad.db").write_bytes(b"no table " * 100)
+    assert execute(["adapt", *NET, "--latency", "0.5x", "--table", "bad.db", "--out", "run"]) == 1
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
+    assert errors == ["error: bad.db is not a latency table (file is not a database); give another --table"]
+    assert [path.name for path in work.iterdir()] == ["bad.db"]
+
+
 def test_a_table_from_elsewhere_is_refused(capsys: pytest.CaptureFixture[str], work: Path) -> None:
     from tersa.adapt.table import Machine, Point, TableFile
 

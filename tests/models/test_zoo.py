@@ -187,7 +187,7 @@ def test_channels_can_be_sliced_away_without_touching_forward(spec: str) -> None
         ("lenet:8-16", GREY, r"model 'lenet:8-16': 2 widths, 3 are needed; write lenet:32-64-1024"),
         ("lenet:8x16x64", GREY, r"'8x16x64' is not a width"),
         ("vgg:12", COLOUR, r"model 'vgg:12': depth '12' is not offered; write vgg:11\|16\|19"),
-        ("vgg:11x9", COLOUR, r"width multiplier 9.0 is outside 0.05..4; write vgg:11"),
+        ("vgg:11x9", COLOUR, r"model 'vgg:11x9': width multiplier 9.0 is outside 0.05..4; write vgg:11"),
         ("vgg:11x", COLOUR, r"'' is not a width multiplier"),
         ("resnet18:3", COLOUR, r"'resnet18' takes no argument; write resnet18"),
         ("mobilenet:9", COLOUR, r"width multiplier 9.0 is outside 0.05..4"),

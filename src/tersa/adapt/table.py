@@ -140,6 +140,11 @@ def default_path() -> Path:
     return cache_dir() / NAME
 
 
+def path_of(asked: str | None) -> Path:
+    """The table that is asked for, or the one in the user cache."""
+    return Path(asked) if asked else default_path()
+
+
 class TableFile:
     """An open table.
 

@@ -90,18 +90,24 @@ NARROWEST, WIDEST = 0.05, 4.0
 """Width multipliers that networks are built with."""
 
 
-def multiplier(argument: str, grammar: str) -> float:
+def multiplier(argument: str, grammar: str, number: str | None = None) -> float:
     """A width multiplier, which every layer has times its channels.
+
+    Args:
+        argument: as the user typed it.
+        grammar: for the error message.
+        number: the part of the argument that is the multiplier; None where it is all of it.
 
     Raises:
         UsageError: no plain number, or one outside `NARROWEST`..`WIDEST`.
     """
-    if not re.fullmatch(r"[0-9]{1,3}(\.[0-9]{1,6})?", argument):
-        raise malformed(grammar, argument, f"'{argument}' is not a width multiplier")
-    if not NARROWEST <= float(argument) <= WIDEST:
-        fault = f"width multiplier {float(argument)} is outside {NARROWEST}..{WIDEST:g}"
+    number = argument if number is None else number
+    if not re.fullmatch(r"[0-9]{1,3}(\.[0-9]{1,6})?", number):
+        raise malformed(grammar, argument, f"'{number}' is not a width multiplier")
+    if not NARROWEST <= float(number) <= WIDEST:
+        fault = f"width multiplier {float(number)} is outside {NARROWEST}..{WIDEST:g}"
         raise malformed(grammar, argument, fault)
-    return float(argument)
+    return float(number)
 
 
 def scaled(channels: int, by: float) -> int:

@@ -49,7 +49,7 @@ def plan_of(argument: str) -> tuple[int, ...]:
     """
     depth, times, by = argument.partition("x")
     plan = PLANS[choice(depth, tuple(PLANS), GRAMMAR)]
-    width = multiplier(by, GRAMMAR) if times else 1.0
+    width = multiplier(argument, GRAMMAR, by) if times else 1.0
     return tuple(channels and scaled(channels, width) for channels in plan)
 
 

@@ -28,7 +28,7 @@ from pathlib import Path
 from tersa.adapt.measuring import fill, wanted
 from tersa.adapt.resource import Table
 from tersa.adapt.signature import Anatomy, layers_of
-from tersa.adapt.table import TableFile, default_path
+from tersa.adapt.table import TableFile, path_of
 from tersa.data.sources import load as load_task
 from tersa.data.task import Task, fingerprint
 from tersa.errors import UsageError
@@ -107,6 +107,8 @@ def adapt(
         groups = prunable(start.pruned(), task, protocol_of(spec, task))
         anatomy = layers_of(start.pruned(), task.shape, groups, batch=spec.batch)
         meter = meter_of(spec.target) if spec.goals.energy is not None else None
+        if spec.measures:
+            TableFile(path_of(spec.table)).close()  # a file that is none is refused before any work
         folder = open_folder(Path(out), "adapt", spec, resume=resume, overwrite=overwrite)
         done = finished(folder)
         return done or _run(
@@ -211,7 +213,7 @@ def _table(
         if of:
             setting.say("latency table", done / of, f"{done} of {of} layers on {spec.target}")
 
-    path = Path(spec.table) if spec.table else default_path()
+    path = path_of(spec.table)
     with TableFile(path) as file, store.timed("table"):
         found = fill(
             file, anatomy, parse(spec.target), allow_foreign=spec.allow_foreign, fresh=fresh, progress=show

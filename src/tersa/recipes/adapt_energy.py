@@ -24,7 +24,7 @@ from tersa.adapt.measuring import fill, wanted
 from tersa.adapt.resource import Table, estimate, factor_of
 from tersa.adapt.signature import Anatomy
 from tersa.adapt.single import EMPTY, lone_layer
-from tersa.adapt.table import ENERGIES, TableFile, default_path
+from tersa.adapt.table import ENERGIES, TableFile, path_of
 from tersa.errors import TargetError
 from tersa.recipes.adapt_request import AdaptSpec
 from tersa.recipes.adapt_store import AdaptStore
@@ -81,7 +81,7 @@ def energy_table(
         if of:
             setting.say("energies of layers", done / of, f"{done} of {of} layers on {spec.target}")
 
-    path = Path(spec.table) if spec.table else default_path()
+    path = path_of(spec.table)
     with TableFile(path) as file, store.timed("energies"):
         found = fill(
             *(file, anatomy, parse(spec.target)),

@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import math
 from functools import partial
-from pathlib import Path
 
 from tersa.adapt.energies import Energies
 from tersa.adapt.energies import seconds as seconds_of
 from tersa.adapt.measuring import count_missing
 from tersa.adapt.signature import layers_of
-from tersa.adapt.table import default_path
+from tersa.adapt.table import path_of
 from tersa.data.sources import load as load_task
 from tersa.models.zoo import default_spec
 from tersa.recipes.adapt_energy import meter_of
@@ -88,7 +87,7 @@ def plan(spec: AdaptSpec, setting: Setting, *, fresh_table: bool = False) -> Ada
     groups = prunable(begin.pruned(), task, protocol)
     count = partial(
         count_missing,
-        Path(spec.table) if spec.table else default_path(),
+        path_of(spec.table),
         layers_of(begin.pruned(), task.shape, groups, batch=spec.batch),
         allow_foreign=spec.allow_foreign,
         fresh=fresh_table,

@@ -36,7 +36,7 @@ from tersa.adapt.measuring import wanted
 from tersa.adapt.netadapt import Reduction, bisecting
 from tersa.adapt.proxies import PROXIES, Probe
 from tersa.adapt.resource import Table
-from tersa.adapt.table import default_path
+from tersa.adapt.table import path_of
 from tersa.errors import UsageError, unknown
 from tersa.recipes.adapt import adapt
 from tersa.recipes.adapt_request import AdaptSpec, specified
@@ -232,7 +232,7 @@ def _network(
     paths = {delta: out / f"{network}-{delta:g}.json" for delta in plan.deltas}
     layers, scores = out / f"{network}-layers.json", out / f"{network}-scores.json"
     if not all(path.is_file() for path in (*paths.values(), layers, scores)):
-        table = Path(plan.request.table) if plan.request.table else default_path()
+        table = path_of(plan.request.table)
 
         def filling(done: int, of: int) -> None:
             tell("latency table", done / max(of, 1), f"{network}, {done} of {of} layers")

@@ -21,7 +21,7 @@ import torch
 from tersa.adapt.measuring import count_missing
 from tersa.adapt.proxies import PROXIES, Probe
 from tersa.adapt.resource import Macs
-from tersa.adapt.table import default_path
+from tersa.adapt.table import path_of
 from tersa.recipes import adapt_plan
 from tersa.recipes.adaptation import (
     BUDGET,
@@ -47,7 +47,7 @@ def expected_seconds(plan: AdaptationPlan) -> float:
 def _network(plan: AdaptationPlan, network: str) -> float:
     mode, shape = plan.request.mode, (3, SIDE, SIDE)
     subject = Subject.of(SPECS[network], shape, OUTPUTS, Macs())
-    path = Path(plan.request.table) if plan.request.table else default_path()
+    path = path_of(plan.request.table)
     _, missing = count_missing(path, subject.anatomy, plan.target)
     blocks = len(subject.anatomy.groups)
     widest = max(range(blocks), key=lambda each: subject.anatomy.widths[each])
