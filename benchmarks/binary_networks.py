@@ -22,7 +22,8 @@ from pathlib import Path
 
 from tersa.models.zoo import bits_of
 from tersa.recipes.setting import Setting
-from tersa.recipes.train import WEIGHTS, TrainedRun, TrainRequest, history_of, run_training
+from tersa.recipes.train import WEIGHTS, TrainedRun, history_of, run_training
+from tersa.recipes.train_request import TrainRequest
 
 RESULTS = Path(__file__).parent / "results" / "binary_networks.csv"
 CURVES = RESULTS.with_name("binary_networks_curves.csv")

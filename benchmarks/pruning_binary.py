@@ -23,7 +23,8 @@ from pathlib import Path
 
 from tersa import Goals, Setting, ShrinkSpec, shrink
 from tersa.recipes.goals import parse_bound
-from tersa.recipes.train import TrainedRun, TrainRequest, run_training
+from tersa.recipes.train import TrainedRun, run_training
+from tersa.recipes.train_request import TrainRequest
 from tersa.records.results import ShrinkResult
 
 RESULTS = Path(__file__).parent / "results" / "pruning_binary.csv"

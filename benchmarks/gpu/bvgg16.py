@@ -54,12 +54,12 @@ from tersa.recipes.train import (
     HISTORY,
     WEIGHTS,
     TrainedRun,
-    TrainRequest,
     bits_in_words,
     history_of,
     lessons_for,
     run_training,
 )
+from tersa.recipes.train_request import TrainRequest
 from tersa.records.base import read_record
 from tersa.records.results import Epoch
 from tersa.report.numbers import plural

@@ -22,7 +22,8 @@ from tersa.export.onnx import export_onnx
 from tersa.recipes import subjects
 from tersa.recipes.predict import PHOTO_PIXELS, centre, predict, read_image, softmax
 from tersa.recipes.subjects import find_subject
-from tersa.recipes.train import TrainedRun, TrainRequest, run_training
+from tersa.recipes.train import TrainedRun, run_training
+from tersa.recipes.train_request import TrainRequest
 from tersa.records.base import read_record
 
 ROUNDING = 1e-6

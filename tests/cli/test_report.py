@@ -16,7 +16,8 @@ from typer.testing import CliRunner, Result
 from tersa.cli import report as verb
 from tersa.errors import DataError, UsageError
 from tersa.recipes.learn import cell_of, run_learning
-from tersa.recipes.train import TrainRequest, run_training
+from tersa.recipes.train import run_training
+from tersa.recipes.train_request import TrainRequest
 from tersa.records.base import write_record
 
 

@@ -20,7 +20,8 @@ from tersa.cli import train as verb
 from tersa.data.sources import load as load_task
 from tersa.errors import DataError, UsageError
 from tersa.models.load import load as load_model
-from tersa.recipes.train import CHECKPOINT, Setting, TrainRequest, history_of, merged, run_training
+from tersa.recipes.train import CHECKPOINT, Setting, history_of, run_training
+from tersa.recipes.train_request import TrainRequest, merged
 from tersa.train.evaluation import evaluate
 from tersa.train.history import read_history
 
@@ -229,7 +230,8 @@ def test_a_folder_without_history_says_so(tmp_path: Path) -> None:
 JOB = """
 import sys
 from pathlib import Path
-from tersa.recipes.train import Setting, TrainRequest, run_training
+from tersa.recipes.train import Setting, run_training
+from tersa.recipes.train_request import TrainRequest
 request = TrainRequest(data="digits", model="mlp:16", settings={"epochs": 25, "seed": 3})
 told = lambda task, done, remark: print(done, flush=True)
 run_training(request, Path(sys.argv[1]), setting=Setting(threads=1, say=told), resume=True)

@@ -69,7 +69,8 @@ def test_a_compression_twice(words: list[str], tmp_path: Path) -> None:
 
 def test_another_seed_gives_other_bytes(tmp_path: Path) -> None:
     """The comparison can fail."""
-    from tersa.recipes.train import Setting, TrainRequest, run_training
+    from tersa.recipes.train import Setting, run_training
+    from tersa.recipes.train_request import TrainRequest
 
     for seed in (0, 1):
         request = TrainRequest(data="digits", model="mlp:4", settings={"epochs": 1, "seed": seed})

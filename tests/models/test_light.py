@@ -39,7 +39,8 @@ from tersa.models.zoo import parse
 from tersa.prune.groups import find_groups
 from tersa.prune.surgery import remove_, resize_, verify
 from tersa.recipes.subjects import find_subject
-from tersa.recipes.train import TrainRequest, run_training
+from tersa.recipes.train import run_training
+from tersa.recipes.train_request import TrainRequest
 
 Fill = Callable[[nn.Module], nn.Module]
 SHAPE = (1, 12, 12)

@@ -31,7 +31,8 @@ from tersa.recipes.binary_vgg import (
 from tersa.recipes.binary_vgg_report import view_of
 from tersa.recipes.published_binary import accuracies
 from tersa.recipes.setting import Setting
-from tersa.recipes.train import TrainedRun, TrainRequest
+from tersa.recipes.train import TrainedRun
+from tersa.recipes.train_request import TrainRequest
 from tersa.records.base import read_record, write_record
 from tersa.report.binary_vgg_page import render
 from tersa.study import gather

@@ -14,7 +14,8 @@ from tersa.models.operations import operations
 from tersa.models.zoo import build
 from tersa.recipes.network_report import view_of
 from tersa.recipes.portrait import Portrait, portrait
-from tersa.recipes.train import TrainedRun, TrainRequest, history_of, run_training
+from tersa.recipes.train import TrainedRun, history_of, run_training
+from tersa.recipes.train_request import TrainRequest
 from tersa.records.base import read_record
 from tersa.train.config import TrainConfig
 from tersa.train.evaluation import predict

@@ -49,7 +49,8 @@ from tersa.recipes.setting import Setting
 from tersa.recipes.shrink import shrink
 from tersa.recipes.start import find_start
 from tersa.recipes.subjects import accuracy_on_test, find_subject, to_artefact
-from tersa.recipes.train import TrainRequest, run_training
+from tersa.recipes.train import run_training
+from tersa.recipes.train_request import TrainRequest
 from tersa.recipes.trajectory import Trajectory
 from tersa.recipes.zeroed import masked_training
 from tersa.records.results import ShrinkResult, Step

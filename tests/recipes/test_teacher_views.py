@@ -10,7 +10,8 @@ from safetensors.torch import load_file
 
 from tersa.errors import UsageError
 from tersa.recipes.setting import Setting
-from tersa.recipes.train import TrainRequest, lessons_for, run_training
+from tersa.recipes.train import lessons_for, run_training
+from tersa.recipes.train_request import TrainRequest
 from tersa.train import lessons as module
 
 FOLLOWING: dict[str, object] = {

@@ -182,7 +182,7 @@ def adapt(
     from tersa.recipes.goals import Goals
     from tersa.recipes.pruning import usual_retraining
     from tersa.recipes.setting import Setting, crew_of
-    from tersa.recipes.train import parse_settings
+    from tersa.recipes.train_request import parse_settings
 
     terminal = Terminal(json=json)
     protocol = {

@@ -240,7 +240,7 @@ def prune(
     from tersa.recipes.request import DEFAULT_GOALS, ShrinkSpec, bits_of, share_of
     from tersa.recipes.setting import Setting
     from tersa.recipes.shrink import shrink as work
-    from tersa.recipes.train import parse_settings
+    from tersa.recipes.train_request import parse_settings
 
     terminal = Terminal(json=json)
     goals = Goals.read(

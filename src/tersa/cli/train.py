@@ -132,7 +132,8 @@ def train(
 ) -> None:
     """Train a network and keep its weights, history and test accuracy."""
     from tersa.recipes.setting import Setting
-    from tersa.recipes.train import TrainRequest, merged, plan_training, run_training
+    from tersa.recipes.train import plan_training, run_training
+    from tersa.recipes.train_request import TrainRequest, merged
 
     terminal = Terminal(json=json)
     named = {"optimizer": optimizer, "learning_rate": lr, "epochs": epochs, "iterations": iterations}
@@ -204,7 +205,7 @@ def _learn(
 ) -> None:
     """One run under a rule and a quantiser: a study of one cell."""
     from tersa.recipes.learn import cell_of, plan_learning, run_learning
-    from tersa.recipes.train import merged
+    from tersa.recipes.train_request import merged
 
     cell = cell_of(merged(asked, pairs))
     if dry_run:

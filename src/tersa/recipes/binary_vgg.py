@@ -58,7 +58,8 @@ from tersa.quant.subsidiary import without_masked
 from tersa.recipes.folder import RESULT, open_folder, releasing
 from tersa.recipes.published_binary import accuracies
 from tersa.recipes.setting import Setting
-from tersa.recipes.train import WEIGHTS, TrainedRun, TrainRequest, plan_training, run_training
+from tersa.recipes.train import WEIGHTS, TrainedRun, plan_training, run_training
+from tersa.recipes.train_request import TrainRequest
 from tersa.records.base import SCHEMA, Record, read_record, write_record
 from tersa.report.numbers import plural
 from tersa.study.cluster import Crew, check_place

@@ -34,7 +34,8 @@ from tersa.recipes.request import FLAGS, ShrinkSpec, protocol_of, share_of
 from tersa.recipes.setting import Setting
 from tersa.recipes.shrink import prunable, shipped, shrink
 from tersa.recipes.start import find_start
-from tersa.recipes.train import WEIGHTS, TrainRequest, plan_training, resolve, run_training
+from tersa.recipes.train import WEIGHTS, plan_training, run_training
+from tersa.recipes.train_request import TrainRequest, resolve
 from tersa.records.results import Goal, ShrinkResult
 from tersa.report.numbers import factor, percent, plural, si, size
 from tersa.train.config import TrainConfig, override
