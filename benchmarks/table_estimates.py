@@ -1,6 +1,6 @@
 """Does a latency table foretell the clock? Estimates of narrowed networks against their measurements.
 
-    python benchmarks/table_estimates.py [--models mobilenet:1.0,vgg:11] [--targets onnxruntime,openvino]
+    python benchmarks/table_estimates.py [--models mobilenet:1.0,vgg:11x0.5,vgg:11] [--targets onnxruntime,openvino]
 
 Layers of each network are measured alone on each target, as `tersa adapt` does; a greedy way goes from the
 whole network to `--budget` of its latency by estimates; some networks of the way are exported and measured
@@ -99,7 +99,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--models", default="mobilenet:1.0,vgg:11")
+    parser.add_argument("--models", default="mobilenet:1.0,vgg:11x0.5,vgg:11")
     parser.add_argument("--targets", default="onnxruntime@threads=1,openvino@threads=1")
     parser.add_argument("--delta", type=float, default=0.05)
     parser.add_argument("--budget", type=float, default=0.4)

@@ -5,6 +5,14 @@ turn, round by round, so that whatever else the machine does falls on wide and n
 rounds the fastest counts: other work only ever adds, and nine rounds are too few for a median on a busy
 machine. A block is stored when it is done. Layers that the table knows already are not measured again.
 
+A convolution alone pays for more than a convolution in a network: it is handed its channels in the order that
+files have, brings them into that of its runtime, and what it makes back. That is measured apart, for a number
+of channels and an image size: a chain of l depthwise convolutions takes T_l = ends + l each, so that
+
+    ends = (3 T_1 - T_3) / 2,
+
+less the empty call, is the *handover* that is taken off again where layers are added up (`resource.py`).
+
 What is measured of a block is a `Gauge`'s: `Stopwatch` takes the times; `energies.py` has the one for energy.
 
 Example:
@@ -27,15 +35,18 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from tersa.adapt.grid import axis
-from tersa.adapt.signature import Anatomy, Channels, Family, Layer
-from tersa.adapt.single import EMPTY, lone_layer
+from tersa.adapt.signature import HANDOVER, Anatomy, Channels, Family, Layer
+from tersa.adapt.single import EMPTY, Lone, chain, lone_layer
 from tersa.adapt.table import TIMES, Machine, Quantity, Row, TableFile, choose_machine, machine_of
 from tersa.errors import TersaError, UsageError
 from tersa.targets.base import Effort, Pixels, Session, Target
 from tersa.targets.rounds import Clock, time_rounds
 
 BLOCK = 12
-"""Sessions that are called in turn."""
+"""Layers that are measured in turn."""
+
+LINKS = 1, 3
+"""Convolutions of the two chains of a handover."""
 
 BLOCK_BYTES = 256 * 2**20
 """Weights of one block, at most; a layer above it makes a block alone."""
@@ -60,6 +71,23 @@ class Wanted:
         if self.family.square:
             return 0
         return 4 * self.inputs * self.outputs * math.prod(self.family.kernel)
+
+    def written(self, folder: Path, number: int) -> list[Lone]:
+        """The files that are measured for it."""
+        if self.family.operation == HANDOVER:
+            files = [folder / f"{number}-{links}.onnx" for links in LINKS]
+            return [
+                chain(self.family, self.inputs, path, links=links)
+                for path, links in zip(files, LINKS, strict=True)
+            ]
+        return [lone_layer(self.family, self.inputs, self.outputs, folder / f"{number}.onnx")]
+
+    def cost(self, values: Sequence[float], call: float) -> float:
+        """What follows from the costs of its files; without the empty call, and at least 0."""
+        if self.family.operation != HANDOVER:
+            return max(0.0, values[0] - call)
+        (short, long), (few, many) = values, LINKS
+        return max(0.0, (many * short - few * long) / (many - few) - call)
 
 
 class Measured(NamedTuple):
@@ -157,6 +185,10 @@ def wanted(anatomy: Anatomy) -> list[Wanted]:
     for layer in anatomy.layers:
         for inputs, outputs in _grid(layer, anatomy.widths):
             found[Wanted(layer.family, inputs, outputs)] = None
+        ends = zip(layer.family.handovers or (), (layer.inputs, layer.outputs), strict=False)
+        for handover, channels in ends:
+            for each in _along(channels, anatomy.widths):
+                found[Wanted(handover, each, each)] = None
     return list(found)
 
 
@@ -318,18 +350,23 @@ def _measure(block: Sequence[Wanted], target: Target, folder: Path, call: float,
     """Interleaved rounds of a few layers, less the empty call."""
     sessions: list[Session] = []
     inputs: list[Pixels] = []
+    parts: list[int] = []
     with ExitStack() as held:
         for number, each in enumerate(block):
-            lone = lone_layer(each.family, each.inputs, each.outputs, folder / f"{number}.onnx")
-            try:
-                sessions.append(target.prepare(lone.artefact, each.family.text()))
-            except TersaError as error:
-                what = f"'{each.family.text()}' at {each.inputs} to {each.outputs} channels"
-                raise type(error)(f"{target.describe()} cannot run {what}: {error}") from error
-            held.callback(sessions[-1].close)
-            inputs.append(lone.pixels)
-        found = gauge.measure(sessions, inputs, empty=False)
-    return [
-        (each.family.key(), each.inputs, each.outputs, max(0.0, value - call), *about)
-        for each, (value, about) in zip(block, found, strict=True)
-    ]
+            lones = each.written(folder, number)
+            parts.append(len(lones))
+            for lone in lones:
+                try:
+                    sessions.append(target.prepare(lone.artefact, each.family.text()))
+                except TersaError as error:
+                    what = f"'{each.family.text()}' at {each.inputs} to {each.outputs} channels"
+                    raise type(error)(f"{target.describe()} cannot run {what}: {error}") from error
+                held.callback(sessions[-1].close)
+                inputs.append(lone.pixels)
+        found = iter(gauge.measure(sessions, inputs, empty=False))
+    rows: list[Row] = []
+    for each, count in zip(block, parts, strict=True):
+        measured = [next(found) for _ in range(count)]
+        cost = each.cost([one.value for one in measured], call)
+        rows.append((each.family.key(), each.inputs, each.outputs, cost, *measured[0].about))
+    return rows

@@ -43,6 +43,8 @@ from tersa.prune.groups import Groups
 from tersa.prune.surgery import remove_
 from tersa.prune.trace import Slot
 
+HANDOVER = "handover"
+
 Pair = tuple[int, int]
 ONE: Pair = (1, 1)
 NONE: Pair = (0, 0)
@@ -66,7 +68,8 @@ class Family:
 
     Attributes:
         operation: `conv`, `depthwise`, `linear`, `product` (of two activations), `max-pool`, `average-pool`,
-            `mean`, `add`, `multiply`, `concatenate`, `norm` or `activation`.
+            `mean`, `add`, `multiply`, `concatenate`, `norm` or `activation`; `handover` is none of a network
+            (`handovers`).
         kernel: height and width of the kernel.
         stride: of it.
         padding: at each side.
@@ -134,6 +137,19 @@ class Family:
         """Multiply-accumulates of one image."""
         each = inputs * outputs if self.operation == "product" else self.weights(inputs, outputs)
         return each * math.prod(self.out_size())
+
+    @property
+    def handovers(self) -> tuple[Family, Family] | None:
+        """Of its input and its output: what a layer alone pays to be handed channels and to hand them on, in
+        its runtime's own order of memory and back, and layers in a row do not. Of convolutions, for which
+        runtimes have such an order; None for other layers."""
+        if self.operation not in ("conv", "depthwise"):
+            return None
+        there, back = (
+            Family(HANDOVER, size=size, bits=self.bits, batch=self.batch)
+            for size in (self.size, self.out_size())
+        )
+        return there, back
 
     def out_size(self) -> Pair:
         """Height and width of the output."""

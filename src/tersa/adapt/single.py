@@ -4,7 +4,8 @@ The file has one input of the layer's shape and one output; weights are small ra
 time. A fully connected layer over T vectors takes them as one channel of T rows; a product of two activations
 is one with weights. Runtimes that take modules (`torch`) get the same layer as a module, with its batch norm
 where the network has one. An *empty call* is an activation of one value: what a call costs before any work is
-done.
+done. A *chain* is a few depthwise convolutions in a row: what is paid at its ends, and not between layers, is
+what the times of a short and a long one have in common (`measuring.py`).
 
 Example:
     >>> import tempfile
@@ -20,7 +21,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -82,15 +83,49 @@ def lone_layer(family: Family, inputs: int, outputs: int, path: Path) -> Lone:
     Raises:
         UsageError: a width of numbers that no single layer is written in.
     """
-    if family.bits != 32:
-        raise UsageError(f"single layers are measured in fp32, not with {family.bits} bits")
+    _require_float(family)
     shape, made = _shapes(family, inputs, outputs)
     values = np.random.default_rng(0)
     weights = _weights(family, inputs, outputs, values)
     _write(family, weights, (family.batch, *shape), (family.batch, *made), path)
-    header = Header(("",) * math.prod(made), shape, (0.0,) * shape[0], (1.0,) * shape[0])
     pixels = values.random((family.batch, *shape), dtype=np.float32)
-    return Lone(Artefact(path, header, _module(family, weights, inputs)), pixels)
+    return Lone(Artefact(path, _header(shape, made), _module(family, weights, inputs)), pixels)
+
+
+def chain(family: Family, channels: int, path: Path, *, links: int) -> Lone:
+    """Write depthwise 3x3 convolutions with ReLU in a row as a file; what they make has the shape they take.
+
+    Args:
+        family: a handover (`Family.handovers`): image size and batch.
+        channels: of each.
+        path: of the file.
+        links: how many.
+
+    Raises:
+        UsageError: a width of numbers that no single layer is written in.
+    """
+    _require_float(family)
+    layer = replace(family, operation="depthwise", kernel=(3, 3), padding=(1, 1), after="relu")
+    values, shape = np.random.default_rng(0), (channels, *family.size)
+    weights = _weights(layer, channels, channels, values)
+    nodes: list[onnx.NodeProto] = []
+    for link in range(links):
+        source, made = f"x{link}" if link else INPUT, f"x{link + 1}" if link + 1 < links else OUTPUT
+        nodes += _nodes(layer, [source, "w0", "w1"], f"made{link}", channels)
+        nodes.append(helper.make_node("Relu", [f"made{link}"], [made]))
+    _save(nodes, weights, (family.batch, *shape), (family.batch, *shape), path)
+    module = nn.Sequential(*(_module(layer, weights, channels) for _ in range(links))).eval()
+    pixels = values.random((family.batch, *shape), dtype=np.float32)
+    return Lone(Artefact(path, _header(shape, shape), module), pixels)
+
+
+def _require_float(family: Family) -> None:
+    if family.bits != 32:
+        raise UsageError(f"single layers are measured in fp32, not with {family.bits} bits")
+
+
+def _header(shape: tuple[int, int, int], made: Sequence[int]) -> Header:
+    return Header(("",) * math.prod(made), shape, (0.0,) * shape[0], (1.0,) * shape[0])
 
 
 def _shapes(family: Family, inputs: int, outputs: int) -> tuple[tuple[int, int, int], tuple[int, ...]]:
@@ -128,8 +163,7 @@ def _write(
     over_rows = family.operation == "linear" and family.size != ONE
     if over_rows:  # exporters write x W + b, and the matrix turned
         weights = [np.ascontiguousarray(weights[0].T), *weights[1:]]
-    kept = [numpy_helper.from_array(weight, f"w{i}") for i, weight in enumerate(weights)]
-    names = [INPUT, *(each.name for each in kept)]
+    names = [INPUT, *(f"w{i}" for i in range(len(weights)))]
     active = family.after if family.operation != "activation" else ""
     middle = "made" if active else OUTPUT
     nodes = [] if family.operation == "activation" else _nodes(family, names, middle, shape[1])
@@ -137,6 +171,18 @@ def _write(
         nodes += _activation(family.after, INPUT if not nodes else middle)
     if not nodes:
         nodes = [helper.make_node("Identity", [INPUT], [OUTPUT])]
+    _save(nodes, weights, shape, made, path)
+
+
+def _save(
+    nodes: Sequence[onnx.NodeProto],
+    weights: Sequence[Array],
+    shape: Sequence[int],
+    made: Sequence[int],
+    path: Path,
+) -> None:
+    """A graph of nodes whose weights are w0, w1, ..."""
+    kept = [numpy_helper.from_array(weight, f"w{i}") for i, weight in enumerate(weights)]
     graph = helper.make_graph(
         nodes,
         "layer",
