@@ -52,7 +52,7 @@ RUNS: dict[str, dict[str, Any]] = {
         "model": "mobilenet:0.5",
         "target": "onnxruntime@threads=1",
         "training": {"epochs": "20"},
-        "protocol": {"tune": 4000},
+        "protocol": {"tune": 12_000, "views": 12},
     },
 }
 """What is asked of each, beside the budget."""

@@ -15,6 +15,7 @@ from tersa.adapt.resource import Counter, Table, estimate, factor_of
 from tersa.adapt.signature import Anatomy, layers_of
 from tersa.adapt.table import TableFile
 from tersa.errors import DataError, TargetError, UsageError
+from tersa.export.artefact import Artefact
 from tersa.prune.groups import find_groups
 from tersa.targets.base import Session
 
@@ -38,6 +39,28 @@ def test_layers_are_measured_without_the_call_around_them(file: TableFile) -> No
     for values in file.points(found.machine.key).values():
         for (inputs, outputs), ms in values.items():
             assert ms == pytest.approx(1e-2 * inputs * outputs, rel=1e-6, abs=1e-6)
+
+
+def test_a_layer_of_images_is_measured_without_what_it_pays_at_its_ends(file: TableFile) -> None:
+    """On a machine that takes another millisecond for every file of images, and more for wide ones."""
+
+    def cost(artefact: Artefact) -> float:
+        channels, height, _ = artefact.header.shape
+        return by_weights(artefact) + (1.0 + 0.1 * channels if height > 1 else 0.0)
+
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), nn.ReLU(), nn.Conv2d(8, 5, 1))
+    net = layers_of(model, (3, 6, 6), find_groups(model, (3, 6, 6)))
+    clock = FakeClock()
+    found = fill(file, net, FakeTarget(clock, cost=cost), gauge=Stopwatch(clock))
+    points = file.points(found.machine.key)
+    for layer in net.layers:
+        for (inputs, outputs), ms in points[layer.family.key()].items():
+            assert ms == pytest.approx(1e-2 * layer.family.weights(inputs, outputs), abs=1e-6)
+    costs = Table(points, start=CALL_MS)
+    assert estimate(net, costs).value == pytest.approx(CALL_MS + 1e-2 * (27 * 8 + 8 * 5))
+    company = net.layers[0].family.company
+    assert company is not None
+    assert points[company.key()][3, 3] == pytest.approx(1e-2 * 27 + 1.0 + 0.3), "one convolution and the ends"
 
 
 def test_the_estimate_of_a_network_is_its_measurement(file: TableFile) -> None:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 
@@ -48,6 +49,8 @@ def test_file_and_module_give_the_signatures_shape(
     (found,) = session.run(None, {session.get_inputs()[0].name: lone.pixels})
     rows = {"linear": (1, *family.size[:1]), "product": family.size}.get(family.operation)
     size = () if family.operation == "linear" and family.size == ONE else family.out_size()
+    if family.company:  # one value of each channel is left
+        size = (1, 1)
     assert found.shape == (1, outputs, *size) if rows is None or not size else (1, *rows, outputs)
     assert found.size == len(lone.artefact.header.classes)
     assert lone.artefact.module is not None
@@ -58,12 +61,35 @@ def test_file_and_module_give_the_signatures_shape(
 @pytest.mark.parametrize("name", sorted(ONNX_NAMES))
 def test_every_activation_is_written_as_torch_computes_it(name: str, tmp_path: Path) -> None:
     lone = lone_layer(Family("activation", after=name, bias=False), 64, 64, tmp_path / "layer.onnx")
+    assert lone.pixels.shape == (1, 64, 1, 1), "a vector is activated alone"
     pixels = 8 * lone.pixels - 4
     session = open_session(lone.artefact.path)
     (found,) = session.run(None, {"pixels": pixels})
     with torch.inference_mode():
         wanted = MODULES[name]()(torch.from_numpy(pixels))
     torch.testing.assert_close(torch.from_numpy(found), wanted, atol=2e-6, rtol=2e-6)
+
+
+def test_a_layer_of_images_stands_between_two_others(tmp_path: Path) -> None:
+    """And the company without it is the same file less the layer, whatever its channels are."""
+    family, path = (
+        Family("conv", (3, 3), padding=(1, 1), size=(6, 8), after="hardswish"),
+        tmp_path / "layer.onnx",
+    )
+    assert family.company is not None
+    files = {
+        each.operation: onnx.load(lone_layer(each, 4, outputs, path).artefact.path).graph
+        for each, outputs in ((family, 6), (family.company, 4))
+    }
+    assert [node.op_type for node in files["company"].node] == ["Conv", "Relu", "MaxPool"]
+    assert [node.op_type for node in files["conv"].node] == ["Conv", "Relu", "Conv", "HardSwish", "MaxPool"]
+    for graph in files.values():  # a chain: every node takes what the one before it makes
+        made = ["pixels", *(node.output[0] for node in graph.node)]
+        assert [node.input[0] for node in graph.node] == made[:-1]
+        assert made[-1] == "logits"
+    assert family.key().endswith("in company 32bit batch1"), "other times than of the layer alone"
+    for other in (Family("linear"), replace(family, size=ONE), Family("add", size=(9, 1))):
+        assert other.company is None
 
 
 def test_the_same_file_every_time(tmp_path: Path) -> None:

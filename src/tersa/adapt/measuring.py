@@ -1,17 +1,13 @@
-"""Filling a table of layers: those of a network, each alone, in one process, interleaved.
+"""Filling a table of layers: those of a network, one at a time, in one process, interleaved.
 
 Points are shuffled (the same way each time) and measured in blocks: the sessions of a block are called in
 turn, round by round, so that whatever else the machine does falls on wide and narrow layers alike. Of the
 rounds the fastest counts: other work only ever adds, and nine rounds are too few for a median on a busy
 machine. A block is stored when it is done. Layers that the table knows already are not measured again.
 
-A convolution alone pays for more than a convolution in a network: it is handed its channels in the order that
-files have, brings them into that of its runtime, and what it makes back. That is measured apart, for a number
-of channels and an image size: a chain of l depthwise convolutions takes T_l = ends + l each, so that
+A layer of images is measured in company (`single.py`), which is measured without it, too, and before:
 
-    ends = (3 T_1 - T_3) / 2,
-
-less the empty call, is the *handover* that is taken off again where layers are added up (`resource.py`).
+    cost = T(company with the layer) - T(company),      of a layer alone  cost = T(layer) - T(empty call)
 
 What is measured of a block is a `Gauge`'s: `Stopwatch` takes the times; `energies.py` has the one for energy.
 
@@ -28,25 +24,22 @@ import math
 import random
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from tersa.adapt.grid import axis
-from tersa.adapt.signature import HANDOVER, Anatomy, Channels, Family, Layer
-from tersa.adapt.single import EMPTY, Lone, chain, lone_layer
+from tersa.adapt.signature import Anatomy, Channels, Family, Layer
+from tersa.adapt.single import EMPTY, lone_layer
 from tersa.adapt.table import TIMES, Machine, Quantity, Row, TableFile, choose_machine, machine_of
 from tersa.errors import TersaError, UsageError
 from tersa.targets.base import Effort, Pixels, Session, Target
 from tersa.targets.rounds import Clock, time_rounds
 
 BLOCK = 12
-"""Layers that are measured in turn."""
-
-LINKS = 1, 3
-"""Convolutions of the two chains of a handover."""
+"""Sessions that are called in turn."""
 
 BLOCK_BYTES = 256 * 2**20
 """Weights of one block, at most; a layer above it makes a block alone."""
@@ -55,6 +48,10 @@ EFFORT = Effort(seconds=0.02, rounds=9, round_ms=0.5, warmup_seconds=0.01)
 """For one layer: short, because there are many, and what errs in one evens out in their sum."""
 
 EMPTY_EFFORT = Effort(seconds=0.3, rounds=60, round_ms=0.5, warmup_seconds=0.1)
+
+
+Points = Mapping[str, Mapping[tuple[int, int], float]]
+"""What a file knows of a machine: family -> (inputs, outputs) -> cost."""
 
 
 @dataclass(frozen=True)
@@ -66,28 +63,17 @@ class Wanted:
     outputs: int
 
     @property
+    def company(self) -> Wanted | None:
+        """What is taken off; None for the empty call."""
+        family, taken = self.family.company, self.family.taken(self.inputs)
+        return None if family is None else Wanted(family, taken, taken)
+
+    @property
     def weight_bytes(self) -> int:
         """Of its weights in memory, about."""
         if self.family.square:
             return 0
         return 4 * self.inputs * self.outputs * math.prod(self.family.kernel)
-
-    def written(self, folder: Path, number: int) -> list[Lone]:
-        """The files that are measured for it."""
-        if self.family.operation == HANDOVER:
-            files = [folder / f"{number}-{links}.onnx" for links in LINKS]
-            return [
-                chain(self.family, self.inputs, path, links=links)
-                for path, links in zip(files, LINKS, strict=True)
-            ]
-        return [lone_layer(self.family, self.inputs, self.outputs, folder / f"{number}.onnx")]
-
-    def cost(self, values: Sequence[float], call: float) -> float:
-        """What follows from the costs of its files; without the empty call, and at least 0."""
-        if self.family.operation != HANDOVER:
-            return max(0.0, values[0] - call)
-        (short, long), (few, many) = values, LINKS
-        return max(0.0, (many * short - few * long) / (many - few) - call)
 
 
 class Measured(NamedTuple):
@@ -180,15 +166,14 @@ class Filled:
 
 
 def wanted(anatomy: Anatomy) -> list[Wanted]:
-    """The grid points of every family of a network, each once, up to its present widths."""
+    """The grid points of every family of a network and of its company, each once, up to present widths."""
     found: dict[Wanted, None] = {}
     for layer in anatomy.layers:
         for inputs, outputs in _grid(layer, anatomy.widths):
-            found[Wanted(layer.family, inputs, outputs)] = None
-        ends = zip(layer.family.handovers or (), (layer.inputs, layer.outputs), strict=False)
-        for handover, channels in ends:
-            for each in _along(channels, anatomy.widths):
-                found[Wanted(handover, each, each)] = None
+            each = Wanted(layer.family, inputs, outputs)
+            found[each] = None
+            if each.company:
+                found[each.company] = None
     return list(found)
 
 
@@ -259,10 +244,14 @@ def fill(
             file.set_call(own, call, *about, of=quantity)
         session.close()
         random.Random(0).shuffle(missing)
+        company = [each for each in missing if each.family.operation == "company"]
         done = 0
-        for block in _blocks(missing):
+        for block in _blocks(company) + _blocks(
+            [each for each in missing if each.family.operation != "company"]
+        ):
             progress(done, len(missing))
-            file.add(own, _measure(block, target, place, call, gauge), quantity)
+            known = file.points(own.key, quantity)
+            file.add(own, _measure(block, target, place, call, known, gauge), quantity)
             done += len(block)
         progress(done, len(missing))
     return Filled(own, len(missing), there, time.perf_counter() - began)
@@ -346,27 +335,26 @@ def _blocks(points: Sequence[Wanted]) -> list[list[Wanted]]:
     return found
 
 
-def _measure(block: Sequence[Wanted], target: Target, folder: Path, call: float, gauge: Gauge) -> list[Row]:
-    """Interleaved rounds of a few layers, less the empty call."""
+def _measure(
+    block: Sequence[Wanted], target: Target, folder: Path, call: float, known: Points, gauge: Gauge
+) -> list[Row]:
+    """Interleaved rounds of a few layers, less the empty call and their company, which the file knows."""
     sessions: list[Session] = []
     inputs: list[Pixels] = []
-    parts: list[int] = []
     with ExitStack() as held:
         for number, each in enumerate(block):
-            lones = each.written(folder, number)
-            parts.append(len(lones))
-            for lone in lones:
-                try:
-                    sessions.append(target.prepare(lone.artefact, each.family.text()))
-                except TersaError as error:
-                    what = f"'{each.family.text()}' at {each.inputs} to {each.outputs} channels"
-                    raise type(error)(f"{target.describe()} cannot run {what}: {error}") from error
-                held.callback(sessions[-1].close)
-                inputs.append(lone.pixels)
-        found = iter(gauge.measure(sessions, inputs, empty=False))
+            lone = lone_layer(each.family, each.inputs, each.outputs, folder / f"{number}.onnx")
+            try:
+                sessions.append(target.prepare(lone.artefact, each.family.text()))
+            except TersaError as error:
+                what = f"'{each.family.text()}' at {each.inputs} to {each.outputs} channels"
+                raise type(error)(f"{target.describe()} cannot run {what}: {error}") from error
+            held.callback(sessions[-1].close)
+            inputs.append(lone.pixels)
+        found = gauge.measure(sessions, inputs, empty=False)
     rows: list[Row] = []
-    for each, count in zip(block, parts, strict=True):
-        measured = [next(found) for _ in range(count)]
-        cost = each.cost([one.value for one in measured], call)
-        rows.append((each.family.key(), each.inputs, each.outputs, cost, *measured[0].about))
+    for each, (value, about) in zip(block, found, strict=True):
+        beside = each.company
+        less = call + (known[beside.family.key()][beside.inputs, beside.inputs] if beside else 0.0)
+        rows.append((each.family.key(), each.inputs, each.outputs, max(0.0, value - less), *about))
     return rows

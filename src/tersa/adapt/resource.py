@@ -4,9 +4,6 @@
     macs, parameters, bytes (4 per parameter)                                      counted, always exact
     any other table (energy in millijoules, where it was measured)                 as latency
 
-A convolution of a table costs what it costs alone, less half the handover of its input channels and half that
-of its output channels (`measuring.py`), where the table has them; at least a tenth of it.
-
 The factor makes the estimate of a network that was measured whole equal to the measurement: what layers gain
 or lose in each other's company. It is measured on the baseline and again as the network shrinks.
 
@@ -26,10 +23,6 @@ from typing import Protocol
 from tersa.adapt.grid import Grid, Reading
 from tersa.adapt.signature import Anatomy, Family
 from tersa.errors import DataError
-
-LEAST = 0.1
-"""Share of what a layer costs alone that is left when its handovers are taken off, whatever they are: no layer
-is free, and both are measured with an error."""
 
 
 class Resource(Protocol):
@@ -114,7 +107,7 @@ class Table:
     ) -> None:
         self.name, self.unit, self.start, self.factor = name, unit, start, factor
         self._grids = {key: Grid(key, values) for key, values in points.items()}
-        self._by_family: dict[Family, tuple[Grid, tuple[Grid, Grid] | None]] = {}
+        self._by_family: dict[Family, Grid] = {}
 
     def of(self, family: Family, inputs: int, outputs: int) -> Reading:
         """The cost of one layer, without the factor.
@@ -122,28 +115,13 @@ class Table:
         Raises:
             DataError: the table has a hole there.
         """
-        known = self._by_family.get(family)
-        if known is None:
-            known = self._by_family[family] = self._find(family)
-        grid, handovers = known
-        alone = grid.at(inputs, outputs)
-        if handovers is None:
-            return alone
-        there, back = handovers[0].at(inputs, inputs), handovers[1].at(outputs, outputs)
-        value = max(LEAST * alone.value, alone.value - 0.5 * (there.value + back.value))
-        return Reading(value, alone.exact and there.exact and back.exact)
-
-    def _find(self, family: Family) -> tuple[Grid, tuple[Grid, Grid] | None]:
-        """The grid of a family, and those of its handovers where the table has both."""
-        grid = self._grids.get(family.key())
+        grid = self._by_family.get(family)
         if grid is None:
-            raise DataError(f"the table has no '{family.text()}'; measure it first (tersa adapt)")
-        handovers = [self._grids.get(each.key()) for each in family.handovers or ()]
-        match handovers:
-            case [Grid() as there, Grid() as back]:
-                return grid, (there, back)
-            case _:
-                return grid, None
+            found = self._grids.get(family.key())
+            if found is None:
+                raise DataError(f"the table has no '{family.text()}'; measure it first (tersa adapt)")
+            grid = self._by_family[family] = found
+        return grid.at(inputs, outputs)
 
     def plain(self, layers: Iterable[tuple[Family, int, int]]) -> float:
         """The sum over layers, without factor and empty call."""

@@ -43,8 +43,6 @@ from tersa.prune.groups import Groups
 from tersa.prune.surgery import remove_
 from tersa.prune.trace import Slot
 
-HANDOVER = "handover"
-
 Pair = tuple[int, int]
 ONE: Pair = (1, 1)
 NONE: Pair = (0, 0)
@@ -55,6 +53,9 @@ ACTIVATIONS = (
     "hardswish_", "hardsigmoid", "hardsigmoid_",
 )  # fmt: skip
 NORMS = ("native_batch_norm", "_native_batch_norm_legit_no_training", "cudnn_batch_norm")
+IN_COMPANY = (
+    "conv", "depthwise", "max-pool", "average-pool", "add", "concatenate", "norm", "activation",
+)  # fmt: skip
 FREE = (
     "view", "_unsafe_view", "reshape", "t", "transpose", "permute", "detach", "alias", "unsqueeze", "squeeze",
     "expand", "select", "slice", "clone", "_to_copy", "dropout", "contiguous", "lift_fresh", "empty", "full",
@@ -68,8 +69,8 @@ class Family:
 
     Attributes:
         operation: `conv`, `depthwise`, `linear`, `product` (of two activations), `max-pool`, `average-pool`,
-            `mean`, `add`, `multiply`, `concatenate`, `norm` or `activation`; `handover` is none of a network
-            (`handovers`).
+            `mean`, `add`, `multiply`, `concatenate`, `norm` or `activation`; `company` is none of a network
+            (`Family.company`).
         kernel: height and width of the kernel.
         stride: of it.
         padding: at each side.
@@ -118,7 +119,20 @@ class Family:
         words += [f"g{self.groups}", f"on{_times(self.size)}", "bias" if self.bias else "plain"]
         words += ["norm"] if self.norm else []
         words += [self.after] if self.after else []
+        words += ["in company"] if self.company else []
         return " ".join([*words, f"{self.bits}bit", f"batch{self.batch}"])
+
+    @property
+    def company(self) -> Family | None:
+        """What a layer of images is measured with, and without: layers beside it (`single.py`), for images of
+        the same size. None where it is measured alone: layers of vectors and tokens."""
+        if 1 in self.size or self.operation not in IN_COMPANY:
+            return None
+        return Family("company", size=self.size, bits=self.bits, batch=self.batch)
+
+    def taken(self, inputs: int) -> int:
+        """Channels of one input tensor; a concatenation is of two halves."""
+        return -(-inputs // 2) if self.operation == "concatenate" else inputs
 
     @property
     def square(self) -> bool:
@@ -137,19 +151,6 @@ class Family:
         """Multiply-accumulates of one image."""
         each = inputs * outputs if self.operation == "product" else self.weights(inputs, outputs)
         return each * math.prod(self.out_size())
-
-    @property
-    def handovers(self) -> tuple[Family, Family] | None:
-        """Of its input and its output: what a layer alone pays to be handed channels and to hand them on, in
-        its runtime's own order of memory and back, and layers in a row do not. Of convolutions, for which
-        runtimes have such an order; None for other layers."""
-        if self.operation not in ("conv", "depthwise"):
-            return None
-        there, back = (
-            Family(HANDOVER, size=size, bits=self.bits, batch=self.batch)
-            for size in (self.size, self.out_size())
-        )
-        return there, back
 
     def out_size(self) -> Pair:
         """Height and width of the output."""

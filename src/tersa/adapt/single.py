@@ -1,11 +1,17 @@
-"""One layer alone, as a tiny artefact that any target can run: what latency tables are measured on.
+"""One layer as a tiny artefact that any target can run: what latency tables are measured on.
+
+A layer of images stands in company: after a depthwise 3x3 convolution, and before a pool that leaves a value of
+each channel. The file of the company without the layer (`Family.company`) is measured, too. Alone, a
+convolution would be handed its channels in the order that files have, bring them into that of its runtime and
+what it makes back, which a network does at its ends; for a small layer that is most of its time. In company
+the way in is the same with the layer and without, and a value is nothing to bring back. Layers of vectors are
+alone.
 
 The file has one input of the layer's shape and one output; weights are small random numbers, the same each
 time. A fully connected layer over T vectors takes them as one channel of T rows; a product of two activations
 is one with weights. Runtimes that take modules (`torch`) get the same layer as a module, with its batch norm
 where the network has one. An *empty call* is an activation of one value: what a call costs before any work is
-done. A *chain* is a few depthwise convolutions in a row: what is paid at its ends, and not between layers, is
-what the times of a short and a long one have in common (`measuring.py`).
+done.
 
 Example:
     >>> import tempfile
@@ -83,49 +89,62 @@ def lone_layer(family: Family, inputs: int, outputs: int, path: Path) -> Lone:
     Raises:
         UsageError: a width of numbers that no single layer is written in.
     """
-    _require_float(family)
+    if family.bits != 32:
+        raise UsageError(f"single layers are measured in fp32, not with {family.bits} bits")
     shape, made = _shapes(family, inputs, outputs)
     values = np.random.default_rng(0)
     weights = _weights(family, inputs, outputs, values)
-    _write(family, weights, (family.batch, *shape), (family.batch, *made), path)
-    pixels = values.random((family.batch, *shape), dtype=np.float32)
-    return Lone(Artefact(path, _header(shape, made), _module(family, weights, inputs)), pixels)
+    if family.operation == "company" or family.company:
+        return _in_company(family, weights, shape, made, path)
+    nodes = _layer(family, [f"w{i}" for i in range(len(weights))], INPUT, OUTPUT, shape[0])
+    return _lone(family, nodes, weights, _module(family, weights, inputs), (shape, made), path)
 
 
-def chain(family: Family, channels: int, path: Path, *, links: int) -> Lone:
-    """Write depthwise 3x3 convolutions with ReLU in a row as a file; what they make has the shape they take.
+def _in_company(
+    family: Family, weights: list[Array], shape: tuple[int, int, int], made: Sequence[int], path: Path
+) -> Lone:
+    """A layer after `BEFORE`, and a few values of each channel that are kept of what it makes.
 
-    Args:
-        family: a handover (`Family.handovers`): image size and batch.
-        channels: of each.
-        path: of the file.
-        links: how many.
-
-    Raises:
-        UsageError: a width of numbers that no single layer is written in.
+    Pools of one pixel would do, if OpenVINO did not leave out every pixel that they drop.
     """
-    _require_float(family)
-    layer = replace(family, operation="depthwise", kernel=(3, 3), padding=(1, 1), after="relu")
-    values, shape = np.random.default_rng(0), (channels, *family.size)
-    weights = _weights(layer, channels, channels, values)
-    nodes: list[onnx.NodeProto] = []
-    for link in range(links):
-        source, made = f"x{link}" if link else INPUT, f"x{link + 1}" if link + 1 < links else OUTPUT
-        nodes += _nodes(layer, [source, "w0", "w1"], f"made{link}", channels)
-        nodes.append(helper.make_node("Relu", [f"made{link}"], [made]))
-    _save(nodes, weights, (family.batch, *shape), (family.batch, *shape), path)
-    module = nn.Sequential(*(_module(layer, weights, channels) for _ in range(links))).eval()
-    pixels = values.random((family.batch, *shape), dtype=np.float32)
-    return Lone(Artefact(path, _header(shape, shape), module), pixels)
+    channels, (height, width) = shape[0], family.out_size()
+    before = replace(BEFORE, size=family.size, batch=family.batch)
+    after = Family("max-pool", (min(2, height), min(2, width)), (height, width))
+    first = _weights(before, channels, channels, np.random.default_rng(1))
+    nodes = _layer(before, ["w0", "w1"], INPUT, "given", channels)
+    parts = [_module(before, first, channels)]
+    if family.operation != "company":
+        nodes += _layer(family, [f"w{2 + i}" for i in range(len(weights))], "given", "made", channels)
+        parts.append(_module(family, weights, channels))
+    nodes += _layer(after, [], nodes[-1].output[0], OUTPUT, made[0])
+    module = nn.Sequential(*parts, _module(after, [], made[0])).eval()
+    return _lone(family, nodes, [*first, *weights], module, (shape, (made[0], 1, 1)), path)
 
 
-def _require_float(family: Family) -> None:
-    if family.bits != 32:
-        raise UsageError(f"single layers are measured in fp32, not with {family.bits} bits")
-
-
-def _header(shape: tuple[int, int, int], made: Sequence[int]) -> Header:
-    return Header(("",) * math.prod(made), shape, (0.0,) * shape[0], (1.0,) * shape[0])
+def _lone(
+    family: Family,
+    nodes: Sequence[onnx.NodeProto],
+    weights: Sequence[Array],
+    module: nn.Module,
+    shapes: tuple[tuple[int, int, int], Sequence[int]],
+    path: Path,
+) -> Lone:
+    """The file and what goes with it; weights are w0, w1, ... of the nodes."""
+    shape, made = shapes
+    if family.operation == "linear" and family.size != ONE:  # exporters write x W + b, the matrix turned
+        weights = [np.ascontiguousarray(weights[0].T), *weights[1:]]
+    graph = helper.make_graph(
+        list(nodes),
+        "layer",
+        [helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, [family.batch, *shape])],
+        [helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, [family.batch, *made])],
+        [numpy_helper.from_array(weight, f"w{i}") for i, weight in enumerate(weights)],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR)
+    path.write_bytes(model.SerializeToString())
+    header = Header(("",) * math.prod(made), shape, (0.0,) * shape[0], (1.0,) * shape[0])
+    pixels = np.random.default_rng(2).random((family.batch, *shape), dtype=np.float32)
+    return Lone(Artefact(path, header, module), pixels)
 
 
 def _shapes(family: Family, inputs: int, outputs: int) -> tuple[tuple[int, int, int], tuple[int, ...]]:
@@ -135,9 +154,13 @@ def _shapes(family: Family, inputs: int, outputs: int) -> tuple[tuple[int, int, 
     if family.operation == "linear":
         rows, _ = family.size
         return ((inputs, 1, 1), (outputs,)) if rows == 1 else ((1, rows, inputs), (1, rows, outputs))
-    taken = -(-inputs // 2) if family.operation == "concatenate" else inputs
+    taken = family.taken(inputs)
     made = 2 * taken if family.operation == "concatenate" else outputs
     return (taken, *family.size), (made, *family.out_size())
+
+
+BEFORE = Family("depthwise", (3, 3), padding=(1, 1), after="relu")
+"""What a layer of images comes after."""
 
 
 def _weights(family: Family, inputs: int, outputs: int, values: np.random.Generator) -> list[Array]:
@@ -157,41 +180,17 @@ def _weights(family: Family, inputs: int, outputs: int, values: np.random.Genera
     return [weight, np.full(shape[0], 0.1, np.float32)] if family.bias else [weight]
 
 
-def _write(
-    family: Family, weights: Sequence[Array], shape: Sequence[int], made: Sequence[int], path: Path
-) -> None:
-    over_rows = family.operation == "linear" and family.size != ONE
-    if over_rows:  # exporters write x W + b, and the matrix turned
-        weights = [np.ascontiguousarray(weights[0].T), *weights[1:]]
-    names = [INPUT, *(f"w{i}" for i in range(len(weights)))]
+def _layer(
+    family: Family, weights: Sequence[str], source: str, result: str, channels: int
+) -> list[onnx.NodeProto]:
+    """The nodes of a layer, from one tensor to another."""
     active = family.after if family.operation != "activation" else ""
-    middle = "made" if active else OUTPUT
-    nodes = [] if family.operation == "activation" else _nodes(family, names, middle, shape[1])
+    middle = "made " + result if active else result
+    bare = family.operation == "activation"
+    nodes = [] if bare else _nodes(family, [source, *weights], middle, channels)
     if family.after:
-        nodes += _activation(family.after, INPUT if not nodes else middle)
-    if not nodes:
-        nodes = [helper.make_node("Identity", [INPUT], [OUTPUT])]
-    _save(nodes, weights, shape, made, path)
-
-
-def _save(
-    nodes: Sequence[onnx.NodeProto],
-    weights: Sequence[Array],
-    shape: Sequence[int],
-    made: Sequence[int],
-    path: Path,
-) -> None:
-    """A graph of nodes whose weights are w0, w1, ..."""
-    kept = [numpy_helper.from_array(weight, f"w{i}") for i, weight in enumerate(weights)]
-    graph = helper.make_graph(
-        nodes,
-        "layer",
-        [helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, list(shape))],
-        [helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, list(made))],
-        kept,
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR)
-    path.write_bytes(model.SerializeToString())
+        nodes += _activation(family.after, source if bare else middle, result)
+    return nodes or [helper.make_node("Identity", [source], [result])]
 
 
 def _nodes(family: Family, names: list[str], out: str, inputs: int) -> list[onnx.NodeProto]:
@@ -213,39 +212,39 @@ def _nodes(family: Family, names: list[str], out: str, inputs: int) -> list[onnx
         product = helper.make_node("MatMul", names[:2], ["product"])
         return [product, helper.make_node("Add", ["product", names[2]], [out])]
     if family.operation == "linear":
-        flat = helper.make_node("Flatten", [INPUT], ["flat"])
+        flat = helper.make_node("Flatten", names[:1], ["flat"])
         return [flat, helper.make_node("Gemm", ["flat", *names[1:]], [out], transB=1)]
     if family.operation in ("max-pool", "average-pool"):
         kind = "MaxPool" if family.operation == "max-pool" else "AveragePool"
-        return [helper.make_node(kind, [INPUT], [out], **window)]
+        return [helper.make_node(kind, names, [out], **window)]
     if family.operation == "concatenate":
-        return [helper.make_node("Concat", [INPUT, INPUT], [out], axis=1)]
+        return [helper.make_node("Concat", names * 2, [out], axis=1)]
     if family.operation in ("add", "multiply"):
-        return [helper.make_node("Add" if family.operation == "add" else "Mul", [INPUT, INPUT], [out])]
+        return [helper.make_node("Add" if family.operation == "add" else "Mul", names * 2, [out])]
     kind = {"mean": "GlobalAveragePool", "norm": "BatchNormalization"}[family.operation]
     return [helper.make_node(kind, names, [out])]
 
 
-def _activation(name: str, source: str) -> list[onnx.NodeProto]:
+def _activation(name: str, source: str, result: str) -> list[onnx.NodeProto]:
     kind = ONNX_NAMES[name]
     if kind == "Clip":
         limits = [
             helper.make_node("Constant", [], [side], value_float=value)
             for side, value in (("low", 0.0), ("high", 6.0))
         ]
-        return [*limits, helper.make_node("Clip", [source, "low", "high"], [OUTPUT])]
+        return [*limits, helper.make_node("Clip", [source, "low", "high"], [result])]
     if name == "silu":
         gate = helper.make_node("Sigmoid", [source], ["gate"])
-        return [gate, helper.make_node("Mul", [source, "gate"], [OUTPUT])]
+        return [gate, helper.make_node("Mul", [source, "gate"], [result])]
     if name == "gelu":  # x/2 (1 + erf(x / sqrt 2)), as exporters write it
         half = helper.make_node("Constant", [], ["half"], value_float=0.5)
         root = helper.make_node("Constant", [], ["root"], value_float=2.0**-0.5)
         one = helper.make_node("Constant", [], ["one"], value_float=1.0)
         steps = [("Mul", [source, "root"], "a"), ("Erf", ["a"], "b"), ("Add", ["b", "one"], "c")]
-        steps += [("Mul", [source, "half"], "d"), ("Mul", ["c", "d"], OUTPUT)]
+        steps += [("Mul", [source, "half"], "d"), ("Mul", ["c", "d"], result)]
         return [half, root, one, *(helper.make_node(op, ins, [out]) for op, ins, out in steps)]
     options: dict[str, Any] = {"alpha": 1.0 / 6.0} if name == "hardsigmoid" else {}  # ONNX's default is 0.2
-    return [helper.make_node(kind, [source], [OUTPUT], **options)]
+    return [helper.make_node(kind, [source], [result], **options)]
 
 
 class _Twice(nn.Module):
@@ -299,7 +298,7 @@ def _module(family: Family, weights: Sequence[Array], inputs: int) -> nn.Module:
         parts.append(nn.AdaptiveAvgPool2d(1))
     elif family.operation == "norm":
         parts.append(nn.BatchNorm2d(inputs))
-    elif family.operation != "activation":
+    elif family.operation not in ("activation", "company"):
         parts.append(_Twice(family.operation))
     parts += [MODULES[family.after]()] if family.after else []
     return nn.Sequential(*parts).eval()
