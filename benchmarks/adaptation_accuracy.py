@@ -3,18 +3,20 @@
     python benchmarks/adaptation_accuracy.py [--models alexnet:0.25,mobilenet:0.25] [--budgets 0.5]
     python benchmarks/adaptation_accuracy.py --budgets 0.3,0.5,0.7 --sides oab
 
-Each side is run whole, with its closing fine-tune, at every budget, for several seeds:
+Each side is run whole, with the closing fine-tune that `tersa adapt` gives its search, of `--tune` iterations
+on all sides, at every budget, for several seeds:
 
     o   the original: `--search netadapt --cut linear --score finetune`, every candidate fine-tuned
     a   `--search netadapt --cut bisect --score naswot --hybrid 0.3`, short lists that run a race
-    b   `--search budget`, all widths at once
+    b   `--search budget`, all widths at once; its closing fine-tune is that of `tersa prune` (Nesterov, one
+        cycle, half of the loss the baseline's answers), that of the others AdamW's, nine tenths of it
 
 from the same trained network, of which there is one a seed. Printed and stored are the test accuracy and the
 measured latency, a share of the baseline's that is measured beside it in interleaved rounds; then the means
 over seeds, a line for each network, budget and pair of sides. What a search takes is timed by
 `adaptation_speed.py`.
 
-By default networks are a quarter as wide as their families, short fine-tunes of few iterations and baselines
+Each baseline is trained once. By default networks are a quarter as wide as their families, short fine-tunes of few iterations and baselines
 trained for few epochs: what two cores finish in an hour. Every setting is a column of the file, of which each
 row takes the place of one of the same settings; other rows stay. A killed command goes on when it is given
 again: finished runs are read from `--out`, whose settings must be the same. The last line has the gaps.
@@ -35,6 +37,7 @@ from tersa.recipes.adapt import adapt
 from tersa.recipes.adapt_request import AdaptSpec, specified
 from tersa.recipes.adaptation import settings_of
 from tersa.recipes.goals import Goals, parse_bound
+from tersa.recipes.pruning import usual_retraining
 from tersa.recipes.setting import Setting
 
 RESULTS = Path(__file__).parent / "results" / "adaptation_accuracy.csv"
@@ -103,8 +106,9 @@ def sides_of(letters: str) -> list[str]:
 
 def accuracy_spec(asked: argparse.Namespace, model: str, budget: float, seed: int, side: str) -> AdaptSpec:
     """What `tersa adapt` is asked in one whole run."""
+    how = settings_of(SIDES[side], asked.delta)
     return specified(
-        **settings_of(SIDES[side], asked.delta),
+        **how,
         data=asked.data,
         model=model,
         target=asked.target,
@@ -114,7 +118,7 @@ def accuracy_spec(asked: argparse.Namespace, model: str, budget: float, seed: in
         epochs=asked.epochs,
         validation=asked.validation,
         table=str(asked.out / "table.db"),
-        protocol={"tune": asked.tune},
+        protocol={**usual_retraining("adapt", how["search"]), "tune": asked.tune},
     )
 
 
@@ -122,7 +126,7 @@ def whole_run(asked: argparse.Namespace, model: str, budget: float, seed: int, s
     """One run of adapt, made now or read."""
     spec = accuracy_spec(asked, model, budget, seed, side)
     folder = asked.out / f"{model.replace(':', '-')}-{budget:g}x-{seed}-{side.strip('()')}"
-    setting = Setting(threads=1, device=asked.device, seconds=asked.seconds)
+    setting = Setting(threads=1, device=asked.device, seconds=asked.seconds, cache=asked.out / "cache")
     result = adapt(spec, folder, setting=setting, resume=folder.exists())
     assert result.adaptation is not None
     assert result.speedup is not None

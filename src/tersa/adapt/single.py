@@ -1,7 +1,7 @@
 """One layer as a tiny artefact that any target can run: what latency tables are measured on.
 
-A layer of images stands in company: after a depthwise 3x3 convolution, and before a pool that leaves a value of
-each channel. The file of the company without the layer (`Family.company`) is measured, too. Alone, a
+A layer of images stands in company: after a depthwise 3x3 convolution, and before a pool that leaves a value
+of each channel. The file of the company without the layer (`Family.company`) is measured, too. Alone, a
 convolution would be handed its channels in the order that files have, bring them into that of its runtime and
 what it makes back, which a network does at its ends; for a small layer that is most of its time. In company
 the way in is the same with the layer and without, and a value is nothing to bring back. Layers of vectors are
