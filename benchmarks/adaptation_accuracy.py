@@ -16,10 +16,11 @@ measured latency, a share of the baseline's that is measured beside it in interl
 over seeds, a line for each network, budget and pair of sides. What a search takes is timed by
 `adaptation_speed.py`.
 
-Each baseline is trained once. By default networks are a quarter as wide as their families, short fine-tunes of few iterations and baselines
-trained for few epochs: what two cores finish in an hour. Every setting is a column of the file, of which each
-row takes the place of one of the same settings; other rows stay. A killed command goes on when it is given
-again: finished runs are read from `--out`, whose settings must be the same. The last line has the gaps.
+Each baseline is trained once. By default networks are a quarter as wide as their families, short fine-tunes
+of few iterations and baselines trained for few epochs: what two cores finish in an hour. Every setting is a
+column of the file, of which each row takes the place of one of the same settings; other rows stay. A killed
+command goes on when it is given again: finished runs are read from `--out`, whose settings must be the
+same. The last line has the gaps.
 """
 
 from __future__ import annotations

@@ -9,13 +9,13 @@ the whole one, in interleaved rounds. Estimates have one factor, which makes tha
     off by            the factor of the whole network, nothing corrected on the way
     off, corrected    the factor of the network measured before, as `tersa adapt` corrects it on its way
 
-Weights are those of initialisation: they change no time. Images are 32x32, the batch is of one.
+Weights are those of initialisation: they change no time. Images are 32x32, the batch is of one. Rows of what
+is run take the place of those in the file; others stay.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import tempfile
 from pathlib import Path
 
@@ -25,6 +25,7 @@ import torch
 from tersa.adapt.resource import factor_of
 from tersa.export.artefact import Artefact, Header
 from tersa.export.onnx import export_onnx
+from tersa.files import keep_rows
 from tersa.recipes.adaptation_stages import Subject, Widths, measured_table, narrowed, walk
 from tersa.targets.base import Effort
 from tersa.targets.environment import environment
@@ -125,11 +126,8 @@ def main() -> None:
                 rows += rows_of(asked, model, target, Path(folder))
     machine = environment(1)
     rows = [{**row, "processor": machine.processor, "commit": machine.commit} for row in rows]
-    RESULTS.parent.mkdir(exist_ok=True)
-    with RESULTS.open("w", newline="") as file:
-        out = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        out.writeheader()
-        out.writerows(rows)
+    texts = [{name: str(value) for name, value in row.items()} for row in rows]
+    keep_rows(RESULTS, texts, ["network", "target"])
     told: list[str] = []
     for model, target in dict.fromkeys((row["network"], row["target"]) for row in rows):
         own = [row for row in rows if (row["network"], row["target"]) == (model, target)]

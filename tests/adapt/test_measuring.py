@@ -58,9 +58,26 @@ def test_a_layer_of_images_is_measured_without_what_it_pays_at_its_ends(file: Ta
             assert ms == pytest.approx(1e-2 * layer.family.weights(inputs, outputs), abs=1e-6)
     costs = Table(points, start=CALL_MS)
     assert estimate(net, costs).value == pytest.approx(CALL_MS + 1e-2 * (27 * 8 + 8 * 5))
-    company = net.layers[0].family.company
-    assert company is not None
-    assert points[company.key()][3, 3] == pytest.approx(1e-2 * 27 + 1.0 + 0.3), "one convolution and the ends"
+    assert sum(map(len, points.values())) == len(wanted(net)) == found.measured, "company is no layer"
+
+
+def test_company_is_measured_in_the_same_run(file: TableFile) -> None:
+    """A machine that was twice as fast when the table was begun: costs are differences of one day."""
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), nn.ReLU(), nn.Conv2d(8, 5, 1, bias=False))
+    net = layers_of(model, (3, 6, 6), find_groups(model, (3, 6, 6)))
+    clock = FakeClock()
+    slow = FakeTarget(clock, cost=lambda artefact: 1.0 + by_weights(artefact))
+    fast = FakeTarget(clock, cost=lambda artefact: (1.0 + by_weights(artefact)) / 2, last=25)
+    with pytest.raises(TargetError):
+        fill(file, net, fast, gauge=Stopwatch(clock))
+    began = file.points(file.machines()[0][0].key)
+    found = fill(file, net, slow, gauge=Stopwatch(clock))
+    assert found.known == sum(map(len, began.values())) > 0
+    points = file.points(found.machine.key)
+    for layer in net.layers:
+        for place, ms in points[layer.family.key()].items():
+            half = 0.5 if place in began.get(layer.family.key(), {}) else 1.0
+            assert ms == pytest.approx(half * 1e-2 * layer.family.weights(*place), abs=1e-6)
 
 
 def test_the_estimate_of_a_network_is_its_measurement(file: TableFile) -> None:

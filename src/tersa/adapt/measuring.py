@@ -5,7 +5,8 @@ turn, round by round, so that whatever else the machine does falls on wide and n
 rounds the fastest counts: other work only ever adds, and nine rounds are too few for a median on a busy
 machine. A block is stored when it is done. Layers that the table knows already are not measured again.
 
-A layer of images is measured in company (`single.py`), which is measured without it, too, and before:
+A layer of images is measured in company (`single.py`), which is measured without it first, in the same run:
+a machine may be faster on another day.
 
     cost = T(company with the layer) - T(company),      of a layer alone  cost = T(layer) - T(empty call)
 
@@ -24,7 +25,7 @@ import math
 import random
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,10 +51,6 @@ EFFORT = Effort(seconds=0.02, rounds=9, round_ms=0.5, warmup_seconds=0.01)
 EMPTY_EFFORT = Effort(seconds=0.3, rounds=60, round_ms=0.5, warmup_seconds=0.1)
 
 
-Points = Mapping[str, Mapping[tuple[int, int], float]]
-"""What a file knows of a machine: family -> (inputs, outputs) -> cost."""
-
-
 @dataclass(frozen=True)
 class Wanted:
     """One layer to be measured."""
@@ -64,7 +61,7 @@ class Wanted:
 
     @property
     def company(self) -> Wanted | None:
-        """What is taken off; None for the empty call."""
+        """What is measured without the layer, and taken off; None for the empty call."""
         family, taken = self.family.company, self.family.taken(self.inputs)
         return None if family is None else Wanted(family, taken, taken)
 
@@ -166,14 +163,11 @@ class Filled:
 
 
 def wanted(anatomy: Anatomy) -> list[Wanted]:
-    """The grid points of every family of a network and of its company, each once, up to present widths."""
+    """The grid points of every family of a network, each once, up to its present widths."""
     found: dict[Wanted, None] = {}
     for layer in anatomy.layers:
         for inputs, outputs in _grid(layer, anatomy.widths):
-            each = Wanted(layer.family, inputs, outputs)
-            found[each] = None
-            if each.company:
-                found[each.company] = None
+            found[Wanted(layer.family, inputs, outputs)] = None
     return list(found)
 
 
@@ -244,16 +238,20 @@ def fill(
             file.set_call(own, call, *about, of=quantity)
         session.close()
         random.Random(0).shuffle(missing)
-        company = [each for each in missing if each.family.operation == "company"]
-        done = 0
-        for block in _blocks(company) + _blocks(
-            [each for each in missing if each.family.operation != "company"]
-        ):
-            progress(done, len(missing))
-            known = file.points(own.key, quantity)
-            file.add(own, _measure(block, target, place, call, known, gauge), quantity)
-            done += len(block)
+        done, beside = 0, dict.fromkeys(each.company for each in missing)
         progress(done, len(missing))
+        known: dict[Wanted | None, float] = {None: call}
+        for block in _blocks([each for each in beside if each]):
+            measured = _measure(block, target, place, gauge)
+            known |= {each: value for each, (value, _) in zip(block, measured, strict=True)}
+        for block in _blocks(missing):
+            rows: list[Row] = []
+            for each, (value, about) in zip(block, _measure(block, target, place, gauge), strict=True):
+                cost = max(0.0, value - known[each.company])
+                rows.append((each.family.key(), each.inputs, each.outputs, cost, *about))
+            file.add(own, rows, quantity)
+            done += len(block)
+            progress(done, len(missing))
     return Filled(own, len(missing), there, time.perf_counter() - began)
 
 
@@ -335,10 +333,8 @@ def _blocks(points: Sequence[Wanted]) -> list[list[Wanted]]:
     return found
 
 
-def _measure(
-    block: Sequence[Wanted], target: Target, folder: Path, call: float, known: Points, gauge: Gauge
-) -> list[Row]:
-    """Interleaved rounds of a few layers, less the empty call and their company, which the file knows."""
+def _measure(block: Sequence[Wanted], target: Target, folder: Path, gauge: Gauge) -> list[Measured]:
+    """Interleaved rounds of a few layers."""
     sessions: list[Session] = []
     inputs: list[Pixels] = []
     with ExitStack() as held:
@@ -351,10 +347,4 @@ def _measure(
                 raise type(error)(f"{target.describe()} cannot run {what}: {error}") from error
             held.callback(sessions[-1].close)
             inputs.append(lone.pixels)
-        found = gauge.measure(sessions, inputs, empty=False)
-    rows: list[Row] = []
-    for each, (value, about) in zip(block, found, strict=True):
-        beside = each.company
-        less = call + (known[beside.family.key()][beside.inputs, beside.inputs] if beside else 0.0)
-        rows.append((each.family.key(), each.inputs, each.outputs, max(0.0, value - less), *about))
-    return rows
+        return gauge.measure(sessions, inputs, empty=False)
