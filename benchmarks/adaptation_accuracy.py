@@ -1,7 +1,7 @@
 """NetAdapt as published against `tersa adapt`: how accurate and how fast are the networks at the end?
 
     python benchmarks/adaptation_accuracy.py [--models alexnet:0.25,mobilenet:0.25] [--budgets 0.5]
-    python benchmarks/adaptation_accuracy.py --budgets 0.3,0.5,0.7 --sides oab
+    python benchmarks/adaptation_accuracy.py --budgets 0.3,0.5,0.7 --sides ob [--match]
 
 Each side is run whole, with the closing fine-tune that `tersa adapt` gives its search, of `--tune` iterations
 on all sides, at every budget, for several seeds:
@@ -11,10 +11,14 @@ on all sides, at every budget, for several seeds:
     b   `--search budget`, all widths at once; its closing fine-tune is that of `tersa prune` (Nesterov, one
         cycle, half of the loss the baseline's answers), that of the others AdamW's, nine tenths of it
 
-from the same trained network, of which there is one a seed. Printed and stored are the test accuracy and the
-measured latency, a share of the baseline's that is measured beside it in interleaved rounds; then the means
-over seeds, a line for each network, budget and pair of sides. What a search takes is timed by
-`adaptation_speed.py`.
+A search in steps ends below the budget, by up to a step and more where its estimates were too low. `--match`
+asks (b) for the latency that the original's network was measured to have, where that is less than the budget:
+then neither has the time of the other.
+
+All begin from the same trained network, of which there is one a seed. Printed and stored are the test
+accuracy and the measured latency, a share of the baseline's that is measured beside it in interleaved
+rounds; then the means over seeds, a line for each network, budget and pair of sides. What a search takes is
+timed by `adaptation_speed.py`.
 
 Each baseline is trained once. By default networks are a quarter as wide as their families, short fine-tunes
 of few iterations and baselines trained for few epochs: what two cores finish in an hour. Every setting is a
@@ -48,7 +52,7 @@ LETTERS = {"o": "original", "a": "(a)", "b": "(b)"}
 PAIRS = (("(b)", "original"), ("(b)", "(a)"), ("(a)", "original"))
 SETTINGS = (
     "network", "data", "target", "budget", "seed", "side", "delta", "finetune_steps", "race", "epochs",
-    "tune", "validation", "device",
+    "tune", "validation", "device", "matched",
 )  # fmt: skip
 """Columns of an accuracy that say what was run; the file has one row of each."""
 Final = dict[str, str]
@@ -65,8 +69,11 @@ def accuracy(asked: argparse.Namespace) -> None:
     for model in asked.models.split(","):
         for budget in asked.budgets:
             for seed in range(asked.seeds):
+                reached = budget
                 for side in sides_of(asked.sides):
-                    row = whole_run(asked, model, budget, seed, side)
+                    limit = min(budget, reached) if asked.match and side == "(b)" else budget
+                    row = whole_run(asked, model, budget, seed, side, limit)
+                    reached = float(row["latency_share"]) if side == "original" else reached
                     rows.append(row)
                     keep_rows(asked.csv, [row], SETTINGS)
                     print(
@@ -105,15 +112,15 @@ def sides_of(letters: str) -> list[str]:
     return [side for letter, side in LETTERS.items() if letter in letters]
 
 
-def accuracy_spec(asked: argparse.Namespace, model: str, budget: float, seed: int, side: str) -> AdaptSpec:
-    """What `tersa adapt` is asked in one whole run."""
+def accuracy_spec(asked: argparse.Namespace, model: str, limit: float, seed: int, side: str) -> AdaptSpec:
+    """What `tersa adapt` is asked in one whole run; limit: share of the latency."""
     how = settings_of(SIDES[side], asked.delta)
     return specified(
         **how,
         data=asked.data,
         model=model,
         target=asked.target,
-        goals=Goals(latency=parse_bound(f"{budget:g}x", "latency")),
+        goals=Goals(latency=parse_bound(f"{limit:g}x", "latency")),
         finetune_steps=asked.steps,
         seed=seed,
         epochs=asked.epochs,
@@ -123,10 +130,22 @@ def accuracy_spec(asked: argparse.Namespace, model: str, budget: float, seed: in
     )
 
 
-def whole_run(asked: argparse.Namespace, model: str, budget: float, seed: int, side: str) -> Final:
-    """One run of adapt, made now or read."""
-    spec = accuracy_spec(asked, model, budget, seed, side)
-    folder = asked.out / f"{model.replace(':', '-')}-{budget:g}x-{seed}-{side.strip('()')}"
+def whole_run(
+    asked: argparse.Namespace, model: str, budget: float, seed: int, side: str, limit: float
+) -> Final:
+    """One run of adapt, made now or read.
+
+    Args:
+        asked: the command's settings.
+        model: of the zoo.
+        budget: share of the latency that is compared at.
+        seed: of everything random.
+        side: which search.
+        limit: share that it is asked for.
+    """
+    spec = accuracy_spec(asked, model, limit, seed, side)
+    matched = "-matched" if limit < budget else ""
+    folder = asked.out / f"{model.replace(':', '-')}-{budget:g}x-{seed}-{side.strip('()')}{matched}"
     setting = Setting(threads=1, device=asked.device, seconds=asked.seconds, cache=asked.out / "cache")
     result = adapt(spec, folder, setting=setting, resume=folder.exists())
     assert result.adaptation is not None
@@ -145,6 +164,8 @@ def whole_run(asked: argparse.Namespace, model: str, budget: float, seed: int, s
         "tune": str(asked.tune),
         "validation": str(asked.validation),
         "device": asked.device,
+        "matched": "yes" if asked.match and side == "(b)" else "",
+        "limit": f"{limit:g}",
         "baseline": f"{result.baseline.test_accuracy:.4g}",
         "accuracy": f"{result.result.test_accuracy:.4g}",
         "latency_ms": f"{result.result.latency_ms.median:.4g}",
@@ -238,6 +259,7 @@ def main() -> None:
     parser.add_argument("--budgets", default="0.5", help="shares of the latency")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--sides", default="oab", help="o (original), a and b")
+    parser.add_argument("--match", action="store_true", help="(b) at the latency of the original's network")
     parser.add_argument("--delta", type=float, default=0.1)
     parser.add_argument("--steps", type=int, default=20, help="T, iterations of a short fine-tune")
     parser.add_argument("--epochs", type=int, default=3, help="of the baseline's training")

@@ -97,7 +97,7 @@ def test_every_budget_has_runs_of_its_own_and_every_run_a_row(
     asked = argparse.Namespace(
         models="vgg:11", budgets=[0.3, 0.7], seeds=2, sides="ba", data="digits", target="torch", delta=0.05,
         steps=20, epochs=1, tune=5, validation=100, seconds=0.1, device="cpu", out=tmp_path,
-        csv=tmp_path / "rows.csv",
+        csv=tmp_path / "rows.csv", match=False,
     )  # fmt: skip
     script.accuracy(asked)
     assert folders == [
@@ -113,6 +113,43 @@ def test_every_budget_has_runs_of_its_own_and_every_run_a_row(
         "vgg:11 at 0.7x (b) -0.01 +- 0.00 points at 0.986 of the latency of (a)"
     )
     assert "29.0 against 30.0" in printed
+
+
+def test_the_solver_is_asked_for_what_the_originals_network_takes(
+    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where that is less than the budget; the rows say so."""
+    asked_for: list[tuple[str, float]] = []
+
+    def adapted(spec: AdaptSpec, folder: Path, *, setting: Setting, resume: bool) -> SimpleNamespace:
+        assert spec.goals.latency is not None
+        asked_for.append((folder.name, spec.goals.latency.value))
+        share = spec.goals.latency.value - (0.08 if spec.goals.latency.value == 0.3 else 0.0)
+        figures = SimpleNamespace(test_accuracy=90.0, latency_ms=SimpleNamespace(median=share))
+        return SimpleNamespace(
+            adaptation=SimpleNamespace(seconds={"search": 3.0}), baseline=figures, result=figures,
+            speedup=1.0 / share, goals=[], environment=SimpleNamespace(processor="p", commit="c"),
+        )  # fmt: skip
+
+    monkeypatch.setattr(script, "adapt", adapted)
+    asked = argparse.Namespace(
+        models="vgg:11", budgets=[0.3, 0.7], seeds=1, sides="ob", data="digits", target="torch", delta=0.05,
+        steps=20, epochs=1, tune=5, validation=100, seconds=0.1, device="cpu", out=tmp_path,
+        csv=tmp_path / "rows.csv", match=True,
+    )  # fmt: skip
+    script.accuracy(asked)
+    assert asked_for == [
+        ("vgg-11-0.3x-0-original", 0.3), ("vgg-11-0.3x-0-b-matched", 0.22),
+        ("vgg-11-0.7x-0-original", 0.7), ("vgg-11-0.7x-0-b", 0.7),
+    ]  # fmt: skip
+    with (tmp_path / "rows.csv").open(newline="") as file:
+        kept = [
+            (each["budget"], each["side"], each["limit"], each["matched"]) for each in csv.DictReader(file)
+        ]
+    assert kept == [
+        ("0.3", "original", "0.3", ""), ("0.3", "(b)", "0.22", "yes"),
+        ("0.7", "original", "0.7", ""), ("0.7", "(b)", "0.7", "yes"),
+    ]  # fmt: skip
 
 
 def test_budgets_and_sides_that_are_none(script: ModuleType) -> None:
