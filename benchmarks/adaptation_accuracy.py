@@ -12,8 +12,8 @@ on all sides, at every budget, for several seeds:
         cycle, half of the loss the baseline's answers), that of the others AdamW's, nine tenths of it
 
 A search in steps ends below the budget, by up to a step and more where its estimates were too low. `--match`
-asks (b) for the latency that the original's network was measured to have, where that is less than the budget:
-then neither has the time of the other.
+asks (b) for the latency that the original's network was measured to have, where that is less than the budget,
+so that (b) is not given more time than the original took.
 
 All begin from the same trained network, of which there is one a seed. Printed and stored are the test
 accuracy and the measured latency, a share of the baseline's that is measured beside it in interleaved

@@ -103,10 +103,8 @@ def lone_layer(family: Family, inputs: int, outputs: int, path: Path) -> Lone:
 def _in_company(
     family: Family, weights: list[Array], shape: tuple[int, int, int], made: Sequence[int], path: Path
 ) -> Lone:
-    """A layer after `BEFORE`, and a few values of each channel that are kept of what it makes.
-
-    Pools of one pixel would do, if OpenVINO did not leave out every pixel that they drop.
-    """
+    """A layer after `BEFORE`, and the largest of a few values of each channel of what it makes: of one value
+    alone a runtime might compute nothing else."""
     channels, (height, width) = shape[0], family.out_size()
     before = replace(BEFORE, size=family.size, batch=family.batch)
     after = Family("max-pool", (min(2, height), min(2, width)), (height, width))
