@@ -17,8 +17,8 @@ so that (b) is not given more time than the original took.
 
 All begin from the same trained network, of which there is one a seed. Printed and stored are the test
 accuracy and the measured latency, a share of the baseline's that is measured beside it in interleaved
-rounds; then the means over seeds, a line for each network, budget and pair of sides. What a search takes is
-timed by `adaptation_speed.py`.
+rounds; then the means over seeds, a line for each network, budget and pair of sides (`*_means.csv`). What a
+search takes is timed by `adaptation_speed.py`.
 
 Each baseline is trained once. By default networks are a quarter as wide as their families, short fine-tunes
 of few iterations and baselines trained for few epochs: what two cores finish in an hour. Every setting is a
@@ -82,6 +82,11 @@ def accuracy(asked: argparse.Namespace) -> None:
                         flush=True,
                     )
     found = compared(rows)
+    if found:
+        means = asked.csv.with_name(f"{asked.csv.stem}_means.csv")
+        keep_rows(
+            means, [row_of(asked, each) for each in found], ["network", "data", "budget", "side", "other"]
+        )
     print(
         f"\n{'network':<16}{'budget':>7}  {'':<22}{'seeds':>6}{'latency, % of the baseline':>28}"
         f"{'test accuracy, %':>20}{'points':>16}"
@@ -232,6 +237,27 @@ def compared(rows: Sequence[Final]) -> list[Compared]:
                 )
             )
     return found
+
+
+def row_of(asked: argparse.Namespace, means: Compared) -> dict[str, str]:
+    """Two sides compared, as a row of the file of means."""
+    gained, _, error = means.gained().partition(" +- ")
+    return {
+        "network": means.network,
+        "data": asked.data,
+        "target": asked.target,
+        "budget": means.budget,
+        "side": means.side,
+        "other": means.other,
+        "seeds": str(means.seeds),
+        "matched": "yes" if asked.match and means.side == "(b)" else "",
+        "latency_percent": f"{100 * means.latency[0]:.1f}",
+        "other_latency_percent": f"{100 * means.latency[1]:.1f}",
+        "accuracy": f"{means.accuracy[0]:.2f}",
+        "other_accuracy": f"{means.accuracy[1]:.2f}",
+        "points": gained,
+        "standard_error": error,
+    }
 
 
 def budgets_of(text: str) -> list[float]:

@@ -113,6 +113,12 @@ def test_every_budget_has_runs_of_its_own_and_every_run_a_row(
         "vgg:11 at 0.7x (b) -0.01 +- 0.00 points at 0.986 of the latency of (a)"
     )
     assert "29.0 against 30.0" in printed
+    with (tmp_path / "rows_means.csv").open(newline="") as file:
+        means = [
+            (each["budget"], each["latency_percent"], each["points"], each["seeds"])
+            for each in csv.DictReader(file)
+        ]
+    assert means == [("0.3", "29.0", "-0.01", "2"), ("0.7", "69.0", "-0.01", "2")]
 
 
 def test_the_solver_is_asked_for_what_the_originals_network_takes(
