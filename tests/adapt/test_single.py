@@ -106,6 +106,26 @@ def test_targets_take_it(target: str, tmp_path: Path) -> None:
         assert made.size == len(lone.artefact.header.classes)
 
 
+@pytest.mark.parametrize(
+    "target",
+    [
+        pytest.param(
+            "c@opt=O0", marks=pytest.mark.skipif(not installed_compiler(), reason="no C compiler here")
+        ),
+        "packed",
+    ],
+)
+@pytest.mark.parametrize("name", ["relu", "hardtanh"])
+def test_activations_are_the_same_everywhere(target: str, name: str, tmp_path: Path) -> None:
+    """ReLU6 is a clip between numbers that the file writes out."""
+    family = Family("depthwise", (3, 3), (2, 2), (1, 1), after=name, **IMAGE)
+    lone = lone_layer(family, 5, 5, tmp_path / "layer.onnx")
+    (wanted,) = open_session(lone.artefact.path).run(None, {"pixels": lone.pixels})
+    session = parse(target).prepare(lone.artefact, "layer")
+    np.testing.assert_allclose(session.run(lone.pixels).ravel(), wanted.ravel(), rtol=1e-5, atol=1e-6)
+    session.close()
+
+
 @pytest.mark.skipif(not installed_compiler(), reason="no C compiler here")
 @pytest.mark.parametrize(
     ("family", "inputs", "outputs"),

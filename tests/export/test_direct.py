@@ -271,3 +271,44 @@ def test_integers_that_quantisation_left(
     )
     with pytest.raises(TargetError, match="is computed where only a stored one is supported"):
         graph.constant(layer.output)
+
+
+@pytest.mark.parametrize(
+    ("form", "value", "wanted"),
+    [
+        ("value_float", 6.0, np.float32(6)),
+        ("value_floats", [1.0, 2.0], np.float32([1, 2])),
+        ("value_int", 3, np.int64(3)),
+        ("value_ints", [3, 4], np.int64([3, 4])),
+    ],
+)
+def test_constants_without_a_tensor_are_read(
+    form: str, value: object, wanted: object, tmp_path: Path
+) -> None:
+    """As ONNX lets a file write numbers; clips of ReLU6 often have them."""
+    helper, path = onnx.helper, tmp_path / "constant.onnx"
+    nodes = [
+        helper.make_node("Constant", [], ["number"], **{form: value}),
+        helper.make_node("Relu", ["pixels"], ["logits"]),
+    ]
+    ends = [
+        helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, 2]) for name in ("pixels", "logits")
+    ]
+    onnx.save(helper.make_model(helper.make_graph(nodes, "g", ends[:1], ends[1:])), path)
+    found = read_graph(path).constants["number"]
+    np.testing.assert_array_equal(found, wanted)
+    assert found.dtype == np.asarray(wanted).dtype
+
+
+def test_a_constant_of_texts_is_refused(tmp_path: Path) -> None:
+    helper, path = onnx.helper, tmp_path / "texts.onnx"
+    nodes = [
+        helper.make_node("Constant", [], ["words"], value_strings=["a"]),
+        helper.make_node("Relu", ["pixels"], ["logits"]),
+    ]
+    ends = [
+        helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, 2]) for name in ("pixels", "logits")
+    ]
+    onnx.save(helper.make_model(helper.make_graph(nodes, "g", ends[:1], ends[1:])), path)
+    with pytest.raises(TargetError, match=r"texts.onnx: a Constant with 'value_strings', which is no tensor"):
+        read_graph(path)

@@ -189,7 +189,7 @@ def read_graph(path: Path) -> Graph:
     for proto in graph.node:
         node = _node(proto)
         if node.kind == "Constant":
-            constants[node.output] = numpy_helper.to_array(proto.attribute[0].t)
+            constants[node.output] = _constant(proto, path)
             continue
         if node.kind == "DequantizeLinear":
             quantised[node.output] = form = _quantised(node, constants)
@@ -202,6 +202,27 @@ def read_graph(path: Path) -> Graph:
     if missing:
         raise TargetError(f"{path.name}: the shape of tensor '{missing[0]}' depends on values")
     return Graph(tuple(nodes), constants, shapes, quantised, graph.input[0].name, graph.output[0].name)
+
+
+def _constant(proto: onnx.NodeProto, path: Path) -> Array:
+    """The value of a Constant: a tensor, or numbers that ONNX writes without one.
+
+    Raises:
+        TargetError: texts, or a sparse tensor.
+    """
+    (form,) = proto.attribute
+    value = onnx.helper.get_attribute_value(form)
+    if form.name == "value":
+        return numpy_helper.to_array(value)
+    types = {
+        "value_float": np.float32,
+        "value_floats": np.float32,
+        "value_int": np.int64,
+        "value_ints": np.int64,
+    }
+    if form.name not in types:
+        raise TargetError(f"{path.name}: a Constant with '{form.name}', which is no tensor of numbers")
+    return np.array(value, types[form.name])
 
 
 def dequantise(stored: Array, form: Quantised) -> npt.NDArray[np.float32]:
