@@ -55,6 +55,8 @@ SETTINGS = (
     "tune", "validation", "device", "matched",
 )  # fmt: skip
 """Columns of an accuracy that say what was run; the file has one row of each."""
+MEANS = ("network", "data", "target", "budget", "side", "other", "matched")
+"""The same of means."""
 Final = dict[str, str]
 """One whole run, as its row in the file."""
 
@@ -84,9 +86,7 @@ def accuracy(asked: argparse.Namespace) -> None:
     found = compared(rows)
     if found:
         means = asked.csv.with_name(f"{asked.csv.stem}_means.csv")
-        keep_rows(
-            means, [row_of(asked, each) for each in found], ["network", "data", "budget", "side", "other"]
-        )
+        keep_rows(means, [row_of(asked, each) for each in found], MEANS)
     print(
         f"\n{'network':<16}{'budget':>7}  {'':<22}{'seeds':>6}{'latency, % of the baseline':>28}"
         f"{'test accuracy, %':>20}{'points':>16}"
@@ -300,7 +300,9 @@ def main() -> None:
     asked = parser.parse_args()
     try:
         asked.budgets = budgets_of(asked.budgets)
-        sides_of(asked.sides)
+        sides = sides_of(asked.sides)
+        if asked.match and not {"original", "(b)"} <= {*sides}:
+            raise UsageError(f"--match with --sides {asked.sides}: it needs o and b, such as --sides ob")
     except UsageError as error:
         parser.error(str(error))
     accuracy(asked)

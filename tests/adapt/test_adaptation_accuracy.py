@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import csv
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
 from tests.scripts import load_script
@@ -77,16 +79,18 @@ def test_means_of_the_pairs_that_were_run_for_each_budget(script: ModuleType) ->
     assert (second.budget, second.other, second.gained()) == ("0.5", "original", "-1.00")
 
 
-def test_every_budget_has_runs_of_its_own_and_every_run_a_row(
-    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    folders: list[str] = []
+def recorded(
+    script: ModuleType, monkeypatch: pytest.MonkeyPatch, shares: Callable[[AdaptSpec], float]
+) -> list[tuple[str, float]]:
+    """Runs in place of those of adapt, folder by folder with the share that they are asked for; `shares` says
+    what is left of the latency, and the accuracy is 90 % and that."""
+    runs: list[tuple[str, float]] = []
 
     def adapted(spec: AdaptSpec, folder: Path, *, setting: Setting, resume: bool) -> SimpleNamespace:
         assert spec.goals.latency is not None
-        folders.append(folder.name)
         assert not resume
-        share = spec.goals.latency.value - (0.01 if spec.search == "budget" else 0.0)
+        runs.append((folder.name, spec.goals.latency.value))
+        share = shares(spec)
         figures = SimpleNamespace(test_accuracy=90.0 + share, latency_ms=SimpleNamespace(median=share))
         return SimpleNamespace(
             adaptation=SimpleNamespace(seconds={"search": 3.0}), baseline=figures, result=figures,
@@ -94,13 +98,29 @@ def test_every_budget_has_runs_of_its_own_and_every_run_a_row(
         )  # fmt: skip
 
     monkeypatch.setattr(script, "adapt", adapted)
-    asked = argparse.Namespace(
-        models="vgg:11", budgets=[0.3, 0.7], seeds=2, sides="ba", data="digits", target="torch", delta=0.05,
-        steps=20, epochs=1, tune=5, validation=100, seconds=0.1, device="cpu", out=tmp_path,
-        csv=tmp_path / "rows.csv", match=False,
-    )  # fmt: skip
-    script.accuracy(asked)
-    assert folders == [
+    return runs
+
+
+def asked_for(tmp_path: Path, **changes: Any) -> argparse.Namespace:
+    usual: dict[str, Any] = {
+        "models": "vgg:11", "budgets": [0.3, 0.7], "seeds": 1, "data": "digits", "target": "torch",
+        "delta": 0.05, "steps": 20, "epochs": 1, "tune": 5, "validation": 100, "seconds": 0.1,
+        "device": "cpu", "match": False, "out": tmp_path, "csv": tmp_path / "rows.csv",
+    }  # fmt: skip
+    return argparse.Namespace(**usual | changes)
+
+
+def limit(spec: AdaptSpec) -> float:
+    assert spec.goals.latency is not None
+    return spec.goals.latency.value
+
+
+def test_every_budget_has_runs_of_its_own_and_every_run_a_row(
+    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = recorded(script, monkeypatch, lambda spec: limit(spec) - 0.01 * (spec.search == "budget"))
+    script.accuracy(asked_for(tmp_path, seeds=2, sides="ba"))
+    assert [folder for folder, _ in runs] == [
         f"vgg-11-{budget}x-{seed}-{side}" for budget in (0.3, 0.7) for seed in (0, 1) for side in "ab"
     ]
     with (tmp_path / "rows.csv").open(newline="") as file:
@@ -122,29 +142,12 @@ def test_every_budget_has_runs_of_its_own_and_every_run_a_row(
 
 
 def test_the_solver_is_asked_for_what_the_originals_network_takes(
-    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where that is less than the budget; the rows say so."""
-    asked_for: list[tuple[str, float]] = []
-
-    def adapted(spec: AdaptSpec, folder: Path, *, setting: Setting, resume: bool) -> SimpleNamespace:
-        assert spec.goals.latency is not None
-        asked_for.append((folder.name, spec.goals.latency.value))
-        share = spec.goals.latency.value - (0.08 if spec.goals.latency.value == 0.3 else 0.0)
-        figures = SimpleNamespace(test_accuracy=90.0, latency_ms=SimpleNamespace(median=share))
-        return SimpleNamespace(
-            adaptation=SimpleNamespace(seconds={"search": 3.0}), baseline=figures, result=figures,
-            speedup=1.0 / share, goals=[], environment=SimpleNamespace(processor="p", commit="c"),
-        )  # fmt: skip
-
-    monkeypatch.setattr(script, "adapt", adapted)
-    asked = argparse.Namespace(
-        models="vgg:11", budgets=[0.3, 0.7], seeds=1, sides="ob", data="digits", target="torch", delta=0.05,
-        steps=20, epochs=1, tune=5, validation=100, seconds=0.1, device="cpu", out=tmp_path,
-        csv=tmp_path / "rows.csv", match=True,
-    )  # fmt: skip
-    script.accuracy(asked)
-    assert asked_for == [
+    runs = recorded(script, monkeypatch, lambda spec: limit(spec) - 0.08 * (limit(spec) == 0.3))
+    script.accuracy(asked_for(tmp_path, sides="ob", match=True))
+    assert runs == [
         ("vgg-11-0.3x-0-original", 0.3), ("vgg-11-0.3x-0-b-matched", 0.22),
         ("vgg-11-0.7x-0-original", 0.7), ("vgg-11-0.7x-0-b", 0.7),
     ]  # fmt: skip
@@ -156,6 +159,15 @@ def test_the_solver_is_asked_for_what_the_originals_network_takes(
         ("0.3", "original", "0.3", ""), ("0.3", "(b)", "0.22", "yes"),
         ("0.7", "original", "0.7", ""), ("0.7", "(b)", "0.7", "yes"),
     ]  # fmt: skip
+
+
+def test_a_match_needs_both_sides(
+    script: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["adaptation_accuracy.py", "--sides", "ab", "--match"])
+    with pytest.raises(SystemExit):
+        script.main()
+    assert "--match with --sides ab: it needs o and b, such as --sides ob" in capsys.readouterr().err
 
 
 def test_budgets_and_sides_that_are_none(script: ModuleType) -> None:

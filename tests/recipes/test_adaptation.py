@@ -51,9 +51,7 @@ def test_the_time_of_a_plan_grows_with_its_work(tmp_path: Path) -> None:
         )
         return expected_seconds(plan_adaptation(request))
 
-    one = min(
-        seconds(0.05) for _ in range(3)
-    )  # an eighth of the steps of all; parts are timed, on a busy machine
+    one = min(seconds(0.05) for _ in range(3))  # an eighth of all steps; timed, on a busy machine
     assert 5.0 < one < seconds(0.01, 0.025, 0.05) < 36_000.0
 
 
