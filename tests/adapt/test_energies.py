@@ -10,10 +10,11 @@ from tests.adapt.machine import CALL_MJ, FakeClock, FakeMeter, FakeTarget
 from torch import nn
 
 from tersa.adapt import table
+from tersa.adapt.anatomy import Anatomy
 from tersa.adapt.energies import Energies
 from tersa.adapt.measuring import BLOCK, Filled, Stopwatch, count_missing, fill, wanted
 from tersa.adapt.resource import Counter, Table, estimate
-from tersa.adapt.signature import Anatomy, layers_of
+from tersa.adapt.signature import layers_of
 from tersa.adapt.table import ENERGIES, TableFile
 from tersa.errors import DataError, TargetError, UsageError
 from tersa.prune.groups import find_groups

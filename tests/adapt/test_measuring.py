@@ -10,9 +10,10 @@ from tests.adapt.machine import CALL_MS, FakeClock, FakeTarget, by_weights
 from torch import nn
 
 from tersa.adapt import table
+from tersa.adapt.anatomy import Anatomy
 from tersa.adapt.measuring import BLOCK, Stopwatch, count_missing, fill, wanted
 from tersa.adapt.resource import Counter, Table, estimate, factor_of
-from tersa.adapt.signature import Anatomy, layers_of
+from tersa.adapt.signature import layers_of
 from tersa.adapt.table import TableFile
 from tersa.errors import DataError, TargetError, UsageError
 from tersa.export.artefact import Artefact

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy.interpolate import Rbf
 
+from tersa.adapt.anatomy import Anatomy, Channels, Family, Layer
 from tersa.adapt.original import Estimator, Found, How, bisected, cut, published_table
-from tersa.adapt.signature import Anatomy, Channels, Family, Layer
 from tersa.recipes.published_adaptation import bisection_example
 
 CONV, DENSE = Family("conv", (3, 3), size=(4, 4)), Family("linear")

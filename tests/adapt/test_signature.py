@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import nn
 
+from tersa.adapt.anatomy import Anatomy
 from tersa.adapt.resource import Counter, Macs, Parameters, estimate
-from tersa.adapt.signature import Anatomy, layers_of
+from tersa.adapt.signature import layers_of
 from tersa.adapt.weights import Trainable, weights_of
 from tersa.errors import ModelError
 from tersa.models.summary import macs, parameters

@@ -10,7 +10,7 @@ import onnx
 import pytest
 import torch
 
-from tersa.adapt.signature import ONE, Family
+from tersa.adapt.anatomy import ONE, Family
 from tersa.adapt.single import EMPTY, MODULES, ONNX_NAMES, lone_layer
 from tersa.errors import UsageError
 from tersa.export.artefact import open_session

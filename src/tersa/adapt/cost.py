@@ -7,7 +7,7 @@ group the layers that it does not touch are added up once.
 
 Example:
     >>> from tersa.adapt.resource import Parameters
-    >>> from tersa.adapt.signature import Anatomy, Channels, Family, Layer
+    >>> from tersa.adapt.anatomy import Anatomy, Channels, Family, Layer
     >>> net = Anatomy((Layer("fc", Family("linear"), Channels(0, ((0, 4),)), Channels(2)),), ("g",), (3,))
     >>> cost = Cost([Limit(Counter(net, Parameters()), 13.0)])
     >>> cost.at([3]), cost.along(0, [3])(1)

@@ -1,6 +1,8 @@
 """Energies of layers for `measuring.fill`: the machine's own counters around many calls of each.
 
-    E(layer) = max(0, min over rounds of (counters after - before) / calls - E(empty call))
+    E(file) = min over rounds of (counters after - before) / calls
+
+of the file of each layer and of its company; `measuring.fill` takes the one from the other.
 
 Rounds of a block are interleaved as those of the clock are, and each is so long that the counters can tell
 (`targets.energy_rounds`). What other counters than these measured is measured again.

@@ -37,9 +37,8 @@ DENSE = 12
 ALIGNED = 8
 """Runtimes pad channels to blocks of this size, or slow down beside them: layers keep to multiples."""
 
-WIDE, BLOCK = 128, 16
-"""Layers from so many channels on keep to multiples of the larger blocks, of processors with 512-bit vectors:
-a layer of 280 channels is slower there than one of 288."""
+WIDE, WIDE_ALIGNED = 128, 16
+"""Layers from so many channels on keep to multiples of larger blocks, those of 512-bit vectors."""
 
 
 class Reading(NamedTuple):
@@ -158,6 +157,6 @@ def widths(most: int) -> list[int]:
     >>> widths(128)
     [1, 2, 4, 8, 16, 32, 48, 64, 80, 96, 112, 128]
     """
-    step = 1 if most <= DENSE else 4 if most < 4 * ALIGNED else ALIGNED if most < WIDE else BLOCK
+    step = 1 if most <= DENSE else 4 if most < 4 * ALIGNED else ALIGNED if most < WIDE else WIDE_ALIGNED
     narrow = {each for each in (1, 2, 4, 8) if each < step}
     return sorted(narrow | set(range(step, most, step)) | {most})

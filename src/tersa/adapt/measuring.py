@@ -13,7 +13,7 @@ a machine may be faster on another day.
 What is measured of a block is a `Gauge`'s: `Stopwatch` takes the times; `energies.py` has the one for energy.
 
 Example:
-    >>> from tersa.adapt.signature import Anatomy, Channels, Family, Layer
+    >>> from tersa.adapt.anatomy import Anatomy, Channels, Family, Layer
     >>> net = Anatomy((Layer("fc", Family("linear"), Channels(0, ((0, 4),)), Channels(2)),), ("g",), (3,))
     >>> [(each.inputs, each.outputs) for each in wanted(net)]
     [(4, 2), (8, 2), (12, 2)]
@@ -31,8 +31,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
+from tersa.adapt.anatomy import Anatomy, Channels, Family, Layer
 from tersa.adapt.grid import axis
-from tersa.adapt.signature import Anatomy, Channels, Family, Layer
 from tersa.adapt.single import EMPTY, lone_layer
 from tersa.adapt.table import TIMES, Machine, Quantity, Row, TableFile, choose_machine, machine_of
 from tersa.errors import TersaError, UsageError

@@ -12,7 +12,7 @@ whenever it is built, so an `Estimator` may build it a few times for real and ch
 rest (`builds`): what it says to have taken is then the time of a search that did build them all.
 
 Example:
-    >>> from tersa.adapt.signature import Family, Layer
+    >>> from tersa.adapt.anatomy import Family, Layer
     >>> net = Anatomy((Layer("fc", Family("linear"), Channels(64), Channels(0, ((0, 1),))),), ("g",), (256,))
     >>> table = published_table(net, lambda family, inputs, outputs: inputs * outputs / 1000)
     >>> sorted(table[0])
@@ -39,7 +39,7 @@ from pathlib import Path
 import numpy as np
 from scipy.interpolate import Rbf
 
-from tersa.adapt.signature import Anatomy, Channels, Family
+from tersa.adapt.anatomy import Anatomy, Channels, Family
 
 CONV_STEP, DENSE_STEP, WIDTH_STEP = 8, 64, 8
 """Channels between points of the table, of a convolution and a fully connected layer, and between widths."""

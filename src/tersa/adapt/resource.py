@@ -8,7 +8,7 @@ The factor makes the estimate of a network that was measured whole equal to the 
 or lose in each other's company. It is measured on the baseline and again as the network shrinks.
 
 Example:
-    >>> from tersa.adapt.signature import Anatomy, Channels, Family, Layer
+    >>> from tersa.adapt.anatomy import Anatomy, Channels, Family, Layer
     >>> net = Anatomy((Layer("fc", Family("linear"), Channels(0, ((0, 4),)), Channels(2)),), ("g",), (3,))
     >>> estimate(net, Parameters()).value, estimate(net, Macs(), [1]).value
     (26.0, 8.0)
@@ -20,8 +20,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from tersa.adapt.anatomy import Anatomy, Family
 from tersa.adapt.grid import Grid, Reading
-from tersa.adapt.signature import Anatomy, Family
 from tersa.errors import DataError
 
 

@@ -15,7 +15,7 @@ done.
 
 Example:
     >>> import tempfile
-    >>> from tersa.adapt.signature import Family
+    >>> from tersa.adapt.anatomy import Family
     >>> layer = Family("conv", (3, 3), padding=(1, 1), size=(8, 8), after="relu")
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     made = lone_layer(layer, 4, 6, Path(folder) / "layer.onnx")
@@ -38,7 +38,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
-from tersa.adapt.signature import ONE, Family
+from tersa.adapt.anatomy import COMPANY, ONE, Family
 from tersa.errors import UsageError
 from tersa.export.artefact import INPUT, OUTPUT, Artefact, Header
 from tersa.targets.base import Pixels
@@ -94,7 +94,7 @@ def lone_layer(family: Family, inputs: int, outputs: int, path: Path) -> Lone:
     shape, made = _shapes(family, inputs, outputs)
     values = np.random.default_rng(0)
     weights = _weights(family, inputs, outputs, values)
-    if family.operation == "company" or family.company:
+    if family.operation == COMPANY or family.company:
         return _in_company(family, weights, shape, made, path)
     nodes = _layer(family, [f"w{i}" for i in range(len(weights))], INPUT, OUTPUT, shape[0])
     return _lone(family, nodes, weights, _module(family, weights, inputs), (shape, made), path)
@@ -111,7 +111,7 @@ def _in_company(
     first = _weights(before, channels, channels, np.random.default_rng(1))
     nodes = _layer(before, ["w0", "w1"], INPUT, "given", channels)
     parts = [_module(before, first, channels)]
-    if family.operation != "company":
+    if family.operation != COMPANY:
         nodes += _layer(family, [f"w{2 + i}" for i in range(len(weights))], "given", "made", channels)
         parts.append(_module(family, weights, channels))
     nodes += _layer(after, [], nodes[-1].output[0], OUTPUT, made[0])
@@ -296,7 +296,7 @@ def _module(family: Family, weights: Sequence[Array], inputs: int) -> nn.Module:
         parts.append(nn.AdaptiveAvgPool2d(1))
     elif family.operation == "norm":
         parts.append(nn.BatchNorm2d(inputs))
-    elif family.operation not in ("activation", "company"):
+    elif family.operation != "activation":
         parts.append(_Twice(family.operation))
     parts += [MODULES[family.after]()] if family.after else []
     return nn.Sequential(*parts).eval()

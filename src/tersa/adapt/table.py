@@ -18,8 +18,8 @@ refused (`choose_machine`) unless the user allows it, and these rows are then ne
 A machine behind ssh tells its own processor and cores, so that rows of an address whose hardware was changed
 are other hardware's, too; so are rows of it from older versions, which took the processor of this machine.
 
-Layers are measured with the call around them, of which the empty call is taken off; what a chain of layers
-saves or adds is left to one factor per network (`resource.py`).
+Layers are measured with what is around them, which is measured without them and taken off (`measuring.py`);
+what a chain of layers saves or adds is left to one factor per network (`resource.py`).
 
 Example:
     >>> import tempfile
@@ -114,7 +114,7 @@ class Point(NamedTuple):
         family: `Family.key()`.
         inputs: channels.
         outputs: channels.
-        ms: of one call, the empty call taken off.
+        ms: of one call, what is around the layer taken off.
         rounds: of which it is the fastest.
     """
 

@@ -22,8 +22,9 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from tersa.adapt.anatomy import Anatomy, Channels, Family, Layer
 from tersa.adapt.grid import Reading
-from tersa.adapt.signature import Anatomy, Channels, Family, Layer, require_even, slot_counts
+from tersa.adapt.signature import require_even, slot_counts
 from tersa.prune.groups import Groups
 
 KIND = "parameter"

@@ -25,9 +25,10 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+from tersa.adapt.anatomy import Anatomy
 from tersa.adapt.measuring import fill, wanted
 from tersa.adapt.resource import Table
-from tersa.adapt.signature import Anatomy, layers_of
+from tersa.adapt.signature import layers_of
 from tersa.adapt.table import TableFile, path_of
 from tersa.data.sources import load as load_task
 from tersa.data.task import Task, fingerprint

@@ -19,10 +19,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from tersa.adapt.anatomy import Anatomy
 from tersa.adapt.energies import Energies
 from tersa.adapt.measuring import fill, wanted
 from tersa.adapt.resource import Table, estimate, factor_of
-from tersa.adapt.signature import Anatomy
 from tersa.adapt.single import EMPTY, lone_layer
 from tersa.adapt.table import ENERGIES, TableFile, path_of
 from tersa.errors import TargetError

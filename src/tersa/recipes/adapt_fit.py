@@ -17,9 +17,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from tersa.adapt.anatomy import Anatomy
 from tersa.adapt.cost import Cost, Limit
 from tersa.adapt.resource import Counter, Macs, Parameters, Table, byte_size, estimate, factor_of
-from tersa.adapt.signature import Anatomy
 from tersa.adapt.weights import Trainable, weights_of
 from tersa.data.task import evenly
 from tersa.errors import TargetError

@@ -35,6 +35,7 @@ from statistics import median
 import torch
 from torch import nn
 
+from tersa.adapt.anatomy import Anatomy
 from tersa.adapt.cost import Cost, Limit
 from tersa.adapt.grid import widths as widths_to_try
 from tersa.adapt.measuring import Filled, fill, wanted
@@ -42,7 +43,7 @@ from tersa.adapt.netadapt import Reduction, bisecting, by_accuracy
 from tersa.adapt.original import WIDTH_STEP, Estimator, How, Points, cut, published_table
 from tersa.adapt.proxies import PROXIES, Probe
 from tersa.adapt.resource import Counter, Resource, Table
-from tersa.adapt.signature import Anatomy, layers_of
+from tersa.adapt.signature import layers_of
 from tersa.adapt.table import TableFile
 from tersa.errors import UsageError
 from tersa.models.zoo import build
