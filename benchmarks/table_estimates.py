@@ -23,9 +23,11 @@ import numpy as np
 import torch
 
 from tersa.adapt.resource import factor_of
+from tersa.errors import TersaError
 from tersa.export.artefact import Artefact, Header
 from tersa.export.onnx import export_onnx
 from tersa.files import keep_rows
+from tersa.models.zoo import build
 from tersa.recipes.adaptation_stages import Subject, Widths, measured_table, narrowed, walk
 from tersa.targets.base import Effort
 from tersa.targets.environment import environment
@@ -119,9 +121,17 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=1.5, help="timed calls of each side")
     asked = parser.parse_args()
     torch.set_num_threads(1)
+    models, targets = asked.models.split(","), asked.targets.split(",")
+    try:  # before the first is measured, minutes long
+        for model in models:
+            build(model, HEADER.shape, CLASSES)
+        for target in targets:
+            parse(target)
+    except TersaError as error:
+        parser.error(str(error))
     rows: list[dict[str, object]] = []
-    for model in asked.models.split(","):
-        for target in asked.targets.split(","):
+    for model in models:
+        for target in targets:
             with tempfile.TemporaryDirectory(prefix="tersa.") as folder:
                 rows += rows_of(asked, model, target, Path(folder))
     machine = environment(1)

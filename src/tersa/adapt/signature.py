@@ -1,7 +1,7 @@
 """How the layers of a network are found, as signatures whose cost can be looked up for any widths.
 
 One forward pass without storage shows every operation with its shapes; what runtimes fold is folded. What is
-left is a list of layers (`anatomy.py`), whose channels follow from the widths of the network's channel groups:
+left is a list of layers (`anatomy.py`), whose channels follow from the widths of the channel groups:
 
     channels(w) = fixed + sum_g times_g w_g
 
