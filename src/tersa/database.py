@@ -138,7 +138,7 @@ class LockedStore:
             raise
 
     def _open(self, write: bool) -> None:
-        version = int(self.connection.execute("PRAGMA user_version").fetchone()[0])
+        version, tables = self._found()
         if version > self.VERSION:
             raise DataError(
                 f"{self.path} has version {version}, this tersa reads up to {self.VERSION}; "
@@ -150,11 +150,19 @@ class LockedStore:
                 f"BEGIN IMMEDIATE;{self.TABLES}PRAGMA user_version={self.VERSION};COMMIT;"
             )
         elif version == 0:
-            if self.connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()[0]:
+            if tables:
                 raise DataError(f"{self.path} is not {self.NAME}: it has no version; move it away")
             self.connection.close()  # killed before its tables were made: nothing is in it
             self.connection = sqlite3.connect(":memory:", isolation_level=None)
             self.connection.executescript(self.TABLES)
+
+    def _found(self) -> tuple[int, int]:
+        """Version and number of tables as they are at one moment: a writer makes both in one transaction."""
+        self.connection.execute("BEGIN")
+        version = self.connection.execute("PRAGMA user_version").fetchone()[0]
+        tables = self.connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()[0]
+        self.connection.execute("COMMIT")
+        return int(version), int(tables)
 
     def rows(self, query: str, *values: object) -> list[tuple[Any, ...]]:
         """What a query finds.

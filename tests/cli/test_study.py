@@ -231,14 +231,16 @@ def test_a_command_killed_ten_times_ends_with_the_numbers_of_an_undisturbed_one(
     subprocess.run([*run, "--out", calm], check=True, capture_output=True)
     chance, before = random.Random(11), 0
     for _ in range(10):
-        process = subprocess.Popen([*run, "--out", rough, "--resume"], stderr=subprocess.DEVNULL)
-        wanted = before + 4 * chance.randrange(3)  # a stack has four runs
-        while ended(rough) < wanted:
-            assert process.poll() is None, "the study ended before its last kill"
-            time.sleep(0.01)
-        time.sleep(chance.uniform(0, 0.5))
-        process.kill()
-        assert process.wait() == -signal.SIGKILL
+        with subprocess.Popen([*run, "--out", rough, "--resume"], stderr=subprocess.DEVNULL) as process:
+            try:
+                wanted = before + 4 * chance.randrange(3)  # a stack has four runs
+                while ended(rough) < wanted:
+                    assert process.poll() is None, "the study ended before its last kill"
+                    time.sleep(0.01)
+                time.sleep(chance.uniform(0, 0.5))
+            finally:
+                process.kill()
+            assert process.wait() == -signal.SIGKILL
         before = ended(rough)
     assert 0 < before < 192
     subprocess.run([*run, "--out", rough, "--resume"], check=True, capture_output=True)

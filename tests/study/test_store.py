@@ -6,7 +6,9 @@ import math
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.study.fake_engine import result
@@ -157,3 +159,29 @@ def test_summaries_do_not_read_epochs(path: Path) -> None:
         assert len(store.summaries()) == 3
         with pytest.raises(DataError, match="cannot be read: no such table: epochs"):
             store.results()
+
+
+def test_a_store_whose_tables_are_made_while_it_is_opened_is_empty(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = sqlite3.connect
+    with closing(plain(path)) as database:
+        database.execute("PRAGMA journal_mode=WAL")
+
+    class Beside(sqlite3.Connection):
+        """Another process makes the tables just after the first question."""
+
+        def execute(self, sql: str, *values: Any) -> sqlite3.Cursor:
+            cursor = super().execute(sql, *values)
+            if sql == "PRAGMA user_version":
+                monkeypatch.setattr(sqlite3, "connect", plain)
+                StudyStore(path, write=True).close()
+            return cursor
+
+    monkeypatch.setattr(sqlite3, "connect", partial(plain, factory=Beside))
+    with StudyStore(path) as store:
+        assert store.summaries() == []
+    assert sqlite3.connect is plain
+    with StudyStore(path, write=True) as store:
+        store.enter(CELLS)
+        assert len(store.summaries()) == 3
