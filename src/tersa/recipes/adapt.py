@@ -26,8 +26,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from tersa.adapt.anatomy import Anatomy
-from tersa.adapt.measuring import fill, wanted
-from tersa.adapt.resource import Table
 from tersa.adapt.signature import layers_of
 from tersa.adapt.table import TableFile, path_of
 from tersa.data.sources import load as load_task
@@ -41,6 +39,7 @@ from tersa.recipes.adapt_fit import Fit
 from tersa.recipes.adapt_request import AdaptSpec, adapt_command, check_call, checked
 from tersa.recipes.adapt_search import asked, by_budget, by_netadapt, why_missed
 from tersa.recipes.adapt_store import AdaptStore
+from tersa.recipes.adapt_tables import counted, latency_table
 from tersa.recipes.deploy import Dock, export_options, pick, shippable
 from tersa.recipes.folder import open_folder, releasing
 from tersa.recipes.job import Job
@@ -51,11 +50,10 @@ from tersa.recipes.setting import Setting, threads_of
 from tersa.recipes.shrink import finished, prunable, shipped, trained_baseline, weigh_baseline
 from tersa.recipes.start import Begin, find_start
 from tersa.recipes.trajectory import Trajectory
-from tersa.records.adaptation import Adaptation, FrontPoint
+from tersa.records.adaptation import FrontPoint
 from tersa.records.results import ShrinkResult, Step
 from tersa.study.cluster import Crew, check_place
 from tersa.targets.energy import Meter
-from tersa.targets.registry import parse
 from tersa.train.checkpoint import weights_digest
 from tersa.train.device import choose as choose_device
 
@@ -109,7 +107,9 @@ def adapt(
         anatomy = layers_of(start.pruned(), task.shape, groups, batch=spec.batch)
         meter = meter_of(spec.target) if spec.goals.energy is not None else None
         if spec.measures:
-            TableFile(path_of(spec.table)).close()  # a file that is none is refused before any work
+            TableFile(path_of(spec.table)).close()  # one that cannot be written is refused before any work
+        if not resume:  # a finished run is returned whatever has become of the table
+            counted(spec, anatomy, meter, fresh=fresh_table)
         folder = open_folder(Path(out), "adapt", spec, resume=resume, overwrite=overwrite)
         done = finished(folder)
         return done or _run(
@@ -135,7 +135,7 @@ def _run(
     origin = {"data": fingerprint(task), "baseline": weights_digest(trained.module), "model": begin.model}
     way = Trajectory(folder, origin)
     store = AdaptStore(folder)
-    table, about = _table(spec, setting, anatomy, store, fresh_table)
+    table, about = latency_table(spec, setting, anatomy, store, fresh_table)
     energies = used = None
     if meter is not None:
         energies, used = energy_table(spec, setting, anatomy, store, meter, fresh=fresh_table)
@@ -200,41 +200,6 @@ def _run(
             floor=f"the limits on costs come first, and their network lost {lost} on validation",
         )
     )
-
-
-def _table(
-    spec: AdaptSpec, setting: Setting, anatomy: Anatomy, store: AdaptStore, fresh: bool
-) -> tuple[Table | None, Adaptation]:
-    """Latencies of the network's layers, measured where they are missing; no table where none is asked."""
-    if spec.goals.latency is None:
-        return None, Adaptation(search=spec.search)
-
-    def show(done: int, of: int) -> None:
-        store.lap()
-        if of:
-            setting.say("latency table", done / of, f"{done} of {of} layers on {spec.target}")
-
-    path = path_of(spec.table)
-    with TableFile(path) as file, store.timed("table"):
-        found = fill(
-            file, anatomy, parse(spec.target), allow_foreign=spec.allow_foreign, fresh=fresh, progress=show
-        )
-        call = file.call(found.machine.key) or 0.0
-        asked = wanted(anatomy)
-        known = file.points(found.machine.key)
-        points = {each.family.key(): known[each.family.key()] for each in asked}
-    table = Table(points, start=call)
-    about = Adaptation(
-        search=spec.search,
-        budget_ms=None,
-        machine=found.machine.text,
-        foreign=found.foreign,
-        points=len(asked),
-        measured=found.measured,
-        call_ms=call,
-        unknown=list(anatomy.unknown),
-    )
-    return table, about
 
 
 def _front(fit: Fit, rows: list[Step]) -> list[FrontPoint]:

@@ -9,24 +9,20 @@ idle machine.
 from __future__ import annotations
 
 import math
-from functools import partial
 
-from tersa.adapt.energies import Energies
 from tersa.adapt.energies import seconds as seconds_of
-from tersa.adapt.measuring import count_missing
 from tersa.adapt.signature import layers_of
-from tersa.adapt.table import path_of
 from tersa.data.sources import load as load_task
 from tersa.models.zoo import default_spec
 from tersa.recipes.adapt_energy import meter_of
 from tersa.recipes.adapt_request import BOUNDS, AdaptSpec, checked
+from tersa.recipes.adapt_tables import counted
 from tersa.recipes.plan import PlannedStep
 from tersa.recipes.request import baseline_config, protocol_of
 from tersa.recipes.setting import Setting, threads_of
 from tersa.recipes.shrink import prunable, shipped
 from tersa.recipes.start import find_start
 from tersa.records.base import Record
-from tersa.targets.registry import parse
 from tersa.train.config import extent
 from tersa.train.device import choose
 from tersa.train.estimate import in_words, iteration_seconds
@@ -85,19 +81,9 @@ def plan(spec: AdaptSpec, setting: Setting, *, fresh_table: bool = False) -> Ada
     model, protocol = begin.network(), protocol_of(spec, task)
     shipped(spec, task, begin.pruned())
     groups = prunable(begin.pruned(), task, protocol)
-    count = partial(
-        count_missing,
-        path_of(spec.table),
-        layers_of(begin.pruned(), task.shape, groups, batch=spec.batch),
-        allow_foreign=spec.allow_foreign,
-        fresh=fresh_table,
-    )
-    there = missing = energies = missing_energies = 0
-    if spec.goals.latency is not None:
-        there, missing = count(parse(spec.target))
-    if spec.goals.energy is not None:
-        gauge = Energies(meter_of(spec.target))
-        energies, missing_energies = count(parse(spec.target), gauge=gauge)
+    anatomy = layers_of(begin.pruned(), task.shape, groups, batch=spec.batch)
+    meter = meter_of(spec.target) if spec.goals.energy is not None else None
+    (there, missing), (energies, missing_energies) = counted(spec, anatomy, meter, fresh=fresh_table)
     config = baseline_config(spec, task, begin.model)
     with threads_of(setting):
         each = iteration_seconds(model, task, config, device=choose(setting.device))
