@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -38,8 +39,8 @@ def problem(seed: int, groups: int = 3, units: int = 7) -> tuple[list[Damage], C
     return damage, Chain(factors, whole * chance.choice([0.2, 0.3, 0.5, 0.7]))
 
 
-NEAR = 1.03
-"""The replacement of the cost is not exact: over 40 seeds the solver is at most 1.01 times the best."""
+NEAR = 1.05
+"""The replacement of the cost is not exact: over 40 seeds the solver is at most 1.04 times the best."""
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -118,7 +119,22 @@ def test_widths_that_are_cheaper_together_only() -> None:
         solve(damage, Steps([1.0], 0.5))
 
 
-def test_expensive_unimportant_groups_give_first() -> None:
-    damage = [Damage([1.0] * 4, range(1, 5)), Damage([0.1] * 4, range(1, 5))]
+def test_groups_of_unimportant_units_give_first() -> None:
+    damage = [Damage([1.0] * 4, range(1, 5)), Damage([1.0, 1.0, 0.1, 0.1], range(1, 5))]
     widths = solve(damage, Additive([[1.0, 2.0, 3.0, 4.0]] * 2, limit=6.0))
     assert widths == (4, 2)
+
+
+def test_no_group_becomes_a_bottleneck_to_spare_a_wide_one() -> None:
+    """The narrow group's units cost as much as all of the wide one's: summed importances would take them."""
+    damage = [Damage([1.0] * 8, range(1, 9)), Damage([1.0] * 80, range(1, 81))]
+    costs = Additive([[10.0 * w for w in range(1, 9)], [float(w) for w in range(1, 81)]], limit=80.0)
+    assert solve(damage, costs) == (4, 40)
+
+
+def test_damage_is_the_logarithm_of_the_share_that_stays() -> None:
+    each = Damage([3.0, 0.0, 1.0, 4.0], [1, 2, 4])
+    assert each.lost == pytest.approx((math.log(2.0), math.log(8.0 / 7.0), 0.0))
+    assert Damage([30.0, 0.0, 10.0, 40.0], [1, 2, 4]).lost == pytest.approx(each.lost), "no unit"
+    assert Damage([0.0, 0.0], [1, 2]).lost == (0.0, 0.0), "nothing to lose"
+    assert math.isfinite(Damage([1e-300] * 1 + [1.0], [1, 2]).lost[0])

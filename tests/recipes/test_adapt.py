@@ -23,8 +23,7 @@ from tersa.cli.main import execute
 from tersa.data.sources import load as load_task
 from tersa.errors import Diverged, TargetError, UsageError
 from tersa.prune.groups import Groups
-from tersa.recipes import adapt as recipe
-from tersa.recipes import adapt_candidates, adapt_fit, adapt_race, adapt_search, deploy, outcome
+from tersa.recipes import adapt_candidates, adapt_fit, adapt_race, adapt_search, adapt_tables, deploy, outcome
 from tersa.recipes.adapt import adapt
 from tersa.recipes.adapt_candidates import Quality
 from tersa.recipes.adapt_fit import Fit
@@ -504,7 +503,7 @@ def fake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeTarget:
     """A target whose clock is the size of the file, for the table and for whole networks."""
     clock = FakeClock()
     target = FakeTarget(clock)
-    whole_fill = recipe.fill
+    whole_fill = adapt_tables.fill
 
     def filled(*args: object, **kwargs: object) -> object:
         return whole_fill(*args, **{"gauge": Stopwatch(clock), **kwargs})
@@ -512,8 +511,8 @@ def fake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeTarget:
     def race(_dock: object, before: object, after: object, **_: object) -> Comparison:
         return timed(*(1.5 * target.cost(each) + 0.2 for each in (before, after)))
 
-    monkeypatch.setattr(recipe, "fill", filled)
-    monkeypatch.setattr(recipe, "parse", lambda _: target)
+    monkeypatch.setattr(adapt_tables, "fill", filled)
+    monkeypatch.setattr(adapt_tables, "parse", lambda _: target)
     for module in (adapt_fit, deploy, outcome, __import__("tersa.recipes.shrink", fromlist=["race"])):
         monkeypatch.setattr(module, "race", race)
     return target
@@ -557,7 +556,7 @@ def test_a_budget_that_no_width_meets_keeps_the_table(
     assert [row.step for row in result.adaptation.checked] == [0, 1], "the cheapest network is measured once"
     prepared = len(fake.prepared)
     adapt(spec(goals=LATENCY, table=str(tmp_path / "t.db")), tmp_path / "other", setting=setting())
-    assert len(fake.prepared) == prepared + 1, "the empty call alone: every layer is known"
+    assert len(fake.prepared) == prepared + 2, "the empty calls alone: every layer is known"
 
 
 @pytest.mark.slow

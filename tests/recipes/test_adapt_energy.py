@@ -15,8 +15,7 @@ from tersa.adapt.energies import Energies
 from tersa.adapt.measuring import Stopwatch
 from tersa.errors import TargetError, UsageError
 from tersa.export.artefact import Artefact
-from tersa.recipes import adapt as recipe
-from tersa.recipes import adapt_energy, adapt_plan, deploy, outcome, shrink
+from tersa.recipes import adapt_energy, adapt_tables, deploy, outcome, shrink
 from tersa.recipes.adapt import adapt
 from tersa.recipes.adapt_energy import meter_of
 from tersa.recipes.adapt_plan import plan
@@ -78,10 +77,10 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> FakeTarget:
     """A target with counters, for layers and for whole networks; it is timed by its own clock, too."""
     clock = FakeClock()
     target = FakeTarget(clock, energy=energy_of)
-    whole_fill, whole_compare = recipe.fill, deploy.compare
+    whole_fill, whole_compare = adapt_tables.fill, deploy.compare
     monkeypatch.setattr(outcome, "installed", list)
-    monkeypatch.setattr(recipe, "fill", lambda *a, **k: whole_fill(*a, **k, gauge=Stopwatch(clock)))
-    for module in (recipe, adapt_energy, adapt_plan, deploy):
+    monkeypatch.setattr(adapt_tables, "fill", lambda *a, **k: whole_fill(*a, **k, gauge=Stopwatch(clock)))
+    for module in (adapt_tables, adapt_energy, deploy):
         monkeypatch.setattr(module, "parse", lambda _: target)
     monkeypatch.setattr(deploy, "compare", partial(whole_compare, clock=clock))
     monkeypatch.setattr(adapt_energy, "counters", lambda device: target.meter)

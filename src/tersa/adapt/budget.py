@@ -1,9 +1,18 @@
 """All widths at once: the least damage within a budget, as a knapsack with one choice per group.
 
-Removing channels of group g down to width w does damage d_g(w), the sum of the removed channels' importances
-(least important first). Wanted are widths with
+Of group g at width w the most important units stay, and with them a share of all its importance, s_g(w). What
+passes through a network passes through every layer in turn, so that shares multiply, and the damage is the
+logarithm of what is lost:
+
+    d_g(w) = -ln s_g(w)
+
+Wanted are widths with
 
     min sum_g d_g(w_g)   subject to   cost(w) <= 1
+
+Removing the same importance does the more damage the less is left: no layer becomes a bottleneck to spare the
+others, as the narrowest does where removed importances are added up. Shares have no unit: layers need no
+normalisation to be comparable.
 
 If the cost were a sum over groups this would be a multiple-choice knapsack, solved exactly by dynamic
 programming over a discretised cost. It is not: a layer's cost depends on the group that it reads and the one
@@ -31,6 +40,7 @@ References:
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -45,6 +55,9 @@ BINS = 2000
 
 STAGES = 12
 """Budgets on the way from the whole network to the one asked for."""
+
+TINY = 1e-12
+"""Share of the importance that stays where nothing of it does."""
 
 Widths = tuple[int, ...]
 
@@ -68,6 +81,10 @@ class Damage:
     Attributes:
         importances: of its units, in any order, at least 0.
         choices: widths that may be chosen, ascending; the last is the present one.
+
+    Example:
+        >>> Damage([1.0, 3.0, 4.0], [1, 2, 3]).lost  # halves, an eighth, nothing
+        (0.6931471805599453, 0.13353139262452263, 0.0)
     """
 
     importances: Sequence[float]
@@ -75,12 +92,12 @@ class Damage:
     lost: tuple[float, ...] = field(init=False)
 
     def __post_init__(self) -> None:
-        sums = [0.0, *itertools.accumulate(sorted(self.importances))]
-        lost = tuple(sums[len(self.importances) - width] for width in self.choices)
-        object.__setattr__(self, "lost", lost)
+        kept = [0.0, *itertools.accumulate(sorted(self.importances, reverse=True))]
+        shares = (kept[width] / kept[-1] if kept[-1] else 1.0 for width in self.choices)
+        object.__setattr__(self, "lost", tuple(-math.log(max(share, TINY)) + 0.0 for share in shares))
 
     def at(self, width: int) -> float:
-        """Sum of the importances that go at a width among the choices."""
+        """Minus the logarithm of the share of importance that stays at a width among the choices."""
         return self.lost[list(self.choices).index(width)]
 
 

@@ -111,9 +111,6 @@ def adapt(
     criterion: Annotated[
         str, typer.Option("--criterion", help="Importance of a channel, as in tersa prune.")
     ] = "taylor",
-    normalize: Annotated[
-        Literal["none", "l1", "l2"], typer.Option("--normalize", help="Makes layers comparable.")
-    ] = "l2",
     arithmetic: Annotated[
         Literal["fp32", "bf16"],
         typer.Option(
@@ -188,7 +185,6 @@ def adapt(
     protocol = {
         **usual_retraining("adapt", search),
         "criterion": criterion,
-        "normalisation": normalize,
         "keep": keep or "",
         **({"tune": tune} if tune is not None else {}),
         **({"arithmetic": arithmetic} if arithmetic != "fp32" else {}),

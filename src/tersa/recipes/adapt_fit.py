@@ -30,7 +30,6 @@ from tersa.numerics import paired_loss
 from tersa.prune.criteria import CRITERIA
 from tersa.prune.evidence import collect
 from tersa.prune.groups import Groups
-from tersa.prune.normalise import NORMALISATIONS, normalise
 from tersa.prune.protocol import layer_widths
 from tersa.recipes.adapt_energy import held
 from tersa.recipes.adapt_request import AdaptSpec
@@ -174,7 +173,7 @@ class Fit:
         return tuple(len(group.units) for group in groups.groups)
 
     def importances(self, model: nn.Module, groups: Groups, index: int) -> list[Tensor]:
-        """Of the units of each group, normalised."""
+        """Of the units of each group; no normalisation: they are compared within their group alone."""
         job, protocol = self.job, self.job.protocol
         generator = torch.Generator().manual_seed(job.seed + index)
         chosen = torch.randperm(len(job.task.train), generator=generator)[: protocol.criterion_samples]
@@ -182,7 +181,6 @@ class Fit:
         model.to(job.device)
         scores = collect(model, groups, job.task, images, CRITERIA[protocol.criterion], generator=generator)
         model.cpu()
-        scores = normalise(scores, groups, NORMALISATIONS[protocol.normalisation])
         return list(torch.split(scores, [len(group.units) for group in groups.groups]))
 
     def check(self, model: nn.Module, widths: Sequence[int], step: int) -> Measured:

@@ -25,7 +25,6 @@ BOUNDS: tuple[Kind, ...] = ("latency", "energy", "macs", "size", "parameters")
 
 PROTOCOL = (
     "criterion",
-    "normalisation",
     "keep",
     "tune",
     "learning_rate",
@@ -35,10 +34,9 @@ PROTOCOL = (
 )
 """Settings of the pruning protocol that have an effect on adapt."""
 
-OPTIONS = ("criterion", "normalisation", "keep", "tune", "arithmetic")
+OPTIONS = ("criterion", "keep", "tune", "arithmetic")
 """Of these, those that the command line has."""
 
-FLAGS = {"normalisation": "normalize"}
 STEPWISE = ("cut", "score", "hybrid", "shortlist", "race", "delta", "decay", "score_images", "check_every")
 """Settings of NetAdapt's steps, which have no effect on a solver for all widths at once."""
 
@@ -252,7 +250,7 @@ def adapt_command(spec: AdaptSpec) -> str:
     ):
         usual = AdaptSpec.model_fields[name].get_default()
         given[name.replace("_", "-")] = None if getattr(spec, name) == usual else getattr(spec, name)
-    given |= {FLAGS.get(name, name): spec.protocol.get(name) for name in OPTIONS}
+    given |= {name: spec.protocol.get(name) for name in OPTIONS}
     given["keep"] = given["keep"] or None
     for name, value in given.items():
         if value is not None:
