@@ -8,7 +8,7 @@ baseline in interleaved rounds. `LeNet` on MNIST has every default; `vgg:11x0.5`
 CIFAR-10 (a JPEG copy where the official bytes are missing) have the schedules of `RUNS`, minutes on a CPU.
 
 The closing fine-tune is that of `tersa prune` (Nesterov, one cycle, half of the loss from the baseline's
-answers); `--gentle` takes the one that `tersa adapt --search netadapt` has (AdamW).
+answers); `--gentle` takes the one that `tersa adapt` had before (AdamW).
 
 Asked: the measured latency at or under the budget, the upper end of its interval included; at most 0.3 points
 lost on the test split, from baselines of at least 80 % on CIFAR-10; LeNet within 40 minutes.
@@ -59,7 +59,7 @@ RUNS: dict[str, dict[str, Any]] = {
 
 
 def spec_of(network: str, seed: int, table: Path, *, gentle: bool = False) -> AdaptSpec:
-    """What `tersa adapt` is asked; gentle: with the closing fine-tune of `--search netadapt`.
+    """What `tersa adapt` is asked; gentle: with the closing fine-tune that it had before.
 
     >>> spec_of("lenet", 3, Path("t.db")).goals.latency
     Bound(value=0.5, relative=True)
@@ -127,7 +127,7 @@ def main() -> None:
     parser.add_argument("--networks", default=",".join(RUNS))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=None, help="all cores where none is given")
-    parser.add_argument("--gentle", action="store_true", help="the closing fine-tune of --search netadapt")
+    parser.add_argument("--gentle", action="store_true", help="the closing fine-tune that adapt had before")
     parser.add_argument("--out", type=Path, default=Path("runs/adapt-networks"), help="where it resumes")
     asked = parser.parse_args()
     names = asked.networks.split(",")

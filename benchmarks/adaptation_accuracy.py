@@ -3,13 +3,12 @@
     python benchmarks/adaptation_accuracy.py [--models alexnet:0.25,mobilenet:0.25] [--budgets 0.5]
     python benchmarks/adaptation_accuracy.py --budgets 0.3,0.5,0.7 --sides ob [--match]
 
-Each side is run whole, with the closing fine-tune that `tersa adapt` gives its search, of `--tune` iterations
-on all sides, at every budget, for several seeds:
+Each side is run whole, with the same closing fine-tune of `--tune` iterations, at every budget, for several
+seeds:
 
     o   the original: `--search netadapt --cut linear --score finetune`, every candidate fine-tuned
     a   `--search netadapt --cut bisect --score naswot --hybrid 0.3`, short lists that run a race
-    b   `--search budget`, all widths at once; its closing fine-tune is that of `tersa prune` (Nesterov, one
-        cycle, half of the loss the baseline's answers), that of the others AdamW's, nine tenths of it
+    b   `--search budget`, all widths at once
 
 A search in steps ends below the budget, by up to a step and more where its estimates were too low. `--match`
 asks (b) for the latency that the original's network was measured to have, where that is less than the budget,
@@ -131,7 +130,7 @@ def accuracy_spec(asked: argparse.Namespace, model: str, limit: float, seed: int
         epochs=asked.epochs,
         validation=asked.validation,
         table=str(asked.out / "table.db"),
-        protocol={**usual_retraining("adapt", how["search"]), "tune": asked.tune},
+        protocol={**usual_retraining("adapt"), "tune": asked.tune},
     )
 
 

@@ -33,6 +33,7 @@ from tersa.recipes.adapt_search import cheapest
 from tersa.recipes.adapt_store import AdaptStore
 from tersa.recipes.goals import Goals, parse_bound
 from tersa.recipes.job import Job
+from tersa.recipes.pruning import usual_retraining
 from tersa.recipes.retraining import Paused
 from tersa.recipes.setting import Setting
 from tersa.recipes.subjects import find_point
@@ -153,12 +154,16 @@ def test_candidates_run_a_race_that_the_best_alone_ends(
     how: dict[str, object], tmp_path: Path, setting: Callable[..., Setting], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two of three of a short list, or all; a heat for each, the winner alone the rest."""
-    asked = spec(model="mlp:24x16x12", search="netadapt", finetune_steps=8, delta=0.2, **how)
+    protocol = {**QUICK, **usual_retraining("adapt")}
+    asked = spec(
+        model="mlp:24x16x12", search="netadapt", finetune_steps=8, delta=0.2, protocol=protocol, **how
+    )
     runs: list[tuple[int, int]] = []
     start, rest, once = adapt_race.start_, adapt_race.go_on_, adapt_race.retrain_
 
     def started(job: Job, model: nn.Module, iterations: int, *, until: int, seed: int) -> Paused:
         assert job.protocol.teacher_weight == 0.0, "labels teach short fine-tunes"
+        assert (job.protocol.update, job.protocol.learning_rate) == ("adamw", 0.002), "that are not strong"
         runs.append((0, until))
         return start(job, model, iterations, until=until, seed=seed)
 

@@ -183,7 +183,7 @@ def adapt(
 
     terminal = Terminal(json=json)
     protocol = {
-        **usual_retraining("adapt", search),
+        **usual_retraining("adapt"),
         "criterion": criterion,
         "keep": keep or "",
         **({"tune": tune} if tune is not None else {}),

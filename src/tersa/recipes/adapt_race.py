@@ -14,8 +14,8 @@ successive halving with one cut, from c to one.
 Heats are compared on a part of the validation split (`HEAT_IMAGES`): after a tenth of a fine-tune an accuracy
 moves from update to update by more than the standard error of so many, 1.1 points at the most.
 
-Short fine-tunes learn from labels, as NetAdapt's do: asking the baseline about every image, as the closing
-fine-tune does, takes longer than they do.
+Short fine-tunes learn from labels, as NetAdapt's do, with AdamW; the closing one is `tersa prune`'s
+(`pruning.short`).
 
 References:
     Jamieson & Talwalkar, Non-stochastic Best Arm Identification and Hyperparameter Optimization (AISTATS
@@ -38,6 +38,7 @@ from tersa.prune.groups import Groups
 from tersa.recipes.adapt_fit import Fit
 from tersa.recipes.adapt_workers import Learnt, Lesson, packed, tune, unpack_
 from tersa.recipes.job import Job
+from tersa.recipes.pruning import short
 from tersa.recipes.retraining import Paused, go_on_, retrain_, start_
 from tersa.records.adaptation import Candidate
 from tersa.train.evaluation import Evaluation
@@ -223,7 +224,7 @@ def _learnt(fit: Fit, lessons: Sequence[Lesson]) -> list[Learnt | Diverged]:
 
 def _labelled(fit: Fit) -> Job:
     """The run for short fine-tunes, which learn from labels."""
-    return replace(fit.job, protocol=fit.job.protocol.model_copy(update={"teacher_weight": 0.0}))
+    return replace(fit.job, protocol=short(fit.job.protocol))
 
 
 def _left_out(way: Way, error: Diverged) -> None:

@@ -121,25 +121,35 @@ STRONG: dict[str, int | float | str] = {
     "teacher_weight": 0.5,
     "label_smoothing": 0.05,
 }
-"""How `tersa prune` and `tersa adapt --search budget` retrain: what trains small convolutional networks best
+"""How `tersa prune` retrains, and `tersa adapt` at its end: what trains small convolutional networks best
 where there is time for it."""
 
 
-def usual_retraining(verb: str, search: str = "") -> dict[str, int | float | str]:
+def usual_retraining(verb: str) -> dict[str, int | float | str]:
     """Settings that a command or a recipe's step retrains with where it says nothing else.
 
     Args:
         verb: `prune`, `shrink` or `adapt`.
-        search: of `adapt`: the short fine-tunes of `netadapt`, which share its settings, are too short for
-            `STRONG`.
 
-    >>> usual_retraining("adapt", "budget") == usual_retraining("prune") == STRONG
+    >>> usual_retraining("adapt") == usual_retraining("prune") == STRONG
     True
-    >>> usual_retraining("adapt", "netadapt"), usual_retraining("shrink")
-    ({}, {})
+    >>> usual_retraining("shrink")
+    {}
     """
-    strong = verb == "prune" or (verb == "adapt" and search == "budget")
-    return dict(STRONG) if strong else {}
+    return dict(STRONG) if verb in ("prune", "adapt") else {}
+
+
+def short(protocol: Protocol) -> Protocol:
+    """The same for fine-tunes of some hundred iterations, which are too short for `STRONG`.
+
+    AdamW as by default, and labels alone teach: asking the baseline about every image takes longer than that.
+
+    >>> each = short(Protocol(retrain=50, tune=2000, batch=64, **STRONG))
+    >>> each.update, each.learning_rate, each.teacher_weight, each.batch
+    ('adamw', 0.002, 0.0, 64)
+    """
+    usual = {name: Protocol.model_fields[name].default for name in STRONG}
+    return protocol.model_copy(update={**usual, "teacher_weight": 0.0})
 
 
 def check_protocol(protocol: Protocol) -> None:

@@ -81,7 +81,7 @@ def shrink_request(verb: Verb, settings: Mapping[str, Any]) -> ShrinkSpec:
         given["coded_size"] = trying(found, lambda: parse_bound(text, "size", "coded-size"))
     training = {str(key): str(value) for key, value in dict(given.pop("training", {})).items()}
     whole: dict[str, Any] = {**given, "goals": goals, "training": training, "verb": verb}
-    protocol = usual_retraining(verb, whole.get("search", "budget")) | protocol
+    protocol = usual_retraining(verb) | protocol
     if verb == "adapt":
         spec: ShrinkSpec | None = trying(found, lambda: specified(**whole, protocol=protocol))
         trying(found, lambda: checked(spec) if isinstance(spec, AdaptSpec) else None)
