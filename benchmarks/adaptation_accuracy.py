@@ -10,9 +10,11 @@ seeds:
     a   `--search netadapt --cut bisect --score naswot --hybrid 0.3`, short lists that run a race
     b   `--search budget`, all widths at once
 
-A search in steps ends below the budget, by up to a step and more where its estimates were too low. `--match`
-asks (b) for the latency that the original's network was measured to have, where that is less than the budget,
-so that (b) is not given more time than the original took.
+A search in steps ends below the budget, by up to a step and more where its estimates were too low, and its
+short fine-tunes have trained its network on the way. `--match` gives (b) no more time and as much training:
+it is asked for the upper end of the interval of the latency that the original's network was measured to have,
+where that is below the budget, and its closing fine-tune has as many iterations as the original's network had
+in all, those of the steps that led to it included.
 
 All begin from the same trained network, of which there is one a seed. Printed and stored are the test
 accuracy and the measured latency, a share of the baseline's that is measured beside it in interleaved
@@ -70,11 +72,11 @@ def accuracy(asked: argparse.Namespace) -> None:
     for model in asked.models.split(","):
         for budget in asked.budgets:
             for seed in range(asked.seeds):
-                reached = budget
+                matched: Final | None = None
                 for side in sides_of(asked.sides):
-                    limit = min(budget, reached) if asked.match and side == "(b)" else budget
-                    row = whole_run(asked, model, budget, seed, side, limit)
-                    reached = float(row["latency_share"]) if side == "original" else reached
+                    row = whole_run(asked, model, budget, seed, side, matched if side == "(b)" else None)
+                    if asked.match and side == "original":
+                        matched = row
                     rows.append(row)
                     keep_rows(asked.csv, [row], SETTINGS)
                     print(
@@ -116,7 +118,9 @@ def sides_of(letters: str) -> list[str]:
     return [side for letter, side in LETTERS.items() if letter in letters]
 
 
-def accuracy_spec(asked: argparse.Namespace, model: str, limit: float, seed: int, side: str) -> AdaptSpec:
+def accuracy_spec(
+    asked: argparse.Namespace, model: str, limit: float, seed: int, side: str, tune: int
+) -> AdaptSpec:
     """What `tersa adapt` is asked in one whole run; limit: share of the latency."""
     how = settings_of(SIDES[side], asked.delta)
     return specified(
@@ -130,12 +134,12 @@ def accuracy_spec(asked: argparse.Namespace, model: str, limit: float, seed: int
         epochs=asked.epochs,
         validation=asked.validation,
         table=str(asked.out / "table.db"),
-        protocol={**usual_retraining("adapt"), "tune": asked.tune},
+        protocol={**usual_retraining("adapt"), "tune": tune},
     )
 
 
 def whole_run(
-    asked: argparse.Namespace, model: str, budget: float, seed: int, side: str, limit: float
+    asked: argparse.Namespace, model: str, budget: float, seed: int, side: str, matched: Final | None
 ) -> Final:
     """One run of adapt, made now or read.
 
@@ -145,15 +149,21 @@ def whole_run(
         budget: share of the latency that is compared at.
         seed: of everything random.
         side: which search.
-        limit: share that it is asked for.
+        matched: the run whose latency and iterations it is given; None for the budget and `--tune`.
     """
-    spec = accuracy_spec(asked, model, limit, seed, side)
-    matched = "-matched" if limit < budget else ""
-    folder = asked.out / f"{model.replace(':', '-')}-{budget:g}x-{seed}-{side.strip('()')}{matched}"
+    limit, tune = budget, asked.tune
+    if matched:
+        limit, tune = min(budget, float(matched["latency_high_share"])), int(matched["updates"])
+    spec = accuracy_spec(asked, model, limit, seed, side, tune)
+    ending = "-matched" if matched else ""
+    folder = asked.out / f"{model.replace(':', '-')}-{budget:g}x-{seed}-{side.strip('()')}{ending}"
     setting = Setting(threads=1, device=asked.device, seconds=asked.seconds, cache=asked.out / "cache")
     result = adapt(spec, folder, setting=setting, resume=folder.exists())
     assert result.adaptation is not None
     assert result.speedup is not None
+    slowest = next(each.low for each in result.comparisons if each.target == result.target)
+    assert slowest is not None
+    led = sum(step.stage == "prune" for step in result.steps) if spec.search == "netadapt" else 0
     return {
         "network": model,
         "data": asked.data,
@@ -165,16 +175,18 @@ def whole_run(
         "finetune_steps": str(asked.steps),
         "race": str(spec.heat) if spec.search == "netadapt" else "",
         "epochs": str(asked.epochs),
-        "tune": str(asked.tune),
+        "tune": str(tune),
         "validation": str(asked.validation),
         "device": asked.device,
-        "matched": "yes" if asked.match and side == "(b)" else "",
+        "matched": "yes" if matched else "",
         "limit": f"{limit:g}",
         "baseline": f"{result.baseline.test_accuracy:.4g}",
         "accuracy": f"{result.result.test_accuracy:.4g}",
         "latency_ms": f"{result.result.latency_ms.median:.4g}",
         "latency_share": f"{1.0 / result.speedup:.4g}",
+        "latency_high_share": f"{1.0 / slowest:.4g}",
         "speedup": f"{result.speedup:.4g}",
+        "updates": str(tune + led * asked.steps),
         "search_s": f"{result.adaptation.seconds['search']:.4g}",
         "met": str(all(goal.met for goal in result.goals)),
         "processor": result.environment.processor,
@@ -284,7 +296,7 @@ def main() -> None:
     parser.add_argument("--budgets", default="0.5", help="shares of the latency")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--sides", default="oab", help="o (original), a and b")
-    parser.add_argument("--match", action="store_true", help="(b) at the latency of the original's network")
+    parser.add_argument("--match", action="store_true", help="(b) has the original's latency and iterations")
     parser.add_argument("--delta", type=float, default=0.1)
     parser.add_argument("--steps", type=int, default=20, help="T, iterations of a short fine-tune")
     parser.add_argument("--epochs", type=int, default=3, help="of the baseline's training")

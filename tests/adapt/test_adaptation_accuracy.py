@@ -92,9 +92,12 @@ def recorded(
         runs.append((folder.name, spec.goals.latency.value))
         share = shares(spec)
         figures = SimpleNamespace(test_accuracy=90.0 + share, latency_ms=SimpleNamespace(median=share))
+        steps = [SimpleNamespace(stage=stage) for stage in ("baseline", "prune", "prune", "distil")]
+        measured = SimpleNamespace(target="torch", low=1.0 / (share + 0.01))
         return SimpleNamespace(
             adaptation=SimpleNamespace(seconds={"search": 3.0}), baseline=figures, result=figures,
             speedup=1.0 / share, goals=[], environment=SimpleNamespace(processor="p", commit="c"),
+            target="torch", comparisons=[SimpleNamespace(target="openvino", low=9.0), measured], steps=steps,
         )  # fmt: skip
 
     monkeypatch.setattr(script, "adapt", adapted)
@@ -141,24 +144,31 @@ def test_every_budget_has_runs_of_its_own_and_every_run_a_row(
     assert means == [("0.3", "29.0", "-0.01", "2"), ("0.7", "69.0", "-0.01", "2")]
 
 
-def test_the_solver_is_asked_for_what_the_originals_network_takes(
+def test_the_solver_is_given_what_the_originals_network_took(
     script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where that is less than the budget; the rows say so."""
-    runs = recorded(script, monkeypatch, lambda spec: limit(spec) - 0.08 * (limit(spec) == 0.3))
+    """The upper end of its latency, if that is less than the budget, and its iterations; the rows say so."""
+    tunes = list[object]()
+
+    def shares(spec: AdaptSpec) -> float:
+        tunes.append(spec.protocol["tune"])
+        return limit(spec) - 0.08 * (limit(spec) == 0.3)
+
+    runs = recorded(script, monkeypatch, shares)
     script.accuracy(asked_for(tmp_path, sides="ob", match=True))
     assert runs == [
-        ("vgg-11-0.3x-0-original", 0.3), ("vgg-11-0.3x-0-b-matched", 0.22),
-        ("vgg-11-0.7x-0-original", 0.7), ("vgg-11-0.7x-0-b", 0.7),
+        ("vgg-11-0.3x-0-original", 0.3), ("vgg-11-0.3x-0-b-matched", 0.23),
+        ("vgg-11-0.7x-0-original", 0.7), ("vgg-11-0.7x-0-b-matched", 0.7),
     ]  # fmt: skip
     with (tmp_path / "rows.csv").open(newline="") as file:
         kept = [
             (each["budget"], each["side"], each["limit"], each["matched"]) for each in csv.DictReader(file)
         ]
     assert kept == [
-        ("0.3", "original", "0.3", ""), ("0.3", "(b)", "0.22", "yes"),
+        ("0.3", "original", "0.3", ""), ("0.3", "(b)", "0.23", "yes"),
         ("0.7", "original", "0.7", ""), ("0.7", "(b)", "0.7", "yes"),
     ]  # fmt: skip
+    assert tunes == [5, 5 + 2 * 20] * 2
 
 
 def test_a_match_needs_both_sides(
@@ -184,7 +194,9 @@ def test_the_original_fine_tunes_every_candidate_to_the_end(script: ModuleType) 
     asked = argparse.Namespace(
         data="digits", target="torch", delta=0.05, steps=20, epochs=1, tune=5, validation=100, out=Path("x")
     )
-    specs = [script.accuracy_spec(asked, "mlp:8", 0.5, 0, side) for side in ("original", "(a)", "(b)")]
+    specs = [
+        script.accuracy_spec(asked, "mlp:8", 0.5, 0, side, asked.tune) for side in ("original", "(a)", "(b)")
+    ]
     assert [(each.search, each.cut, each.score, each.heat) for each in specs] == [
         ("netadapt", "linear", "finetune", 20),
         ("netadapt", "bisect", "naswot", 2),
