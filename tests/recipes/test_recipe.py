@@ -508,7 +508,8 @@ def test_a_missed_goal_is_exit_code_3(tmp_path: Path, capsys: pytest.CaptureFixt
 def test_steps_retrain_as_their_commands_do() -> None:
     adapted = shrink_request("adapt", {"macs": "0.5x", "tune": 7})
     assert adapted.protocol == {**STRONG, "tune": 7}
-    assert shrink_request("adapt", {"macs": "0.5x", "search": "netadapt"}).protocol.get("update") is None
+    stepwise = shrink_request("adapt", {"macs": "0.5x", "search": "netadapt", "tune": 7})
+    assert stepwise.protocol == adapted.protocol, "its short fine-tunes alone are not strong"
     assert shrink_request("prune", {"macs": "0.5x", "update": "adamw"}).protocol == {
         **STRONG,
         "update": "adamw",
