@@ -9,6 +9,7 @@ import shlex
 import sqlite3
 import tomllib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
@@ -508,15 +509,11 @@ def fake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeTarget:
     """A target whose clock is the size of the file, for the table and for whole networks."""
     clock = FakeClock()
     target = FakeTarget(clock)
-    whole_fill = adapt_tables.fill
-
-    def filled(*args: object, **kwargs: object) -> object:
-        return whole_fill(*args, **{"gauge": Stopwatch(clock), **kwargs})
 
     def race(_dock: object, before: object, after: object, **_: object) -> Comparison:
         return timed(*(1.5 * target.cost(each) + 0.2 for each in (before, after)))
 
-    monkeypatch.setattr(adapt_tables, "fill", filled)
+    monkeypatch.setattr(adapt_tables, "Stopwatch", partial(Stopwatch, clock))
     monkeypatch.setattr(adapt_tables, "parse", lambda _: target)
     for module in (adapt_fit, deploy, outcome, __import__("tersa.recipes.shrink", fromlist=["race"])):
         monkeypatch.setattr(module, "race", race)

@@ -77,14 +77,14 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> FakeTarget:
     """A target with counters, for layers and for whole networks; it is timed by its own clock, too."""
     clock = FakeClock()
     target = FakeTarget(clock, energy=energy_of)
-    whole_fill, whole_compare = adapt_tables.fill, deploy.compare
+    whole_compare = deploy.compare
     monkeypatch.setattr(outcome, "installed", list)
-    monkeypatch.setattr(adapt_tables, "fill", lambda *a, **k: whole_fill(*a, **k, gauge=Stopwatch(clock)))
+    monkeypatch.setattr(adapt_tables, "Stopwatch", partial(Stopwatch, clock))
     for module in (adapt_tables, adapt_energy, deploy):
         monkeypatch.setattr(module, "parse", lambda _: target)
     monkeypatch.setattr(deploy, "compare", partial(whole_compare, clock=clock))
     monkeypatch.setattr(adapt_energy, "counters", lambda device: target.meter)
-    monkeypatch.setattr(adapt_energy, "Energies", partial(Energies, clock=clock))
+    monkeypatch.setattr(adapt_tables, "Energies", partial(Energies, clock=clock))
     monkeypatch.setattr(deploy, "network_energies", partial(deploy.network_energies, clock=clock))
     return target
 

@@ -34,12 +34,12 @@ from tersa.errors import UsageError
 from tersa.models.zoo import default_spec
 from tersa.prune.groups import Groups
 from tersa.prune.surgery import after
-from tersa.recipes.adapt_energy import energy_table, meter_of, weigh_energy_
+from tersa.recipes.adapt_energy import meter_of, weigh_energy_
 from tersa.recipes.adapt_fit import Fit
 from tersa.recipes.adapt_request import AdaptSpec, adapt_command, check_call, checked
 from tersa.recipes.adapt_search import asked, by_budget, by_netadapt, why_missed
 from tersa.recipes.adapt_store import AdaptStore
-from tersa.recipes.adapt_tables import counted, latency_table
+from tersa.recipes.adapt_tables import counted, energy_table, latency_table
 from tersa.recipes.deploy import Dock, export_options, pick, shippable
 from tersa.recipes.folder import open_folder, releasing
 from tersa.recipes.job import Job
@@ -135,7 +135,7 @@ def _run(
     origin = {"data": fingerprint(task), "baseline": weights_digest(trained.module), "model": begin.model}
     way = Trajectory(folder, origin)
     store = AdaptStore(folder)
-    table, about = latency_table(spec, setting, anatomy, store, fresh_table)
+    table, about = latency_table(spec, setting, anatomy, store, fresh=fresh_table)
     energies = used = None
     if meter is not None:
         energies, used = energy_table(spec, setting, anatomy, store, meter, fresh=fresh_table)

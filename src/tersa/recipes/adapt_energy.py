@@ -1,4 +1,4 @@
-"""The energy of one run of adapt: counters that see the target, energies of its layers and of whole networks.
+"""The energy of one run of adapt: counters that see the target, and energies of whole networks.
 
 Only measured energy counts here: there must be counters on this machine, before any work. A whole network is
 measured in rounds that alternate with the baseline's, and its energy is that of the baseline, as it was when
@@ -20,18 +20,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from tersa.adapt.anatomy import Anatomy
-from tersa.adapt.energies import Energies
-from tersa.adapt.measuring import fill, wanted
 from tersa.adapt.resource import Table, estimate, factor_of
 from tersa.adapt.single import EMPTY, lone_layer
-from tersa.adapt.table import ENERGIES, TableFile, path_of
 from tersa.errors import TargetError
-from tersa.recipes.adapt_request import AdaptSpec
-from tersa.recipes.adapt_store import AdaptStore
 from tersa.recipes.deploy import Dock, race_energy
-from tersa.recipes.setting import Setting
-from tersa.records.adaptation import CheckedEnergy, EnergyUse
-from tersa.targets.energy import POWERCAP, Meter, counters, domains
+from tersa.records.adaptation import CheckedEnergy
+from tersa.targets.energy import POWERCAP, Meter, counters
 from tersa.targets.registry import parse
 from tersa.targets.ssh import is_remote
 
@@ -65,44 +59,6 @@ def meter_of(target: str) -> Meter:
             f"{INSTEAD}"
         )
     return found
-
-
-def energy_table(
-    spec: AdaptSpec, setting: Setting, anatomy: Anatomy, store: AdaptStore, meter: Meter, *, fresh: bool
-) -> tuple[Table, EnergyUse]:
-    """Energies of the network's layers, measured where they are missing.
-
-    Raises:
-        UsageError, DataError, TargetError: see `measuring.fill` and `TableFile.points`.
-    """
-
-    def show(done: int, of: int) -> None:
-        store.lap()
-        if of:
-            setting.say("energies of layers", done / of, f"{done} of {of} layers on {spec.target}")
-
-    path = path_of(spec.table)
-    with TableFile(path) as file, store.timed("energies"):
-        found = fill(
-            *(file, anatomy, parse(spec.target)),
-            allow_foreign=spec.allow_foreign,
-            fresh=fresh,
-            progress=show,
-            gauge=Energies(meter),
-        )
-        call = file.call(found.machine.key, ENERGIES) or 0.0
-        known, asked = file.points(found.machine.key, ENERGIES), wanted(anatomy)
-    points = {each.family.key(): known[each.family.key()] for each in asked}
-    about = EnergyUse(
-        budget_mj=0.0,
-        counters=domains(meter),
-        machine=found.machine.text,
-        foreign=found.foreign,
-        points=len(asked),
-        measured=found.measured,
-        call_mj=call,
-    )
-    return Table(points, name="energy", unit="mJ", start=call), about
 
 
 def weigh_energy_(dock: Dock, meter: Meter, earlier: Sequence[CheckedEnergy]) -> None:
