@@ -135,6 +135,7 @@ def test_a_table_from_elsewhere_is_refused(capsys: pytest.CaptureFixture[str], w
     words = ["--latency", "0.5x", "--table", "other.db", "--out", "run"]
     assert execute(["adapt", *NET, *words]) == 2
     assert "was measured elsewhere (1 layers on a board with one core" in capsys.readouterr().err
+    assert execute(["adapt", *NET, *words, "--resume"]) == 2, "a folder that is not there is no finished run"
     assert execute(["adapt", *NET, *words, "--allow-foreign"]) == 2
     assert "lacks" in capsys.readouterr().err
     assert [path.name for path in work.iterdir()] == ["other.db"], "refused before the baseline was trained"

@@ -474,6 +474,7 @@ def test_settings_of_the_jobs_are_those_of_their_verbs() -> None:
     assert "run" not in JOBS["shrink"].settings
     assert {"search", "front", "table", "finetune_steps"} <= JOBS["adapt"].settings
     assert JOBS["prune"].other_names == {"normalize": "normalisation", "mac_penalty": "mac_weight"}
+    assert JOBS["adapt"].other_names == {}, "adapt has neither"
 
 
 def test_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,8 +1,8 @@
 """All widths at once: the least damage within a budget, as a knapsack with one choice per group.
 
 Of group g at width w the most important units stay, and with them a share of all its importance, s_g(w). What
-passes through a network passes through every layer in turn, so that shares multiply, and the damage is the
-logarithm of what is lost:
+passes through a network passes through every layer in turn, so that shares multiply, and the damage is minus
+the logarithm of what stays:
 
     d_g(w) = -ln s_g(w)
 
@@ -83,7 +83,7 @@ class Damage:
         choices: widths that may be chosen, ascending; the last is the present one.
 
     Example:
-        >>> Damage([1.0, 3.0, 4.0], [1, 2, 3]).lost  # halves, an eighth, nothing
+        >>> Damage([1.0, 3.0, 4.0], [1, 2, 3]).lost  # a half, an eighth and nothing of the importance is gone
         (0.6931471805599453, 0.13353139262452263, 0.0)
     """
 

@@ -41,7 +41,7 @@ from tersa.recipes.adapt_search import asked, by_budget, by_netadapt, why_missed
 from tersa.recipes.adapt_store import AdaptStore
 from tersa.recipes.adapt_tables import counted, energy_table, latency_table
 from tersa.recipes.deploy import Dock, export_options, pick, shippable
-from tersa.recipes.folder import open_folder, releasing
+from tersa.recipes.folder import RESULT, open_folder, releasing
 from tersa.recipes.job import Job
 from tersa.recipes.outcome import Outcome, finish
 from tersa.recipes.request import protocol_of
@@ -108,7 +108,8 @@ def adapt(
         meter = meter_of(spec.target) if spec.goals.energy is not None else None
         if spec.measures:
             TableFile(path_of(spec.table)).close()  # one that cannot be written is refused before any work
-        if not resume:  # a finished run is returned whatever has become of the table
+        ended = resume and (Path(out) / RESULT).is_file()
+        if not ended:  # such a run is returned, whatever has become of the table
             counted(spec, anatomy, meter, fresh=fresh_table)
         folder = open_folder(Path(out), "adapt", spec, resume=resume, overwrite=overwrite)
         done = finished(folder)

@@ -347,7 +347,7 @@ def _kind(verb: Verb, about: str) -> Kind:
         _try_shrink,
         _shrink,
         _estimate_shrink,
-        other_names=NAMES,
+        other_names={other: name for other, name in NAMES.items() if name in SETTINGS[verb]},
     )
 
 
