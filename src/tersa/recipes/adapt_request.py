@@ -17,7 +17,7 @@ from pydantic import Field, ValidationError
 from tersa.adapt.proxies import find as find_proxy
 from tersa.errors import UsageError, faults
 from tersa.recipes.goals import Goals, Kind
-from tersa.recipes.pruning import Protocol
+from tersa.recipes.pruning import STRONG, Protocol
 from tersa.recipes.request import ShrinkSpec
 from tersa.study.cluster import Crew
 
@@ -34,8 +34,11 @@ PROTOCOL = (
 )
 """Settings of the pruning protocol that have an effect on adapt."""
 
+CLOSING = ("learning_rate", "teacher_weight")
+"""Of these, those that NetAdapt's short fine-tunes have their own of (`pruning.short`)."""
+
 OPTIONS = ("criterion", "keep", "tune", "arithmetic")
-"""Of these, those that the command line has."""
+"""Settings of the protocol that the command line has."""
 
 STEPWISE = ("cut", "score", "hybrid", "shortlist", "race", "delta", "decay", "score_images", "check_every")
 """Settings of NetAdapt's steps, which have no effect on a solver for all widths at once."""
@@ -127,6 +130,10 @@ class AdaptSpec(ShrinkSpec):
         still = not (self.tunes and self.finetune_steps) and self.protocol.get("tune") == 0
         if still and self.protocol.get("arithmetic", "fp32") != "fp32":
             raise UsageError("--arithmetic: no effect: nothing is fine-tuned; leave it out")
+        if self.protocol.get("tune") == 0 and (self.search == "netadapt" or still):
+            asked = [name for name in CLOSING if self.protocol.get(name, STRONG[name]) != STRONG[name]]
+            if asked:
+                raise UsageError(f"{', '.join(asked)}: no effect: for the closing fine-tune, and tune is 0")
         if self.search == "netadapt":
             plain, faithful = self.hybrid == 0, self.score == "finetune"
             every = self.hybrid == 1 and not self.shortlist and not faithful
