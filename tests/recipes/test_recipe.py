@@ -510,9 +510,7 @@ def test_steps_retrain_as_their_commands_do() -> None:
     adapted = shrink_request("adapt", {"macs": "0.5x", "tune": 7})
     assert adapted.protocol == {**STRONG, "tune": 7}
     stepwise = shrink_request("adapt", {"macs": "0.5x", "search": "netadapt", "tune": 7})
-    with pytest.raises(
-        UsageError, match="learning_rate: no effect: for the closing fine-tune"
-    ):
+    with pytest.raises(UsageError, match="learning_rate: no effect: for the closing fine-tune"):
         shrink_request("adapt", {"macs": "0.5x", "search": "netadapt", "tune": 0, "learning_rate": 0.05})
     assert stepwise.protocol == adapted.protocol, "its short fine-tunes alone are not strong"
     assert shrink_request("prune", {"macs": "0.5x", "update": "adamw"}).protocol == {
