@@ -261,9 +261,8 @@ def layers(program: Program, limit: float) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     binary = set(binary_layers(program))
     spent = 0.0
-    for place, names in enumerate(table.names):
-        row = np.ascontiguousarray(table.rows[place : place + 1])
-        seconds = best(lambda row=row: execute(row, 1))
+    for place, (names, step) in enumerate(zip(table.names, table.steps, strict=True)):
+        seconds = best(lambda step=step: execute(step, 1))
         kinds = " ".join(type(program.operations[i]).__name__ for i in names)
         words = f"  {place:2} {kinds:34} {program.values[names[-1]].shape!s:14} {1e6 * seconds:7.1f} us"
         found = {"kind": "layer", "runtime": "packed", "precision": kinds, "batch": 1, "threads": 1}

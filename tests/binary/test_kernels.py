@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.binary.programs import CLASSES, images, one_layer, residual
 
-from tersa.binary import reference
-from tersa.binary.lowering import Lowered, form_read
+from tersa.binary import lowering, reference
+from tersa.binary.lowering import Lowered, form_read, looked_up
 from tersa.binary.program import Affine, Convolution, MaxPool, Pixels, Program, Threshold, Weights
 from tersa.binary.runtime import LARGEST_BATCH, Runner
 from tersa.errors import ModelError, UsageError
@@ -145,6 +145,46 @@ def test_floats_are_taken_to_the_nearest_byte() -> None:
     assert np.array_equal(runner(floats + np.float32(0.4 / 255)), runner(pixels))
     outside = np.where(floats > 0.5, np.float32(7), np.float32(-7))
     assert np.array_equal(runner(outside), runner(np.where(floats > 0.5, 255, 0).astype(np.uint8)))
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_batches_that_are_more_than_tables_have_room_for(threads: int) -> None:
+    program = one_layer(size=(64, 16, 15), outputs=70, kernel=3, padding=1, pool=(2, 2))
+    agree(program, 30, threads)
+    parts = [images(program.shape, 30)[i : i + 1] for i in range(30)]
+    alone = Runner(program)
+    found = np.concatenate([alone(part) for part in parts])
+    assert np.array_equal(found, Runner(program, threads)(images(program.shape, 30)))
+
+
+@pytest.mark.parametrize(
+    ("expected", "changes"),
+    [
+        (True, {}),
+        (True, {"outputs": 32}),
+        (True, {"pixel_bits": 2, "weight_bits": 2}),
+        (False, {"stride": 2}),
+        (False, {"kernel": 1, "padding": 0}),  # 64 outputs: too few uses of a table
+        (False, {"weight_bits": 0}),
+        (False, {"size": (64, 8, 1), "padding": 1}),
+        (False, {"size": (3, 8, 8)}),  # 16-bit integers are cheaper
+        (False, {"size": (1024, 6, 6), "pixel_bits": 4, "weight_bits": 3}),  # counts beyond 16 bits
+    ],
+)
+def test_products_are_looked_up_where_tables_pay(monkeypatch, expected: bool, changes: dict) -> None:
+    monkeypatch.setattr(lowering, "LOOKUPS", True)
+    usual = {"size": (64, 8, 8), "outputs": 64, "kernel": 3, "padding": 1}
+    program = one_layer(**(usual | changes))
+    assert looked_up(program, 1) is expected
+    monkeypatch.setattr(lowering, "LOOKUPS", False)
+    assert not looked_up(program, 1)
+
+
+def test_the_steps_of_a_batch_are_all_its_rows() -> None:
+    runner = Runner(one_layer(size=(64, 16, 16), outputs=64, kernel=3, padding=1, pool=(2, 2)))
+    table = runner.table(30)
+    assert len(table.steps) == len(table.names)
+    assert np.array_equal(np.concatenate(table.steps), table.rows)
 
 
 @pytest.mark.slow

@@ -3,7 +3,16 @@
 import numpy as np
 import pytest
 
-from tersa.binary.layout import aligned, bounds, by_lanes, offsets, shorts_layout, sides, words_layout
+from tersa.binary.layout import (
+    aligned,
+    bounds,
+    by_lanes,
+    nibbles_layout,
+    offsets,
+    shorts_layout,
+    sides,
+    words_layout,
+)
 from tersa.binary.program import Weights
 from tersa.binary.thresholds import ALWAYS, NEVER
 from tersa.errors import ModelError
@@ -25,6 +34,21 @@ def test_ternary_weights_are_a_sign_and_a_mask() -> None:
     integers[0, 0, 0] = (1, 0, -1)
     laid = words_layout(Weights.of(integers, 0))
     assert laid.array[0, 0, 0, 0, :, 0].tolist() == [0b001, 0b101]
+
+
+@pytest.mark.parametrize(
+    "place", [(0, 0, 0, 0), (33, 1, 2, 65), (39, 2, 2, 69), (5, 0, 1, 63), (16, 0, 0, 6)]
+)
+def test_four_weights_are_one_byte_of_one_lane(place: tuple[int, int, int, int]) -> None:
+    integers = np.full((40, 3, 3, 70), -1)
+    integers[place] = 1
+    laid = nibbles_layout(Weights.of(integers, 1))
+    o, y, x, c = place
+    assert laid.array.shape == (2, 1, 3, 6 * 16, 32)
+    assert (laid.run, laid.plane_bytes) == (96, 3 * 96 * 32)
+    lane = 2 * (o % 16) + (o % 32) // 16
+    assert laid.array[o // 32, 0, y, 32 * x + c // 4, lane] == 1 << c % 4
+    assert np.bitwise_count(laid.array).sum() == 1
 
 
 def test_short_weights_lie_in_pairs() -> None:

@@ -1,6 +1,7 @@
 """Weights and thresholds in the order in which the kernels read them.
 
     words     (group, plane, kh, kw * words(C), parts, 32) uint64    32 output channels side by side
+    nibbles   (group, plane, kh, kw * 16 words(C), 32) uint8         channels 0, 16, 1, 17, ...
     shorts    (group, kh, pairs of (kw C), 32, 2) int16
     bounds    (class, group, level, 32) int32
 
@@ -114,6 +115,20 @@ def words_layout(weights: Weights) -> Laid:
     array = aligned(lanes.shape, np.uint64)
     array[...] = lanes
     return Laid(array, run, kh * run * parts * GROUP * 8, count)
+
+
+def nibbles_layout(weights: Weights) -> Laid:
+    """For `LOOKED_UP`: the words of `words_layout` in parts of four bits; ternary weights have none."""
+    words = words_layout(weights)
+    groups, planes, kh, run, _, lanes = words.array.shape
+    _bounded(f"weights {weights.shape}", groups, lanes, planes, kh, run, 16)
+    array = aligned((groups, planes, kh, 16 * run, lanes), np.uint8)
+    shifts = np.arange(0, 64, 4, dtype=np.uint64)[:, None]
+    bits = words.array.view(np.uint64)
+    parts = (bits >> shifts & np.uint64(15)).astype(np.uint8)  # (groups, planes, kh, run, 16, 32)
+    found = parts.reshape(groups, planes, kh, 16 * run, lanes)
+    array[..., 0::2], array[..., 1::2] = found[..., : lanes // 2], found[..., lanes // 2 :]
+    return Laid(array, 16 * run, array[0, 0].nbytes, planes)
 
 
 def shorts_layout(weights: Weights) -> Laid:

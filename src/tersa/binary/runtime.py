@@ -24,8 +24,9 @@ import numpy as np
 import numpy.typing as npt
 
 from tersa.binary import kernels
-from tersa.binary.lowering import MOST_BYTES, Lowered, Table
+from tersa.binary.lowering import MOST_BYTES, Lowered
 from tersa.binary.program import Floats, Program
+from tersa.binary.step_table import Table
 from tersa.errors import ModelError, UsageError
 
 LARGEST_BATCH = 64
@@ -85,7 +86,7 @@ class Runner:
 
     def table(self, images: int) -> Table:
         """Buffers and steps for a batch size."""
-        found = self._tables.pop(images, None) or self._lowered.table(images, self.threads)
+        found = self._tables.pop(images, None) or Table(self._lowered, images, self.threads)
         self._tables[images] = found
         while len(self._tables) > KEPT:
             self._tables.pop(next(iter(self._tables)))

@@ -202,10 +202,10 @@ def reached(typing, sums, thresholds):  # type: ignore[no-untyped-def]
 
 @intrinsic
 def scratch(typing):  # type: ignore[no-untyped-def]
-    """Address of room on the stack for the sums of one tile, int32 (4, 32)."""
+    """Address of room on the stack for the sums of one tile, int32 (8, 32)."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        room = cgutils.alloca_once(builder, ir.ArrayType(vector_of(I32, LANES), PIXELS))
+        room = cgutils.alloca_once(builder, ir.ArrayType(vector_of(I32, LANES), 2 * PIXELS))
         return builder.ptrtoint(room, I64)
 
     return types.int64(), codegen

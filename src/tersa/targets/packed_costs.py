@@ -52,7 +52,7 @@ def program_costs(program: Program, batch: int, steps: Sequence[Sequence[int]]) 
     Args:
         program: what is run.
         batch: N.
-        steps: the operations of each, as `lowering.Table.names`.
+        steps: the operations of each, as `step_table.Table.names`.
     """
     found: list[NodeCost] = []
     layers, made = 0, set[int]()

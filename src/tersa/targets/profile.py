@@ -129,12 +129,12 @@ def _packed(
     runner = Runner(read_bundle(artefact.path), target.threads)
     runner(images)
     table = runner.table(len(images))
-    rows = [np.ascontiguousarray(table.rows[place : place + 1]) for place in range(len(table.rows))]
-    times = np.empty((calls + calls // 3, len(rows)))
+    steps = table.steps
+    times = np.empty((calls + calls // 3, len(steps)))
     for call in range(len(times)):
-        for place, row in enumerate(rows):
+        for place, rows in enumerate(steps):
             start = time.perf_counter_ns()
-            execute(row, target.threads)
+            execute(rows, target.threads)
             times[call, place] = (time.perf_counter_ns() - start) / 1e6
     medians = np.median(times[-calls:], axis=0)
     layers = [

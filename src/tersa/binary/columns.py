@@ -1,0 +1,29 @@
+"""Columns of the table that the kernels run: `KIND` says what a step does, the others what it needs."""
+
+from __future__ import annotations
+
+(
+    PIXEL_WORDS, PIXEL_SHORTS, PIXEL_FLOATS, BITS, TERNARY, SHORTS, LOOKED_UP, SUM_BITS, MAX_BITS, LEVELS,
+    UNPACK_SHORTS, UNPACK_FLOATS, AFFINE, RELU, ADD, REPEAT, AVERAGE, MAX_FLOATS, SUM_FLOATS, CONVOLVE_FLOATS,
+    TABULATE,
+) = range(21)  # fmt: skip
+"""What a step does."""
+
+TO_BITS, TO_FLOATS, TO_SHORTS = range(3)
+"""What becomes of sums."""
+
+(
+    KIND, TASKS, IMAGES, ROWS, COLUMNS, CHUNK, CHUNKS, GROUPS, CHANNELS,
+    X, X_IMAGE, X_PLANE, X_ROW, X_PIXEL, X_PLANES, STEP_Y, STEP_X,
+    W, W_GROUP, KERNEL_ROWS, RUN, PLANES, PLANE_COUNT,
+    OUT, OUT_IMAGE, OUT_PLANE, OUT_ROW, OUT_PIXEL, OUT_PLANES, POOL, ENDING,
+    T, T_GROUP, T_ROWS, T_COLUMNS, LEVEL_COUNT, FACTOR, ALPHA, SCALE, SHIFT,
+    OTHER, OTHER_IMAGE, OTHER_ROW, OTHER_PIXEL, SIZE, INPUT_ROWS, INPUT_COLUMNS,
+    INPUT_CHANNELS, KERNEL_COLUMNS, SMALL,
+) = range(50)  # fmt: skip
+"""Columns of the table. `X...` is what is read, `OUT...` what is written: address of the first place inside
+the padding, and bytes from one image, plane, row and pixel to the next; `STEP_Y` and `STEP_X` are bytes from
+one output pixel's first tap to the next one's. `T...` are thresholds or offsets (class, group, level, 32)
+int32. A `SMALL` step is over before other threads have begun."""
+
+WIDTH = 50
