@@ -9,8 +9,8 @@ from __future__ import annotations
 ) = range(21)  # fmt: skip
 """What a step does."""
 
-TO_BITS, TO_FLOATS, TO_SHORTS = range(3)
-"""What becomes of sums."""
+TO_BITS, TO_FLOATS, TO_SHORTS, TO_BITS_BELOW = range(4)
+"""What becomes of sums; `TO_BITS_BELOW`: of counts that were looked up, by 16-bit limits."""
 
 (
     KIND, TASKS, IMAGES, ROWS, COLUMNS, CHUNK, CHUNKS, GROUPS, CHANNELS,

@@ -17,6 +17,10 @@ Arithmetic in float32 is unfused (no fast-math), in the order of `reference`: eq
 
 from __future__ import annotations
 
+import hashlib
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 from numba import carray, njit, prange
 
@@ -312,24 +316,43 @@ def _step(table, i):
         _task(table, i, task)
 
 
-@njit(cache=True, nogil=True)
-def alone(table):
-    """Every step of the table, on one thread."""
-    for i in range(len(table)):
-        _step(table, i)
+def sources(folder: Path = Path(__file__).parent) -> str:
+    """A digest of all files that the kernels are compiled from.
+
+    numba looks at this file alone before it takes a compilation from its cache, and at what its functions
+    enclose: they enclose the digest, so that a change anywhere is one.
+    """
+    found = hashlib.sha256()
+    for path in sorted(folder.glob("*.py")):
+        found.update(path.read_bytes())
+    return found.hexdigest()
 
 
-# A function of its own, not `alone` compiled twice: numba's cache does not tell two compilations of one
-# function apart. Its body is a call, because loops and slices inside a prange are rewritten.
-@njit(cache=True, nogil=True, parallel=True)
-def together(table):
-    """Every step of the table, its tasks on `numba.get_num_threads()` threads."""
-    for i in range(len(table)):
-        if table[i, k.SMALL]:
+# Two functions, not one compiled twice: numba's cache does not tell two compilations of one function apart.
+# Calls are all that is in a prange, because loops and slices inside it are rewritten.
+def _compiled(digest: str) -> tuple[Any, Any]:
+    @njit(cache=True, nogil=True)
+    def alone(table):
+        """Every step of the table, on one thread."""
+        _ = digest
+        for i in range(len(table)):
             _step(table, i)
-        else:
-            for task in prange(table[i, k.TASKS]):
-                _task(table, i, task)
+
+    @njit(cache=True, nogil=True, parallel=True)
+    def together(table):
+        """Every step of the table, its tasks on `numba.get_num_threads()` threads."""
+        _ = digest
+        for i in range(len(table)):
+            if table[i, k.SMALL]:
+                _step(table, i)
+            else:
+                for task in prange(table[i, k.TASKS]):
+                    _task(table, i, task)
+
+    return alone, together
+
+
+alone, together = _compiled(sources())
 
 
 @njit(cache=True, nogil=True)

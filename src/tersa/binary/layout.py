@@ -208,6 +208,16 @@ def bounds(table: npt.NDArray[np.int32], offset: npt.NDArray[np.int64], factor: 
     return array
 
 
+def limits(found: Array) -> Array:
+    """Bounds of one level as limits of counts, (classes, groups, 32) uint16.
+
+    -count >= bound  <=>  count < limit
+    """
+    array = aligned((*found.shape[:2], GROUP), np.uint16)
+    array[...] = np.clip(1 - found[:, :, 0].astype(np.int64), 0, 65535)
+    return array
+
+
 def lanes_of(values: npt.NDArray[np.int64]) -> Array:
     """Offsets (classes, O) as (classes, groups, 1, 32) int32."""
     array = aligned((len(values), groups_for(values.shape[1]), 1, GROUP), np.int32)

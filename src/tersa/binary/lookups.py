@@ -46,8 +46,8 @@ WORD = 16 * TABLE
 """Bytes of the tables of 64 channels."""
 STEPS = 20
 """Sums of three answers that the accumulators hold: 20 (12 + 16 12 + 256 12) < 2^16."""
-MOST = (1 << 16) - 1
-"""The largest count of an output."""
+MOST = (1 << 16) - 2
+"""The largest count of an output; the limit that is above all counts is one more."""
 PAIRS = 16
 """Pairs of pixels of one block, whose counts stay in the nearest cache."""
 COUNTS = 128 * PAIRS
@@ -177,6 +177,26 @@ def negated(typing, counts, out):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
+def below(typing, counts, limits):  # type: ignore[no-untyped-def]
+    """Bits of one pixel's 32 counts that are below their limits, uint16."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        del context, signature
+        halves = [
+            builder.icmp_unsigned(
+                "<",
+                load(builder, _at(builder, args[0], 32 * place), SHORTS, 32),
+                load(builder, _at(builder, args[1], 32 * place), SHORTS, 32),
+            )
+            for place in range(2)
+        ]
+        both = builder.shuffle_vector(*halves, ir.Constant(vector_of(I32, LANES), list(range(LANES))))
+        return builder.zext(builder.bitcast(both, I32), I64)
+
+    return types.int64(types.int64, types.int64), codegen
+
+
+@intrinsic
 def doubled(typing, counts, vectors, times):  # type: ignore[no-untyped-def]
     """So many vectors of 16 counts shifted left."""
 
@@ -204,21 +224,42 @@ def counts_and_places(typing):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
-def write_tables(typing, first, second, words, known, out):  # type: ignore[no-untyped-def]
-    """The tables of two pixels' words, from `answers`: addresses and a count."""
+def write_tables(typing, row, pixel, places, words, known, out):  # type: ignore[no-untyped-def]
+    """The tables of a row of places and their neighbours, from `answers`; the last neighbour is the place itself.
+
+    (address of the first place's words, bytes from one place to the next, places, words of each, address of
+    the answers, address of the first table): tables lie word by word, place by place.
+    """
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         del context, signature
-        one, other, words, known, out = args
-        shift = ir.Constant(vector_of(I16, LANES // 2), [4] * (LANES // 2))
-        with cgutils.for_range(builder, builder.shl(words, ir.Constant(I64, 3))) as byte:
-            found: list[Any] = []
-            for start in (one, other):
-                value = builder.zext(load(builder, builder.add(start, byte.index), I8, 1), I64)
-                at = builder.add(known, builder.shl(value, ir.Constant(I64, 5)))
-                found.append(load(builder, at, SHORTS, 32))
-            both = builder.or_(found[0], builder.shl(found[1], shift))
-            _store(builder, both, builder.add(out, builder.shl(byte.index, ir.Constant(I64, 5))), 32)
+        row, pixel, places, words, known, out = args
+        shift = ir.Constant(SHORTS, [4] * (LANES // 2))
+        size = builder.shl(words, ir.Constant(I64, 8))
+        last = builder.sub(places, ir.Constant(I64, 1))
+
+        def answered(place: Any, byte: Any) -> list[Any]:
+            """The answers to two bytes of a place."""
+            at = builder.add(builder.add(row, builder.mul(place, pixel)), byte)
+            values = [builder.zext(load(builder, _at(builder, at, i), I8, 1), I64) for i in range(2)]
+            places_of = [builder.add(known, builder.shl(value, ir.Constant(I64, 5))) for value in values]
+            return [load(builder, one, SHORTS, 32) for one in places_of]
+
+        with cgutils.for_range(builder, builder.shl(words, ir.Constant(I64, 2))) as pair:
+            byte = builder.shl(pair.index, ir.Constant(I64, 1))
+            before = [cgutils.alloca_once(builder, SHORTS) for _ in range(2)]
+            for slot, value in zip(before, answered(ir.Constant(I64, 0), byte), strict=True):
+                builder.store(value, slot)
+            with cgutils.for_range(builder, places) as place:
+                after = builder.add(place.index, ir.Constant(I64, 1))
+                after = builder.select(builder.icmp_unsigned("<", after, last), after, last)
+                to = builder.add(
+                    builder.add(out, builder.mul(place.index, size)), builder.shl(byte, ir.Constant(I64, 5))
+                )
+                for i, (slot, value) in enumerate(zip(before, answered(after, byte), strict=True)):
+                    both = builder.or_(builder.load(slot), builder.shl(value, shift))
+                    _store(builder, both, _at(builder, to, 32 * i), 32)
+                    builder.store(value, slot)
         return cgutils.get_null_value(I64)
 
-    return types.int64(*[types.int64] * 5), codegen
+    return types.int64(*[types.int64] * 6), codegen

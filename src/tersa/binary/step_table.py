@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from tersa.binary import columns as k
 from tersa.binary.bitpack import levels, pack
-from tersa.binary.layout import Array, Laid, aligned, bounds, groups_for, lanes_of, offsets, sides
+from tersa.binary.layout import Array, Laid, aligned, bounds, groups_for, lanes_of, limits, offsets, sides
 from tersa.binary.lookups import SPAN, WORD, answers
 from tersa.binary.lowering import STORED, Form, Fused, Lowered, form_read, laid_shape, looked_up, tables_of
 from tersa.binary.program import (
@@ -271,10 +271,11 @@ class Table:
             columns, offset, factor = self._sum(fused, operation)
             rows, across = [0], [0]
         shape = self.lowered.program.values[fused.index].shape
-        columns |= self._ending(fused, offset, factor, shape[0])
-        stride = groups_for(shape[0]) * max(1, columns.get("LEVEL_COUNT", 1)) * 128
-        different = max(across) + 1
-        columns["T_GROUP"] = max(1, columns.get("LEVEL_COUNT", 1)) * 128
+        counts = columns["KIND"] == k.LOOKED_UP and columns["POOL"] <= 2
+        columns |= self._ending(fused, offset, factor, shape[0], counts=counts)
+        lanes = 64 if columns["ENDING"] == k.TO_BITS_BELOW else 128
+        columns["T_GROUP"] = max(1, columns.get("LEVEL_COUNT", 1)) * lanes
+        stride, different = groups_for(shape[0]) * columns["T_GROUP"], max(across) + 1
         columns["T_ROWS"] = self._keep(np.array(rows, np.int64) * different * stride)
         columns["T_COLUMNS"] = self._keep(np.array(across, np.int64) * stride)
         names = [one for one in (fused.index, fused.ending, fused.pool) if one is not None]
@@ -384,11 +385,14 @@ class Table:
         return columns, np.full((1, source.shape[0]), -source.bound * places, np.int64), 2
 
     def _ending(
-        self, fused: Fused, offset: npt.NDArray[np.int64], factor: int, outputs: int
+        self, fused: Fused, offset: npt.NDArray[np.int64], factor: int, outputs: int, *, counts: bool
     ) -> dict[str, int]:
+        """What becomes of the sums; counts: they may be compared as counts of 16 bits."""
         ending = None if fused.ending is None else self.lowered.program.operations[fused.ending]
         if isinstance(ending, Threshold):
             found = bounds(ending.table, offset, factor)
+            if counts and ending.table.shape[1] == 1:
+                return {"ENDING": k.TO_BITS_BELOW, "T": self._keep(limits(found)), "LEVEL_COUNT": 1}
             return {"ENDING": k.TO_BITS, "T": self._keep(found), "LEVEL_COUNT": ending.table.shape[1]}
         columns = {"T": self._keep(lanes_of(offset)), "FACTOR": factor}
         if isinstance(ending, Affine):

@@ -12,16 +12,18 @@ has them.
 
 from __future__ import annotations
 
+import numpy as np
 from numba import njit
 
 from tersa.binary import columns as k
-from tersa.binary.endings import bit, clear, finish
+from tersa.binary.endings import clear, finish
 from tersa.binary.lookups import (
     COUNTS,
     PAIRS,
     SPAN,
     STEPS,
     TABLE,
+    below,
     counts_and_places,
     doubled,
     negated,
@@ -31,7 +33,7 @@ from tersa.binary.lookups import (
     threes_of_two,
     write_tables,
 )
-from tersa.binary.tiles import peek_word, poke_word, scratch
+from tersa.binary.tiles import peek_half, peek_word, poke_half, poke_word, scratch
 
 
 @njit
@@ -108,8 +110,8 @@ def _count(table, i, first, span, pairs, counts, places):
 def _settle(table, i, group, image, y, start, pairs, counts):
     """What becomes of the counts of some pairs of pixels."""
     columns = table[i, k.COLUMNS]
-    pool = table[i, k.POOL]
-    plain = table[i, k.ENDING] == k.TO_BITS and table[i, k.LEVEL_COUNT] == 1 and pool <= 2
+    plain = table[i, k.ENDING] == k.TO_BITS_BELOW
+    half = table[i, k.POOL] - 1
     bounds = table[i, k.T] + group * table[i, k.T_GROUP]
     b_rows, b_columns = table[i, k.T_ROWS], table[i, k.T_COLUMNS]
     out = table[i, k.OUT] + image * table[i, k.OUT_IMAGE] + 4 * group
@@ -119,10 +121,14 @@ def _settle(table, i, group, image, y, start, pairs, counts):
     row, x = y + start // along, 2 * (start % along)
     for pair in range(pairs):
         for pixel in range(min(2, columns - x)):
-            negated(counts + 128 * pair + 64 * pixel, sums)
+            mine = counts + 128 * pair + 64 * pixel
             if plain:
-                bit(sums, bounds, b_rows, b_columns, out, out_row, out_pixel, pool - 1, row, x + pixel)
+                limit = bounds + peek_word(b_rows + 8 * row) + peek_word(b_columns + 8 * (x + pixel))
+                at = out + (row >> half) * out_row + (x + pixel >> half) * out_pixel
+                found = np.uint32(below(mine, limit))
+                poke_half(at, found | peek_half(at) if half else found)
             else:
+                negated(mine, sums)
                 finish(table, i, sums, image, group, row, x + pixel)
         x += 2
         if x >= columns:
@@ -131,14 +137,10 @@ def _settle(table, i, group, image, y, start, pairs, counts):
 
 @njit
 def tabulate(table, i, image, y):
-    """One row of tables, of each place and the next; the last place's neighbour is itself."""
-    words, last = table[i, k.RUN], table[i, k.COLUMNS] - 1
+    """One row of tables."""
     start = table[i, k.X] + image * table[i, k.X_IMAGE] + y * table[i, k.X_ROW]
     out = table[i, k.OUT] + image * table[i, k.OUT_IMAGE] + y * table[i, k.OUT_ROW]
     for _ in range(table[i, k.X_PLANES]):
-        for x in range(last + 1):
-            at = start + x * table[i, k.X_PIXEL]
-            after = start + min(x + 1, last) * table[i, k.X_PIXEL]
-            write_tables(at, after, words, table[i, k.W], out + x * table[i, k.OUT_PIXEL])
+        write_tables(start, table[i, k.X_PIXEL], table[i, k.COLUMNS], table[i, k.RUN], table[i, k.W], out)
         start += table[i, k.X_PLANE]
         out += table[i, k.OUT_PLANE]

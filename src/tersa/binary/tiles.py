@@ -11,8 +11,7 @@ one instruction with AVX-512 VPOPCNTDQ, and a table look-up (`vpshufb`) with AVX
 the order of falling e, and the sums are shifted left where e falls (Horner's scheme).
 
 Memory is addressed by number. Nothing here knows where an address points: `lowering` lays out every buffer
-so that all taps of all pixels lie inside it. (numba looks at the time of `kernels.py` alone before it uses
-its cache: touch that file after a change in here.)
+so that all taps of all pixels lie inside it.
 
 References:
     Courbariaux et al., Binarized Neural Networks (2016), section 2.3, for the XNOR kernel.
