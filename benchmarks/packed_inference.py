@@ -63,7 +63,7 @@ from tersa.quant.layers import PixelInput
 from tersa.targets.base import Effort
 from tersa.targets.environment import environment
 from tersa.targets.popcount import best
-from tersa.targets.popcount import limit as limit_of_bits
+from tersa.targets.popcount import counted as limit_of_bits
 from tersa.targets.registry import parse
 from tersa.targets.rounds import time_rounds
 from tersa.targets.statistics import compare_rounds

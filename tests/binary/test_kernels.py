@@ -16,6 +16,7 @@ from tersa.binary import lowering, reference
 from tersa.binary.lowering import Lowered, form_read, looked_up
 from tersa.binary.program import Affine, Convolution, MaxPool, Pixels, Program, Threshold, Weights
 from tersa.binary.runtime import LARGEST_BATCH, Runner
+from tersa.binary.vectors import BYTE_PRODUCTS
 from tersa.errors import ModelError, UsageError
 
 
@@ -56,19 +57,36 @@ def test_layers_of_every_shape(
 
 @pytest.mark.parametrize("weight_bits", [0, 1, 2, 3, 4, 8])
 @pytest.mark.parametrize("pixel_bits", [1, 2, 8])
-def test_both_forms_are_covered(weight_bits: int, pixel_bits: int) -> None:
-    """128 channels of few bits go in words, 3 channels and many bits as 16-bit integers."""
+def test_all_forms_are_covered(monkeypatch, weight_bits: int, pixel_bits: int) -> None:
+    """128 channels of few bits go in words, 3 channels as bytes, many bits as 16-bit integers."""
     wide = one_layer(
         size=(128, 5, 5), outputs=40, kernel=3, padding=1, pixel_bits=pixel_bits, weight_bits=weight_bits
     )
     thin = one_layer(
         size=(3, 6, 6), outputs=40, kernel=3, padding=1, pixel_bits=pixel_bits, weight_bits=weight_bits
     )
-    assert form_read(thin, 1) == "shorts"
+    large = weight_bits == 8 or (pixel_bits == 8 and weight_bits == 4)
+    assert form_read(thin, 1) == ("bytes" if BYTE_PRODUCTS and not large else "shorts")
     if pixel_bits == 1 and weight_bits <= 2:
         assert form_read(wide, 1) == "words"
     agree(wide)
     agree(thin)
+    monkeypatch.setattr(lowering, "BYTE_PRODUCTS", False)
+    assert form_read(thin, 1) == "shorts"
+    agree(thin)
+
+
+def test_the_largest_sums_of_bytes() -> None:
+    """White and black images, weights that all agree: nothing is lost in 16 bits at the very bound."""
+    for rows, side in ((8, 32), (9, 25), (64, 3), (13, 20)):  # 64, 63, 64 and 65 times four taps
+        ones = Weights.of(np.ones((1, rows, side, 1), np.int64), 1)
+        shape = (1, rows, side)
+        head = Affine(1, np.ones(1, np.float32), np.zeros(1, np.float32))
+        program = Program(("a",), shape, (Pixels(8, shape), Convolution(0, ones), head))
+        assert form_read(program, 1) == ("bytes" if BYTE_PRODUCTS and rows != 13 else "shorts")
+        for value in (0, 255):
+            pixels = np.full((5, *shape), value, np.uint8)
+            assert np.array_equal(Runner(program)(pixels), reference.run(program, pixels))
 
 
 def test_a_pooling_of_signs_is_part_of_the_convolution() -> None:

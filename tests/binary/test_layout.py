@@ -7,6 +7,8 @@ from tersa.binary.layout import (
     aligned,
     bounds,
     by_lanes,
+    bytes_layout,
+    limits,
     nibbles_layout,
     offsets,
     shorts_layout,
@@ -77,6 +79,33 @@ def test_offsets_count_what_lies_outside() -> None:
     ranges, _ = sides(3, 3, 1, 1)
     found = offsets(ones, 1, ranges, ranges)[:, 0].reshape(3, 3)
     assert found.tolist() == [[28, 24, 28], [24, 18, 24], [28, 24, 28]]
+
+
+def test_offsets_of_bytes_take_the_middle_of_the_codes_off() -> None:
+    """S = 2 A - 255 sum of the weights inside: 18 ones, 8 of them inside at a corner."""
+    ones = Weights.of(np.ones((1, 3, 3, 2), np.int64), 1)
+    ranges, _ = sides(3, 3, 1, 1)
+    found = offsets(ones, 8, ranges, ranges, plain=True)[:, 0].reshape(3, 3)
+    assert (found // -255).tolist() == [[8, 12, 8], [12, 18, 12], [8, 12, 8]]
+
+
+def test_four_short_weights_are_one_step() -> None:
+    integers = np.arange(-13, 14).reshape(1, 3, 3, 3)
+    laid = bytes_layout(Weights.of(2 * integers + 1, 5))
+    assert laid.array.shape == (1, 3, 3, 32, 4)
+    expected = [*(2 * integers + 1)[0, 1].reshape(-1).tolist(), 0, 0, 0]
+    assert laid.array[0, 1, :, 0].reshape(-1).tolist() == expected
+    assert not laid.array[0, :, :, 1:].any()
+
+
+def test_limits_are_bounds_of_counts() -> None:
+    found = np.array([-5, 0, 1, -70000, NEVER, ALWAYS], np.int32)
+    bound = np.full((1, 1, 1, 32), NEVER, np.int32)
+    bound[0, 0, 0, :6] = found
+    limit = limits(bound)[0, 0]
+    for count in (0, 4, 5, 6, 65534):
+        assert (count < limit[:6]).tolist() == (-count >= found.astype(np.int64)).tolist()
+    assert not limit[6:].any()
 
 
 def test_bounds_round_up_and_keep_the_constant_ones() -> None:

@@ -35,6 +35,8 @@ from tersa.binary.tiles import (
     as_shorts,
     bits_of_four,
     bits_of_one,
+    bytes_of_four,
+    bytes_of_one,
     integers_of_four,
     integers_of_one,
     peek_half,
@@ -95,6 +97,8 @@ def _convolve(table, i, task):
             bits_of_one(at, w, rows, run, x_row, pairs, pair_count, sums)
         elif kind == k.TERNARY:
             ternary_of_one(at, w, rows, run, x_row, pairs, pair_count, sums)
+        elif kind == k.BYTES:
+            bytes_of_one(at, w, rows, run, x_row, pairs, pair_count, sums)
         else:
             integers_of_one(at, w, rows, run, x_row, pairs, pair_count, sums)
         finish(table, i, sums, image, group, y, x)
@@ -112,6 +116,8 @@ def _convolve(table, i, task):
             bits_of_four(a0, a1, a2, a3, w, rows, run, x_row, pairs, pair_count, sums)
         elif kind == k.TERNARY:
             ternary_of_four(a0, a1, a2, a3, w, rows, run, x_row, pairs, pair_count, sums)
+        elif kind == k.BYTES:
+            bytes_of_four(a0, a1, a2, a3, w, rows, run, x_row, pairs, pair_count, sums)
         else:
             integers_of_four(a0, a1, a2, a3, w, rows, run, x_row, pairs, pair_count, sums)
         if plain:  # the last pixel may come twice: its bits are the same
@@ -133,7 +139,7 @@ def _convolve(table, i, task):
 
 @njit
 def _pixels(table, i, image, y):
-    """One row of bytes as words, 16-bit integers or floats; `W` is what each byte becomes."""
+    """One row of bytes as codes, words, 16-bit integers or floats; `W` is what each byte becomes."""
     columns = table[i, k.COLUMNS]
     channels = table[i, k.CHANNELS]
     plane = table[i, k.INPUT_ROWS] * columns
@@ -152,6 +158,13 @@ def _pixels(table, i, image, y):
                         q = np.int64(code[bytes_in[c * plane + y * columns + x]])
                         word |= (q >> level & 1) << (c - first)
                     poke_word(at + level * table[i, k.OUT_PLANE] + first // 8, word)
+        return
+    if kind == k.PIXEL_BYTES:
+        code = carray(as_bytes(table[i, k.W]), (256,))
+        codes = carray(as_bytes(start), (columns * channels,))
+        for c in range(channels):
+            for x in range(columns):
+                codes[x * channels + c] = code[bytes_in[c * plane + y * columns + x]]
         return
     if kind == k.PIXEL_SHORTS:
         value = carray(as_shorts(table[i, k.W]), (256,))
@@ -280,7 +293,7 @@ def _unpack(table, i, image, y):
 @njit
 def _task(table, i, task):
     kind = table[i, k.KIND]
-    if k.BITS <= kind <= k.SHORTS:
+    if k.BITS <= kind <= k.BYTES:
         _convolve(table, i, task)
         return
     if kind == k.LOOKED_UP:

@@ -3,6 +3,7 @@
     words     (group, plane, kh, kw * words(C), parts, 32) uint64    32 output channels side by side
     nibbles   (group, plane, kh, kw * 16 words(C), 32) uint8         channels 0, 16, 1, 17, ...
     shorts    (group, kh, pairs of (kw C), 32, 2) int16
+    bytes     (group, kh, fours of (kw C), 32, 4) int8
     bounds    (class, group, level, 32) int32
 
 A padded place holds zero bits, which count as the lowest level -n and not as 0, so that too much has been
@@ -145,6 +146,19 @@ def shorts_layout(weights: Weights) -> Laid:
     return Laid(array, run, 0, 1)
 
 
+def bytes_layout(weights: Weights) -> Laid:
+    """For `BYTES`: as `shorts_layout`, four to a step."""
+    o, kh, kw, c = weights.shape
+    run = -(-kw * c // 4)
+    _bounded(f"weights {weights.shape}", groups_for(o), GROUP, kh, run, 4)
+    taps = np.zeros((o, kh, 4 * run), np.int8)
+    taps[:, :, : kw * c] = weights.integers().reshape(o, kh, kw * c)
+    lanes = np.moveaxis(by_lanes(taps.reshape(o, kh, run, 4)), -1, -2)  # (groups, kh, run, 32, 4)
+    array = aligned(lanes.shape, np.int8)
+    array[...] = lanes
+    return Laid(array, run, 0, 1)
+
+
 def floats_layout(layer: FloatConvolution) -> Floats:
     """For `CONVOLVE_FLOATS`: (kh, kw, C, O), each weight a float."""
     if isinstance(layer.weights, Weights):
@@ -177,19 +191,34 @@ def sides(
 
 
 def offsets(
-    weights: Weights, bits: int, rows: list[tuple[int, int]], columns: list[tuple[int, int]]
+    weights: Weights,
+    bits: int,
+    rows: list[tuple[int, int]],
+    columns: list[tuple[int, int]],
+    *,
+    plain: bool = False,
 ) -> npt.NDArray[np.int64]:
-    """What makes a sum of a tile's A: S = 2 A + offset, (classes, O), for codes of so many bits in words."""
+    """What makes a sum of a tile's A: S = 2 A + offset, (classes, O), for codes of so many bits.
+
+    Args:
+        weights: integers.
+        bits: of the codes.
+        rows: ranges of taps inside the map, one for each class of rows.
+        columns: the same of columns.
+        plain: A adds up codes times weights, as bytes do, and not minus the counts of words.
+    """
     integers = weights.integers().astype(np.int64)
     top = largest(bits)
-    if weights.bits:
+    if plain:
+        whole = np.zeros(len(integers), np.int64)
+    elif weights.bits:
         whole = np.full(len(integers), top * largest(weights.bits) * integers[0].size)
     else:
         whole = top * np.abs(integers).sum((1, 2, 3))
     per_tap = integers.sum(3)  # (O, kh, kw)
     total = per_tap.sum((1, 2))
     inside = [per_tap[:, a:b, c:d].sum((1, 2)) for a, b in rows for c, d in columns]
-    return np.stack([whole + top * (total - part) for part in inside])
+    return np.stack([whole + top * ((0 if plain else total) - part) for part in inside])
 
 
 def bounds(table: npt.NDArray[np.int32], offset: npt.NDArray[np.int64], factor: int) -> Array:

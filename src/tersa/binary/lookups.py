@@ -225,7 +225,7 @@ def counts_and_places(typing):  # type: ignore[no-untyped-def]
 
 @intrinsic
 def write_tables(typing, row, pixel, places, words, known, out):  # type: ignore[no-untyped-def]
-    """The tables of a row of places and their neighbours, from `answers`; the last neighbour is the place itself.
+    """The tables of a row of places and their neighbours, from `answers`; the last is its own neighbour.
 
     (address of the first place's words, bytes from one place to the next, places, words of each, address of
     the answers, address of the first table): tables lie word by word, place by place.

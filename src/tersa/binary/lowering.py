@@ -1,11 +1,12 @@
 """A program made ready for the kernels: which form each value has, what is one step, how the weights lie.
 
 Codes lie in words (N, planes, H, W, words of C), zero bits around them where a convolution pads, or as 16-bit
-integers (N, H, W, C) where products of those are cheaper: many bits, or few channels as in an image. Floats
-are (N, H, W, C). A convolution and the Threshold or Affine that reads it are one step, and so is a max
-pooling of 1-bit codes behind them, when its windows lie side by side. A layer whose output is one place takes
-the images of a batch for its rows. Where the processor looks products up faster than it counts them
-(`lookups`), convolutions with two outputs side by side do.
+integers (N, H, W, C) where products of those are cheaper: many bits, or few channels as in an image; the
+codes of an image are bytes where their sums fit 16 bits. Floats are (N, H, W, C). A convolution and the
+Threshold or Affine that reads it are one step, and so is a max pooling of 1-bit codes behind them, when its
+windows lie side by side. A layer whose output is one place takes the images of a batch for its rows. Where
+the processor looks products up faster than it counts them (`lookups`), convolutions with outputs side by side
+do.
 
 `step_table` then makes room for a batch and writes down who does what.
 """
@@ -22,6 +23,7 @@ import numpy as np
 from tersa.binary.bitpack import largest, words_for
 from tersa.binary.layout import (
     Laid,
+    bytes_layout,
     floats_layout,
     groups_for,
     nibbles_layout,
@@ -42,10 +44,10 @@ from tersa.binary.program import (
     Value,
     sources,
 )
-from tersa.binary.vectors import WIDE
+from tersa.binary.vectors import BYTE_PRODUCTS, WIDE
 from tersa.errors import ModelError
 
-Form = Literal["words", "shorts", "floats"]
+Form = Literal["words", "shorts", "bytes", "floats"]
 
 WORD_COST = 4 if WIDE else 16
 """What a word of one plane pair costs, in 16-bit integers: measured, with AVX-512 popcount and without."""
@@ -61,8 +63,10 @@ MOST_UNPACKED = 1 << 30
 """Bytes of all weights as kernels read them."""
 MOST_BYTES = 1 << 29
 """Of the buffers of one image, and of a batch of several."""
-STORED = {"words": np.uint64, "shorts": np.int16, "floats": np.float32}
+STORED = {"words": np.uint64, "shorts": np.int16, "bytes": np.uint8, "floats": np.float32}
 """How each form is stored."""
+LAYOUTS = {"words": words_layout, "shorts": shorts_layout, "bytes": bytes_layout}
+"""How weights lie for each form."""
 
 
 def laid_shape(form: Form, value: Value, padding: int) -> tuple[int, int, int, int]:
@@ -83,6 +87,15 @@ def _suits_tables(program: Program, index: int) -> bool:
     return pairs and most <= MOST and kh * kw * groups_for(outputs) >= FEWEST_USES
 
 
+def _suits_bytes(program: Program, operation: Convolution) -> bool:
+    """Whether a convolution of pixels adds up in 16 bits, four taps at a time."""
+    _, kh, kw, c = operation.weights.shape
+    pixels = isinstance(program.operations[operation.source], Pixels)
+    largest_weight = largest(operation.weights.bits) if operation.weights.bits else 1
+    most = 2 * kh * -(-kw * c // 4) * largest_weight * largest(program.values[operation.source].bits)
+    return BYTE_PRODUCTS and pixels and most < 1 << 15 and largest_weight < 1 << 7
+
+
 def looked_up(program: Program, index: int) -> bool:
     """Whether a convolution of words looks its products up."""
     return _suits_tables(program, index) and form_read(program, index) == "words"
@@ -96,7 +109,9 @@ def form_read(program: Program, index: int) -> Form:
         c = source.shape[0]
         pairs = source.bits * max(1, operation.weights.bits)
         cost = (TABLE_COST if _suits_tables(program, index) else WORD_COST) * pairs * words_for(c)
-        return "words" if source.kind == "codes" and cost <= c else "shorts"
+        if source.kind == "codes" and cost <= c:
+            return "words"
+        return "bytes" if _suits_bytes(program, operation) else "shorts"
     if isinstance(operation, MaxPool | SumPool) and program.values[operation.source].kind == "codes":
         return "words"
     return "floats"
@@ -197,7 +212,7 @@ class Lowered:
         unpacked = 0
         for index, operation in enumerate(program.operations):
             if isinstance(operation, Convolution):
-                lay = words_layout if form_read(program, index) == "words" else shorts_layout
+                lay = LAYOUTS[form_read(program, index)]
                 lay = nibbles_layout if looked_up(program, index) else lay
                 self.weights[index] = lay(operation.weights)
                 unpacked += self.weights[index].array.nbytes

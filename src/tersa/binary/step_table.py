@@ -236,8 +236,8 @@ class Table:
                 )
             else:
                 code = pixel_codes(operation.bits)
-                kind = k.PIXEL_WORDS if form == "words" else k.PIXEL_SHORTS
-                found = code if form == "words" else levels(code, operation.bits).astype(np.int16)
+                kind = {"words": k.PIXEL_WORDS, "bytes": k.PIXEL_BYTES}.get(form, k.PIXEL_SHORTS)
+                found = levels(code, operation.bits).astype(np.int16) if form == "shorts" else code
                 if form == "floats":
                     continue  # unpacked from the words
             more = {"X": self.pixels.ctypes.data, "W": self._keep(found), "INPUT_ROWS": operation.shape[1]}
@@ -321,6 +321,9 @@ class Table:
             if looked_up(program, fused.index):
                 kind, plane = k.LOOKED_UP, tables_of(program, fused.index).plane
             pairs = self._pairs(plane, source.bits, laid)
+        elif form == "bytes":
+            offset = offsets(operation.weights, source.bits, row_ranges, column_ranges, plain=True)
+            kind, factor, pairs = k.BYTES, 2, np.zeros((1, 3), np.int64)
         else:
             kind, factor, offset, pairs = k.SHORTS, 1, np.zeros((1, o), np.int64), np.zeros((1, 3), np.int64)
             rows, across = [0] * len(rows), [0] * len(across)

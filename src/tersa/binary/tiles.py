@@ -4,6 +4,7 @@
 
     bits:      acc[p, o] = - sum over plane pairs 2^e sum over words popcount(x[p, word] ^ w[word, o])
     integers:  acc[p, o] =   sum over taps x[p, tap] w[tap, o]
+    bytes:     the same of bytes x, in sums of 16 bits
 
 Lanes of a vector are output channels, so that nothing is added across lanes and the activation word is a
 broadcast. The loops are written as LLVM vectors, not left to the vectoriser: `ctpop` of eight 64-bit words is
@@ -35,6 +36,8 @@ from numba.extending import intrinsic
 from tersa.binary.byte_counts import SHORTEST, block_by_bytes
 from tersa.binary.vectors import (
     BY_BYTES,
+    BYTE_PRODUCTS,
+    I8,
     I16,
     I32,
     I64,
@@ -75,9 +78,31 @@ def _add_products(builder: Any, total: Any, pair: Any, weights: list[Any]) -> An
     return builder.add(total, builder.add(*parts))
 
 
-_BITS = Kind(I64, _add_bits)
-_TERNARY = Kind(I64, _add_bits, parts=2)
+def _add_bytes(builder: Any, total: Any, four: Any, weights: list[Any]) -> Any:
+    """total + (x0 w0 + x1 w1, x2 w2 + x3 w3), bytes x and signed bytes w, in two sums of 16 bits."""
+    bytes_, halves = vector_of(I8, 4 * total.type.count), vector_of(I16, 2 * total.type.count)
+    kind = ir.FunctionType(halves, [bytes_, bytes_])
+    name = "llvm.x86.avx512.pmaddubs.w.512" if bytes_.count == 64 else "llvm.x86.avx2.pmadd.ub.sw"
+    add = cgutils.get_or_insert_function(builder.module, kind, name)
+    products = builder.call(add, [builder.bitcast(four, bytes_), builder.bitcast(weights[0], bytes_)])
+    return builder.bitcast(builder.add(builder.bitcast(total, halves), products), total.type)
+
+
+def _narrowed(builder: Any, sums: Any) -> Any:
+    """64-bit sums as int32."""
+    return builder.trunc(sums, vector_of(I32, sums.type.count))
+
+
+def _both_halves(builder: Any, sums: Any) -> Any:
+    """The two 16-bit sums of each lane, added."""
+    half = ir.Constant(sums.type, [16] * sums.type.count)
+    return builder.add(builder.ashr(builder.shl(sums, half), half), builder.ashr(sums, half))
+
+
+_BITS = Kind(I64, _add_bits, total=_narrowed)
+_TERNARY = Kind(I64, _add_bits, parts=2, total=_narrowed)
 _INTEGERS = Kind(I32, _add_products)
+_BYTES = Kind(I32, _add_bytes, total=_both_halves)
 
 
 def _block(
@@ -123,16 +148,14 @@ def _block(
                     for i in range(vectors)
                 ]
                 for base, accumulators in zip(bases, sums, strict=True):
-                    value = load(builder, builder.add(base, along), kind.element, 2)
+                    value = load(builder, builder.add(base, along), kind.element, 1)
                     spread = splat(builder, value, vector)
                     for accumulator, one in zip(accumulators, loaded, strict=True):
                         builder.store(kind.add(builder, builder.load(accumulator), spread, one), accumulator)
                 builder.store(builder.add(at, weight_bytes), weights)
     for i, accumulators in enumerate(sums):
         for j, accumulator in enumerate(accumulators):
-            total = builder.load(accumulator)
-            if kind.element is I64:
-                total = builder.trunc(total, vector_of(I32, kind.lanes))
+            total = kind.total(builder, builder.load(accumulator))
             place = 4 * ((first_pixel + i) * LANES + lane + j * kind.lanes)
             where = builder.add(a.out, ir.Constant(I64, place))
             builder.store(total, builder.inttoptr(where, total.type.as_pointer()), align=4)
@@ -153,6 +176,8 @@ def _tile(kind: Kind, pixels: int) -> Any:
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         del context, signature
         arguments = Arguments(list(args[:pixels]), *args[pixels:])
+        if kind is _BYTES and not BYTE_PRODUCTS:
+            return cgutils.get_null_value(I64)  # no step asks for it
         if not BY_BYTES or kind.element is not I64:
             _blocks(builder, kind, arguments, pixels, by_bytes=False)
             return cgutils.get_null_value(I64)
@@ -183,6 +208,7 @@ def _tile(kind: Kind, pixels: int) -> Any:
 bits_of_four, bits_of_one = _tile(_BITS, PIXELS), _tile(_BITS, 1)
 ternary_of_four, ternary_of_one = _tile(_TERNARY, PIXELS), _tile(_TERNARY, 1)
 integers_of_four, integers_of_one = _tile(_INTEGERS, PIXELS), _tile(_INTEGERS, 1)
+bytes_of_four, bytes_of_one = _tile(_BYTES, PIXELS), _tile(_BYTES, 1)
 
 
 @intrinsic

@@ -37,6 +37,8 @@ def cpu_features() -> frozenset[str]:
 
 WIDE = "avx512f" in cpu_features()
 """32 registers of 512 bits; otherwise 16 of 256 bits are assumed, and tiles are computed in parts."""
+BYTE_PRODUCTS = "avx512bw" in cpu_features() if WIDE else "avx2" in cpu_features()
+"""Products of bytes, added up in pairs, are one instruction (`vpmaddubsw`)."""
 BY_BYTES = not WIDE and "avx2" in cpu_features()
 """Population counts by carry-save addition and bytes, where no instruction counts the bits of a word."""
 
@@ -63,14 +65,16 @@ class Kind:
     """How a tile adds up.
 
     Attributes:
-        element: of activations, weights and sums; a pair of 16-bit integers is one 32-bit element.
+        element: of activations, weights and sums; two 16-bit integers, or four bytes, are one 32-bit element.
         add: one step of one vector.
         parts: vectors of weights for one vector of sums (2: sign and mask).
+        total: what becomes of a vector of sums at the end, int32.
     """
 
     element: Any
     add: Callable[[Any, Any, Any, list[Any]], Any]
     parts: int = 1
+    total: Callable[[Any, Any], Any] = lambda builder, sums: sums
 
     @property
     def size(self) -> int:

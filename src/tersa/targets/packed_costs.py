@@ -6,8 +6,8 @@ bits, its weights have w (ternary: 2) and the codes that it reads k,
     macs = N O H W (C kh kw),    work = macs w k    products of single bits
 
 and `popcount.limit` says how many of these a processor makes. Layers of few channels or many bits run on
-numbers of 16 bits instead, some on floats: their work has no such limit and is 0. Codes take their bits in
-words of 64 channels, numbers of 16 bits two bytes, everything else four. Layers have no names in a program;
+numbers of 8 or 16 bits instead, some on floats: their work has no such limit and is 0. Codes take their bits
+in words of 64 channels, numbers of 8 and 16 bits one byte and two, everything else four. Layers have no names in a program;
 they are numbered, `conv1`, `fc2`, in the order of their work.
 
 Example:
@@ -44,6 +44,8 @@ from tersa.targets.costs import NodeCost
 
 SHORT, FLOAT, WORD = 2, 4, 8
 """Bytes."""
+INTEGERS = {"shorts": SHORT, "bytes": 1}
+"""Bytes of a code where it is a number of its own."""
 
 
 def program_costs(program: Program, batch: int, steps: Sequence[Sequence[int]]) -> list[NodeCost]:
@@ -125,8 +127,8 @@ def _stored(one: Operation) -> int:
 def _read(program: Program, source: int, index: int) -> int:
     """Bytes of one image's value, in the form in which an operation reads it."""
     value = program.values[source]
-    shorts = isinstance(program.operations[index], Convolution) and form_read(program, index) == "shorts"
-    return SHORT * math.prod(value.shape) if shorts else _bytes(value)
+    form = form_read(program, index) if isinstance(program.operations[index], Convolution) else ""
+    return INTEGERS[form] * math.prod(value.shape) if form in INTEGERS else _bytes(value)
 
 
 def _bytes(value: Value) -> int:

@@ -1,10 +1,11 @@
-"""How many products of single bits a processor can make: XOR and population count, in registers alone.
+"""How many products of single bits a processor can make: what layers of packed integers are measured against.
 
-    x = popcount(x ^ w), over and over, in as many vector registers as hide every latency
+    counted:    x = popcount(x ^ w), over and over, in as many vector registers as hide every latency
+    looked up:  the innermost loop of `tersa.binary.lookups`, over the same few tables and weights
 
-Nothing is loaded, added or stored: it is what layers of packed integers are measured against. Compiled by
-numba for the vectors that the processor has (AVX-512, else AVX2). Where a population count is made of several
-instructions (AVX2) a kernel that counts otherwise can come near it or pass it.
+Of counting nothing is loaded, added or stored. Where a population count is made of several instructions
+(AVX2) looking up passes it, and the limit is the larger of both. Compiled by numba for the vectors that the
+processor has (AVX-512, else AVX2).
 """
 
 from __future__ import annotations
@@ -20,11 +21,15 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from tersa.binary.vectors import cpu_features
+from tersa.binary import lookups
+from tersa.binary.layout import aligned
+from tersa.binary.lookups import threes_of_four
+from tersa.binary.vectors import LANES, cpu_features
 
 WIDE, NARROW = (8, 24), (4, 8)
 """64-bit lanes of a vector, and registers in flight: with AVX-512, and without."""
 STEPS = 200_000
+CALLS = 10_000
 
 
 @intrinsic
@@ -64,11 +69,43 @@ def _go(steps: int) -> int:
     return _popcounts(steps)  # pyright: ignore[reportCallIssue] - numba gives the first argument
 
 
+@njit
+def _look_up(tables: int, size: int, weights: int, counts: int, calls: int) -> None:
+    """Four pairs of pixels, whose tables lie one after another."""
+    for _ in range(calls):
+        threes_of_four(  # pyright: ignore[reportCallIssue] - numba gives the first argument
+            tables, tables + size, tables + 2 * size, tables + 3 * size, weights, lookups.STEPS, 0, counts
+        )
+
+
 @lru_cache(maxsize=1)
-def limit() -> float:
-    """Products of single bits in a second, on one thread; measured once a process (half a second)."""
+def counted() -> float:
+    """Products of single bits in a second by XOR and population count, on one thread; half a second."""
     bits = (int(_go(1)) >> 32) * STEPS
     return bits / min(best(lambda: _go(STEPS), 40) for _ in range(3))
+
+
+@lru_cache(maxsize=1)
+def looked_up() -> float:
+    """The same by looking up; 0 where packed layers do not."""
+    if not lookups.LOOKUPS:
+        return 0.0
+    places = 3 * lookups.STEPS
+    size = places * lookups.TABLE
+    tables, weights, counts = (
+        aligned((each,), np.uint8) for each in (4 * size, places * LANES, 8 * 2 * LANES)
+    )
+
+    def call() -> None:
+        _look_up(tables.ctypes.data, size, weights.ctypes.data, counts.ctypes.data, CALLS)
+
+    call()
+    return 8 * LANES * 4 * places * CALLS / min(best(call, 40) for _ in range(3))
+
+
+def limit() -> float:
+    """The larger of both; measured once a process."""
+    return max(counted(), looked_up())
 
 
 def best(call: Callable[[], object], repeats: int = 300) -> float:
