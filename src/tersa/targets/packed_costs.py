@@ -7,8 +7,8 @@ bits, its weights have w (ternary: 2) and the codes that it reads k,
 
 and `popcount.limit` says how many of these a processor makes. Layers of few channels or many bits run on
 numbers of 8 or 16 bits instead, some on floats: their work has no such limit and is 0. Codes take their bits
-in words of 64 channels, numbers of 8 and 16 bits one byte and two, everything else four. Layers have no names in a program;
-they are numbered, `conv1`, `fc2`, in the order of their work.
+in words of 64 channels, numbers of 8 and 16 bits one byte and two, everything else four. Layers have no names
+in a program; they are numbered, `conv1`, `fc2`, in the order of their work.
 
 Example:
     >>> import numpy as np
