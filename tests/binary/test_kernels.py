@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from tests.binary.programs import CLASSES, images, one_layer, residual
 
 from tersa.binary import lowering, reference
+from tersa.binary.lookups import LOOKUPS
 from tersa.binary.lowering import Lowered, form_read, looked_up
 from tersa.binary.program import Affine, Convolution, MaxPool, Pixels, Program, Threshold, Weights
 from tersa.binary.runtime import LARGEST_BATCH, Runner
@@ -194,8 +195,10 @@ def test_products_are_looked_up_where_tables_pay(monkeypatch, expected: bool, ch
     usual = {"size": (64, 8, 8), "outputs": 64, "kernel": 3, "padding": 1}
     program = one_layer(**(usual | changes))
     assert looked_up(program, 1) is expected
-    monkeypatch.setattr(lowering, "LOOKUPS", False)
+    monkeypatch.setattr(lowering, "MOST_TABLES", 1000)
     assert not looked_up(program, 1)
+    monkeypatch.undo()
+    assert looked_up(program, 1) is (expected and LOOKUPS)
 
 
 def test_the_steps_of_a_batch_are_all_its_rows() -> None:

@@ -57,6 +57,8 @@ FEWEST_USES = 3
 """Of a table, by taps and groups of 32 channels, from which on it is worth writing; measured."""
 PAGE, ROW_OFFSET = 4096, 1024
 """Bytes after which addresses meet in the same set of the nearest cache, and what a row of tables leaves."""
+MOST_TABLES = 1 << 26
+"""Bytes of one image's tables, which are 32 times those of its words; larger images are counted."""
 TOGETHER = 1 << 20
 """Bytes of tables that are written before they are read."""
 MOST_UNPACKED = 1 << 30
@@ -84,7 +86,8 @@ def _suits_tables(program: Program, index: int) -> bool:
     outputs, kh, kw, c = operation.weights.shape
     most = kh * kw * c * largest(operation.weights.bits) * largest(program.values[operation.source].bits)
     pairs = operation.stride == 1 and program.values[index].shape[2] > 1
-    return pairs and most <= MOST and kh * kw * groups_for(outputs) >= FEWEST_USES
+    fits = most <= MOST and tables_of(program, index).image <= MOST_TABLES
+    return pairs and fits and kh * kw * groups_for(outputs) >= FEWEST_USES
 
 
 def _suits_bytes(program: Program, operation: Convolution) -> bool:
