@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import math
 import threading
+from typing import Any
 
 import numba
 import numpy as np
@@ -35,6 +36,9 @@ MOST_VALUES = 1 << 25
 """Of the largest value of a batch; larger images, and more buffers (`MOST_BYTES`), go in smaller batches."""
 KEPT = 4
 """Batch sizes whose buffers are kept."""
+
+KINDS: tuple[np.dtype[Any], ...] = (np.dtype(np.uint8), np.dtype(np.float32))
+"""Of images."""
 
 Images = npt.NDArray[np.uint8 | np.float32]
 
@@ -76,7 +80,7 @@ class Runner:
         """
         if images.ndim != 4 or images.shape[1:] != self.program.shape:
             raise ModelError(f"the program takes images {self.program.shape}, got {images.shape[1:]}")
-        if str(images.dtype) not in ("uint8", "float32"):
+        if images.dtype not in KINDS:
             raise ModelError(f"images are bytes, or float32 in 0..1, not {images.dtype}")
         with self._lock:
             if len(images) <= self._most:
