@@ -1,5 +1,6 @@
 """The compiled kernels against the readable reference, bit for bit, over odd shapes and every width."""
 
+import math
 import os
 import platform
 import subprocess
@@ -12,11 +13,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.binary.programs import CLASSES, images, one_layer, residual
 
-from tersa.binary import lowering, reference
+from tersa.binary import columns, layout, lowering, reference, step_table
 from tersa.binary.lookups import LOOKUPS
 from tersa.binary.lowering import Lowered, form_read, looked_up
-from tersa.binary.program import Affine, Convolution, MaxPool, Pixels, Program, Threshold, Weights
+from tersa.binary.program import (
+    Affine,
+    Convolution,
+    FloatConvolution,
+    MaxPool,
+    Pixels,
+    Program,
+    Relu,
+    SumPool,
+    Threshold,
+    Weights,
+)  # fmt: skip
 from tersa.binary.runtime import LARGEST_BATCH, Runner
+from tersa.binary.step_table import Table
 from tersa.binary.vectors import BYTE_PRODUCTS
 from tersa.errors import ModelError, UsageError
 
@@ -166,6 +179,40 @@ def test_floats_are_taken_to_the_nearest_byte() -> None:
     assert np.array_equal(runner(outside), runner(np.where(floats > 0.5, 255, 0).astype(np.uint8)))
 
 
+@pytest.mark.parametrize("filling", [0xAA, 0x55])
+@pytest.mark.parametrize(
+    ("size", "more"),
+    [
+        ((64, 9, 7), {"padding": 1, "pool": (2, 2)}),
+        ((130, 5, 5), {"kernel": 5, "padding": 4, "pool": (3, 3)}),
+        ((65, 3, 2), {"kernel": 4, "padding": 3, "pixel_bits": 2, "weight_bits": 2, "code_bits": 2}),
+        ((64, 1, 9), {"padding": 1}),
+        ((64, 7, 8), {"stride": 2, "pool": (2, 2)}),
+        ((3, 9, 7), {"padding": 2, "pixel_bits": 8}),
+    ],
+)
+def test_nothing_outside_buffers_matters_or_changes(monkeypatch, filling: int, size, more) -> None:
+    kept: list[tuple[np.ndarray, int, int]] = []
+
+    def guarded(shape, dtype, slack=0):
+        """As `layout.aligned`, with 4096 bytes before and behind that hold something."""
+        kind = np.dtype(dtype)
+        count = math.prod(shape) * kind.itemsize
+        raw = np.full(count + 2 * 4096 + 64, filling, np.uint8)
+        start = -raw.ctypes.data % 64 + 4096
+        raw[start : start + count] = 0
+        kept.append((raw, start, start + count))
+        return raw[start : start + count].view(kind).reshape(shape)
+
+    monkeypatch.setattr(layout, "aligned", guarded)
+    monkeypatch.setattr(step_table, "aligned", guarded)
+    agree(one_layer(**({"size": size, "outputs": 96, "kernel": 3} | more)), 5)
+    assert len(kept) > 5
+    for raw, start, end in kept:
+        assert (raw[:start] == filling).all()
+        assert (raw[end:] == filling).all()
+
+
 @pytest.mark.parametrize("threads", [1, 2])
 def test_batches_that_are_more_than_tables_have_room_for(threads: int) -> None:
     program = one_layer(size=(64, 16, 15), outputs=70, kernel=3, padding=1, pool=(2, 2))
@@ -199,6 +246,30 @@ def test_products_are_looked_up_where_tables_pay(monkeypatch, expected: bool, ch
     assert not looked_up(program, 1)
     monkeypatch.undo()
     assert looked_up(program, 1) is (expected and LOOKUPS)
+
+
+def test_what_takes_long_wakes_other_threads() -> None:
+    """A mean of large maps reads much and writes little."""
+    rng = np.random.default_rng(0)
+    first = Weights.of(2 * rng.integers(0, 2, (64, 1, 1, 8)) - 1, 1)
+    head = FloatConvolution(4, rng.normal(size=(5, 1, 1, 64)).astype(np.float32))
+    shape = (8, 64, 64)
+    middle = (Affine(1, np.ones(64, np.float32), np.zeros(64, np.float32)), Relu(2), SumPool(3))
+    program = Program(CLASSES, shape, (Pixels(1, shape), Convolution(0, first), *middle, head))
+    table = Table(Lowered(program), 8, 2)
+    assert [names[-1] for names in table.names] == [0, 2, 3, 4, 5]
+    assert [bool(rows[-1, columns.SMALL]) for rows in table.steps] == [False, False, False, False, True]
+    agree(program, 8, 2)
+
+
+def test_tables_refuse_no_image(monkeypatch) -> None:
+    """They are left out of what one image may take: a file runs with them, or without."""
+    monkeypatch.setattr(lowering, "LOOKUPS", True)
+    program = one_layer(size=(64, 8, 8), outputs=64, kernel=3, padding=1)
+    with_tables = Lowered(program)
+    monkeypatch.setattr(lowering, "MOST_BYTES", with_tables.image_bytes - 1)
+    assert with_tables.tables
+    Lowered(program)
 
 
 def test_the_steps_of_a_batch_are_all_its_rows() -> None:

@@ -1,8 +1,8 @@
 """Packed programs, compiled: one call runs a whole network, step by step, each step cut into tasks.
 
-A step is a row of a table of 64-bit integers, written by `lowering`: what is done, and addresses, strides and
-sizes. A task is a share of a step that writes memory of its own: `alone` does all tasks in turn, `together`
-hands those of each step to threads. Convolutions run over pixels four at a time and 32 output channels wide
+What is done is a table of 64-bit integers, written by `step_table`: each row says what, with addresses,
+strides and sizes. A task is a share of a row that writes memory of its own: `alone` does all tasks in turn,
+`together` hands those of each row to threads. Convolutions run over pixels four at a time, 32 channels wide
 (`tiles`), and their sums never reach memory: thresholds turn them into bits, which are stored, or OR-ed where
 a max pooling follows (`endings`). Where no instruction counts the bits of a vector, most convolutions look
 their products up instead (`table_steps`). The twin that says the same readably is `reference`.
@@ -323,13 +323,13 @@ def _task(table, i, task):
 
 
 @njit
-def _step(table, i):
-    """All tasks of a step, in turn."""
+def _row(table, i):
+    """All tasks of a row, in turn."""
     for task in range(table[i, k.TASKS]):
         _task(table, i, task)
 
 
-def sources(folder: Path = Path(__file__).parent) -> str:
+def digest_of_sources(folder: Path = Path(__file__).parent) -> str:
     """A digest of all files that the kernels are compiled from.
 
     numba looks at this file alone before it takes a compilation from its cache, and at what its functions
@@ -346,18 +346,18 @@ def sources(folder: Path = Path(__file__).parent) -> str:
 def _compiled(digest: str) -> tuple[Any, Any]:
     @njit(cache=True, nogil=True)
     def alone(table):
-        """Every step of the table, on one thread."""
+        """Every row of the table, on one thread."""
         _ = digest
         for i in range(len(table)):
-            _step(table, i)
+            _row(table, i)
 
     @njit(cache=True, nogil=True, parallel=True)
     def together(table):
-        """Every step of the table, its tasks on `numba.get_num_threads()` threads."""
+        """Every row of the table, its tasks on `numba.get_num_threads()` threads."""
         _ = digest
         for i in range(len(table)):
             if table[i, k.SMALL]:
-                _step(table, i)
+                _row(table, i)
             else:
                 for task in prange(table[i, k.TASKS]):
                     _task(table, i, task)
@@ -365,7 +365,7 @@ def _compiled(digest: str) -> tuple[Any, Any]:
     return alone, together
 
 
-alone, together = _compiled(sources())
+alone, together = _compiled(digest_of_sources())
 
 
 @njit(cache=True, nogil=True)

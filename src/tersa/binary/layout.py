@@ -4,6 +4,7 @@
     nibbles   (group, plane, kh, kw * 16 words(C), 32) uint8         channels 0, 16, 1, 17, ...
     shorts    (group, kh, pairs of (kw C), 32, 2) int16
     bytes     (group, kh, fours of (kw C), 32, 4) int8
+    limits    (class, group, 32) uint16                              bounds of counts that were looked up
     bounds    (class, group, level, 32) int32
 
 A padded place holds zero bits, which count as the lowest level -n and not as 0, so that too much has been
@@ -124,11 +125,12 @@ def nibbles_layout(weights: Weights) -> Laid:
     groups, planes, kh, run, _, lanes = words.array.shape
     _bounded(f"weights {weights.shape}", groups, lanes, planes, kh, run, 16)
     array = aligned((groups, planes, kh, 16 * run, lanes), np.uint8)
-    shifts = np.arange(0, 64, 4, dtype=np.uint64)[:, None]
-    bits = words.array.view(np.uint64)
-    parts = (bits >> shifts & np.uint64(15)).astype(np.uint8)  # (groups, planes, kh, run, 16, 32)
-    found = parts.reshape(groups, planes, kh, 16 * run, lanes)
-    array[..., 0::2], array[..., 1::2] = found[..., : lanes // 2], found[..., lanes // 2 :]
+    raw = np.ascontiguousarray(words.array[..., 0, :]).view(np.uint8)
+    raw = raw.reshape(groups, planes, kh, run, lanes, 8).swapaxes(-1, -2)  # (groups, planes, kh, run, 8, 32)
+    for half, found in enumerate((raw & 15, raw >> 4)):
+        part = found.reshape(groups, planes, kh, 8 * run, lanes)
+        array[..., half::2, 0::2] = part[..., : lanes // 2]
+        array[..., half::2, 1::2] = part[..., lanes // 2 :]
     return Laid(array, 16 * run, array[0, 0].nbytes, planes)
 
 
@@ -215,10 +217,17 @@ def offsets(
         whole = np.full(len(integers), top * largest(weights.bits) * integers[0].size)
     else:
         whole = top * np.abs(integers).sum((1, 2, 3))
-    per_tap = integers.sum(3)  # (O, kh, kw)
-    total = per_tap.sum((1, 2))
-    inside = [per_tap[:, a:b, c:d].sum((1, 2)) for a, b in rows for c, d in columns]
-    return np.stack([whole + top * ((0 if plain else total) - part) for part in inside])
+    _bounded("offsets of places at the border", len(rows), len(columns), len(integers), 8)
+    sums = np.zeros((integers.shape[0], integers.shape[1] + 1, integers.shape[2] + 1), np.int64)
+    sums[:, 1:, 1:] = integers.sum(3).cumsum(1).cumsum(2)  # of all taps above and to the left
+    (top_row, bottom), (left, right) = (np.array(ranges).T for ranges in (rows, columns))
+    inside = (
+        sums[:, bottom][:, :, right] - sums[:, top_row][:, :, right]
+        - sums[:, bottom][:, :, left] + sums[:, top_row][:, :, left]
+    )  # fmt: skip
+    total = 0 if plain else sums[:, -1, -1, None]
+    found = whole[:, None] + top * (total - inside.reshape(len(integers), -1))
+    return np.ascontiguousarray(found.T)
 
 
 def bounds(table: npt.NDArray[np.int32], offset: npt.NDArray[np.int64], factor: int) -> Array:

@@ -53,7 +53,7 @@ PAIRS = 16
 COUNTS = 128 * PAIRS
 """Bytes of a block's counts, of 32 channels."""
 SPAN = 2
-"""Times 32 channels of one block: a table that is in the nearest cache is used so many times."""
+"""Groups of 32 channels of one block: a table that is in the nearest cache is used so many times."""
 
 BYTES, SHORTS, INTEGERS = vector_of(I8, LANES), vector_of(I16, LANES // 2), vector_of(I32, LANES // 2)
 
@@ -197,7 +197,7 @@ def below(typing, counts, limits):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
-def doubled(typing, counts, vectors, times):  # type: ignore[no-untyped-def]
+def shifted(typing, counts, vectors, by):  # type: ignore[no-untyped-def]
     """So many vectors of 16 counts shifted left."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -205,8 +205,8 @@ def doubled(typing, counts, vectors, times):  # type: ignore[no-untyped-def]
         narrow = builder.trunc(args[2], I16)
         with cgutils.for_range(builder, args[1]) as vector:
             where = builder.add(args[0], builder.shl(vector.index, ir.Constant(I64, 5)))
-            shifted = builder.shl(load(builder, where, SHORTS, 32), splat(builder, narrow, SHORTS))
-            _store(builder, shifted, where, 32)
+            moved = builder.shl(load(builder, where, SHORTS, 32), splat(builder, narrow, SHORTS))
+            _store(builder, moved, where, 32)
         return cgutils.get_null_value(I64)
 
     return types.int64(types.int64, types.int64, types.int64), codegen

@@ -22,6 +22,7 @@ import numpy as np
 
 from tersa.binary.bitpack import largest, words_for
 from tersa.binary.layout import (
+    GROUP,
     Laid,
     bytes_layout,
     floats_layout,
@@ -57,8 +58,8 @@ FEWEST_USES = 3
 """Of a table, by taps and groups of 32 channels, from which on it is worth writing; measured."""
 PAGE, ROW_OFFSET = 4096, 1024
 """Bytes after which addresses meet in the same set of the nearest cache, and what a row of tables leaves."""
-MOST_TABLES = 1 << 26
-"""Bytes of one image's tables, which are 32 times those of its words; larger images are counted."""
+MOST_TABLES = 1 << 24
+"""Bytes of one image's tables, or of a layer's weights for them; what leaves the caches is counted."""
 TOGETHER = 1 << 20
 """Bytes of tables that are written before they are read."""
 MOST_UNPACKED = 1 << 30
@@ -86,7 +87,8 @@ def _suits_tables(program: Program, index: int) -> bool:
     outputs, kh, kw, c = operation.weights.shape
     most = kh * kw * c * largest(operation.weights.bits) * largest(program.values[operation.source].bits)
     pairs = operation.stride == 1 and program.values[index].shape[2] > 1
-    fits = most <= MOST and tables_of(program, index).image <= MOST_TABLES
+    weights = groups_for(outputs) * GROUP * kh * kw * words_for(c) * 16 * operation.weights.bits
+    fits = most <= MOST and max(tables_of(program, index).image, weights) <= MOST_TABLES
     return pairs and fits and kh * kw * groups_for(outputs) >= FEWEST_USES
 
 
@@ -112,9 +114,9 @@ def form_read(program: Program, index: int) -> Form:
         c = source.shape[0]
         pairs = source.bits * max(1, operation.weights.bits)
         cost = (TABLE_COST if _suits_tables(program, index) else WORD_COST) * pairs * words_for(c)
-        if source.kind == "codes" and cost <= c:
-            return "words"
-        return "bytes" if _suits_bytes(program, operation) else "shorts"
+        numbers: Form = "bytes" if _suits_bytes(program, operation) else "shorts"
+        worth = c if numbers == "shorts" else c // 2
+        return "words" if source.kind == "codes" and cost <= worth else numbers
     if isinstance(operation, MaxPool | SumPool) and program.values[operation.source].kind == "codes":
         return "words"
     return "floats"
@@ -204,12 +206,12 @@ class Lowered:
         )
         found = [index for index in range(len(program.operations)) if looked_up(program, index)]
         self.tables = [tables_of(program, index) for index in found]
-        self.image_bytes += max((each.image for each in self.tables), default=0)
         if self.image_bytes > MOST_BYTES:
             raise ModelError(
                 f"the program needs {self.image_bytes:,} bytes of buffers for one image; "
                 f"at most {MOST_BYTES:,} are allowed"
             )
+        self.image_bytes += max((each.image for each in self.tables), default=0)
         self.weights: dict[int, Laid] = {}
         self.taps: dict[int, Floats] = {}
         unpacked = 0

@@ -87,7 +87,7 @@ class Table:
         images: of the batch.
         threads: that share the steps.
         rows: the table.
-        names: the operations of each step, for measurements.
+        names: the operations of each step, for measurements; a step has one row, or several.
         pixels: (N, C, H, W) bytes, where the images go.
         logits: (N, K) float32, where the answer appears.
     """
@@ -419,12 +419,14 @@ def _nanoseconds(row: npt.NDArray[np.int64]) -> float:
     if k.BITS <= kind <= k.LOOKED_UP:
         tiles = row[k.IMAGES] * row[k.ROWS] * row[k.COLUMNS] * row[k.GROUPS] * row[k.KERNEL_ROWS]
         return float(tiles * row[k.RUN] * row[k.PLANE_COUNT] * (2 if kind != k.LOOKED_UP else 0.2))
+    planes = max(row[k.X_PLANES], row[k.OUT_PLANES], 1)
     if kind == k.SUM_BITS:
-        return float(row[k.TASKS] * row[k.INPUT_ROWS] * row[k.INPUT_COLUMNS] * 16)
+        return float(row[k.TASKS] * row[k.INPUT_ROWS] * row[k.INPUT_COLUMNS] * planes * 16)
     values = row[k.TASKS] * row[k.COLUMNS] * row[k.CHANNELS]
     if kind == k.CONVOLVE_FLOATS:
         return float(values * row[k.KERNEL_ROWS] * row[k.KERNEL_COLUMNS] * row[k.INPUT_CHANNELS] * 0.1)
-    return float(values)
+    window = min(row[k.SIZE], row[k.INPUT_ROWS]) * min(row[k.SIZE], row[k.INPUT_COLUMNS])
+    return float(values * max(window, row[k.LEVEL_COUNT], 1) * planes)
 
 
 def _aligned_copy(array: Array) -> Array:

@@ -25,10 +25,10 @@ from tersa.binary.lookups import (
     TABLE,
     below,
     counts_and_places,
-    doubled,
     negated,
     ones_of_four,
     ones_of_two,
+    shifted,
     threes_of_four,
     threes_of_two,
     write_tables,
@@ -77,7 +77,7 @@ def _count(table, i, first, span, pairs, counts, places):
         weights = table[i, k.W] + first * table[i, k.W_GROUP] + peek_word(entry + 8)
         if plane > 0 and shift > 0:
             for group in range(span):
-                doubled(counts + COUNTS * group, 4 * pairs, shift)
+                shifted(counts + COUNTS * group, 4 * pairs, shift)
         for _ in range(table[i, k.KERNEL_ROWS]):
             done = 0
             while done < run:

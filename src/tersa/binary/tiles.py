@@ -11,7 +11,7 @@ broadcast. The loops are written as LLVM vectors, not left to the vectoriser: `c
 one instruction with AVX-512 VPOPCNTDQ, and a table look-up (`vpshufb`) with AVX2 alone. Plane pairs come in
 the order of falling e, and the sums are shifted left where e falls (Horner's scheme).
 
-Memory is addressed by number. Nothing here knows where an address points: `lowering` lays out every buffer
+Memory is addressed by number. Nothing here knows where an address points: `step_table` lays out every buffer
 so that all taps of all pixels lie inside it.
 
 References:
@@ -227,10 +227,10 @@ def reached(typing, sums, thresholds):  # type: ignore[no-untyped-def]
 
 @intrinsic
 def scratch(typing):  # type: ignore[no-untyped-def]
-    """Address of room on the stack for the sums of one tile, int32 (8, 32)."""
+    """Address of room on the stack for the sums of one tile, int32 (4, 32)."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        room = cgutils.alloca_once(builder, ir.ArrayType(vector_of(I32, LANES), 2 * PIXELS))
+        room = cgutils.alloca_once(builder, ir.ArrayType(vector_of(I32, LANES), PIXELS))
         return builder.ptrtoint(room, I64)
 
     return types.int64(), codegen

@@ -105,7 +105,7 @@ class Arguments:
         pixels: address of the first tap of each pixel.
         weights: of the group of 32 channels, (row, step, part, lane).
         rows: of the kernel.
-        run: steps along one row of the kernel: words, or pairs of 16-bit integers.
+        run: steps along one row of the kernel: words, pairs of 16-bit integers, or fours of bytes.
         row_bytes: from one row of the input to the next.
         pairs: of planes, int64 (count, 3): bytes to the activation plane, bytes to the weight plane, shift.
         count: of plane pairs.

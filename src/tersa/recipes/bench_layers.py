@@ -8,8 +8,8 @@ overhead does not become faster when channels of its neighbours' arithmetic go: 
 may not help.
 
 Of a packed program a layer is one step of its kernels, and arithmetic is counted in products of single bits,
-under the limit of XOR and popcount (`tersa.targets.popcount`), as if every thread had a core of its own. What
-multiplies numbers there (few channels, many bits, floats) has no known roof.
+under the limit of counting or looking up (`tersa.targets.popcount`), as if every thread had a core of its
+own. What multiplies numbers there (few channels, many bits, floats) has no known roof.
 
 Reference: Williams et al., Roofline (Communications of the ACM 52(4), 2009).
 """

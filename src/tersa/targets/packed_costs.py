@@ -5,10 +5,11 @@ bits, its weights have w (ternary: 2) and the codes that it reads k,
 
     macs = N O H W (C kh kw),    work = macs w k    products of single bits
 
-and `popcount.limit` says how many of these a processor makes. Layers of few channels or many bits run on
-numbers of 8 or 16 bits instead, some on floats: their work has no such limit and is 0. Codes take their bits
-in words of 64 channels, numbers of 8 and 16 bits one byte and two, everything else four. Layers have no names
-in a program; they are numbered, `conv1`, `fc2`, in the order of their work.
+and `popcount.limit` says how many of these a processor makes; the tables of layers that look products up are
+not counted. Layers of few channels or many bits run on numbers of 8 or 16 bits instead, some on floats: their
+work has no such limit and is 0. Codes take their bits in words of 64 channels, numbers of 8 and 16 bits one
+byte and two, everything else four. Layers have no names in a program; they are numbered, `conv1`, `fc2`, in
+the order of their work.
 
 Example:
     >>> import numpy as np
