@@ -22,8 +22,8 @@ cannot be.
 `--clock cpu` counts the process's processor time instead of wall time, on one thread: what a call costs on a
 machine that others use at the same time.
 
-Writes `results/packed_inference.csv`. The last line is the speed-up over the best of each kind at the first
-batch size and number of threads.
+Writes `results/packed_inference.csv`, on a processor without AVX-512 `results/packed_inference_avx2.csv`. The
+last line is the speed-up over the best of each kind at the first batch size and number of threads.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ from tersa.targets.registry import parse
 from tersa.targets.rounds import time_rounds
 from tersa.targets.statistics import compare_rounds
 
-RESULTS = Path(__file__).parent / "results" / "packed_inference.csv"
+RESULTS = Path(__file__).parent / "results"
 SHAPE, CLASSES = (3, 32, 32), 10
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 NAMES = tuple(str(label) for label in range(CLASSES))
@@ -394,7 +394,8 @@ def write(rows: list[dict[str, Any]], arguments: argparse.Namespace) -> None:
         "low", "high",
         "gmacs_per_s", "share_of_limit", "bytes", *shared,
     ]  # fmt: skip
-    with RESULTS.open("w", newline="", encoding="utf-8") as file:
+    kind = "" if "avx512f" in here else "_avx2"
+    with (RESULTS / f"packed_inference{kind}.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, fieldnames=columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(row | shared for row in rows)

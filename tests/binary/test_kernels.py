@@ -15,7 +15,7 @@ from tests.binary.programs import CLASSES, images, one_layer, residual
 
 from tersa.binary import columns, layout, lowering, reference, step_table
 from tersa.binary.lookups import LOOKUPS
-from tersa.binary.lowering import Lowered, form_read, looked_up
+from tersa.binary.lowering import FEWEST_USES, Lowered, form_read, looked_up
 from tersa.binary.program import (
     Affine,
     Convolution,
@@ -88,6 +88,29 @@ def test_all_forms_are_covered(monkeypatch, weight_bits: int, pixel_bits: int) -
     monkeypatch.setattr(lowering, "BYTE_PRODUCTS", False)
     assert form_read(thin, 1) == "shorts"
     agree(thin)
+
+
+@pytest.mark.parametrize("groups", [1, 2, 3, 4, 5, 6, 7, 9])
+@pytest.mark.parametrize(
+    ("kernel", "padding", "size"), [(3, 1, 4), (5, 4, 3), (3, 2, 2), (3, 0, 5), (1, 0, 3)]
+)
+def test_any_number_of_groups_with_any_border(groups: int, kernel: int, padding: int, size: int) -> None:
+    """Groups of 32 channels go by four, two and one; rows of the kernel outside the map are left out."""
+    program = one_layer(
+        size=(65, size, size + 1), outputs=32 * groups - 3, kernel=kernel, padding=padding, seed=groups
+    )
+    assert not LOOKUPS or looked_up(program, 1) == (kernel > 1 or groups >= FEWEST_USES)
+    for threads in (1, 2):
+        agree(program, 3, threads)
+
+
+@pytest.mark.parametrize("weight_bits", [1, 2, 3])
+def test_planes_of_many_groups(weight_bits: int) -> None:
+    """Sums of several planes are shifted while they are counted, those of skipped rows as well."""
+    program = one_layer(
+        size=(64, 3, 5), outputs=7 * 32, kernel=3, padding=1, code_bits=2, weight_bits=weight_bits
+    )
+    agree(program, 2)
 
 
 def test_the_largest_sums_of_bytes() -> None:

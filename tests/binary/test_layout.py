@@ -46,11 +46,28 @@ def test_four_weights_are_one_byte_of_one_lane(place: tuple[int, int, int, int])
     integers[place] = 1
     laid = nibbles_layout(Weights.of(integers, 1))
     o, y, x, c = place
-    assert laid.array.shape == (2, 1, 3, 6 * 16, 32)
+    assert laid.array.shape == (2, 3 * 96 * 32)
     assert (laid.run, laid.plane_bytes) == (96, 3 * 96 * 32)
     lane = 2 * (o % 16) + (o % 32) // 16
-    assert laid.array[o // 32, 0, y, 32 * x + c // 4, lane] == 1 << c % 4
+    together = laid.array.reshape(1, 3, 6 * 16, 2, 32)  # both groups are one span
+    assert together[0, y, 32 * x + c // 4, o // 32, lane] == 1 << c % 4
     assert np.bitwise_count(laid.array).sum() == 1
+
+
+def test_groups_that_are_counted_together_lie_side_by_side() -> None:
+    """Seven groups: four, two and one."""
+    integers = 2 * np.random.default_rng(0).integers(0, 2, (200, 1, 3, 64)) - 1
+    laid = nibbles_layout(Weights.of(integers, 1)).array
+    first = 0
+    for span in (4, 2, 1):
+        together = laid[first : first + span].reshape(48, span, 32)
+        for group in range(span):
+            o = 32 * (first + group)
+            bits = (integers[o : o + 32, 0].reshape(-1, 48, 4) > 0) @ (1 << np.arange(4))
+            found = together[:, group, :].reshape(48, 16, 2).swapaxes(1, 2).reshape(48, 32)
+            assert np.array_equal(found[:, : len(bits)], bits.T)
+            assert not found[:, len(bits) :].any()
+        first += span
 
 
 def test_short_weights_lie_in_pairs() -> None:
@@ -79,6 +96,18 @@ def test_offsets_count_what_lies_outside() -> None:
     ranges, _ = sides(3, 3, 1, 1)
     found = offsets(ones, 1, ranges, ranges)[:, 0].reshape(3, 3)
     assert found.tolist() == [[28, 24, 28], [24, 18, 24], [28, 24, 28]]
+
+
+def test_offsets_leave_out_rows_that_are_skipped() -> None:
+    """Only columns outside have been counted, within the rows inside."""
+    integers = 2 * np.random.default_rng(0).integers(0, 2, (5, 3, 3, 2)) - 1
+    ranges, _ = sides(3, 3, 1, 1)
+    found = offsets(Weights.of(integers, 1), 1, ranges, ranges, skipped=True)
+    for row, (top, bottom) in enumerate(ranges):
+        for column, (left, right) in enumerate(ranges):
+            rows = integers[:, top:bottom]
+            outside = rows.sum((1, 2, 3)) - rows[:, :, left:right].sum((1, 2, 3))
+            assert found[3 * row + column].tolist() == (rows[0].size + outside).tolist()
 
 
 def test_offsets_of_bytes_take_the_middle_of_the_codes_off() -> None:

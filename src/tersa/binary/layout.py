@@ -1,7 +1,7 @@
 """Weights and thresholds in the order in which the kernels read them.
 
     words     (group, plane, kh, kw * words(C), parts, 32) uint64    32 output channels side by side
-    nibbles   (group, plane, kh, kw * 16 words(C), 32) uint8         channels 0, 16, 1, 17, ...
+    nibbles   (span, plane, kh, kw * 16 words(C), group, 32) uint8   channels 0, 16, 1, 17, ...
     shorts    (group, kh, pairs of (kw C), 32, 2) int16
     bytes     (group, kh, fours of (kw C), 32, 4) int8
     limits    (class, group, 32) uint16                              bounds of counts that were looked up
@@ -28,6 +28,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tersa.binary.bitpack import codes, largest, pack, words_for
+from tersa.binary.lookups import spans
 from tersa.binary.program import FloatConvolution, Floats, Weights
 from tersa.binary.thresholds import ALWAYS, NEVER
 from tersa.errors import ModelError
@@ -124,14 +125,20 @@ def nibbles_layout(weights: Weights) -> Laid:
     words = words_layout(weights)
     groups, planes, kh, run, _, lanes = words.array.shape
     _bounded(f"weights {weights.shape}", groups, lanes, planes, kh, run, 16)
-    array = aligned((groups, planes, kh, 16 * run, lanes), np.uint8)
     raw = np.ascontiguousarray(words.array[..., 0, :]).view(np.uint8)
     raw = raw.reshape(groups, planes, kh, run, lanes, 8).swapaxes(-1, -2)  # (groups, planes, kh, run, 8, 32)
+    apart = np.empty((groups, planes, kh, 16 * run, lanes), np.uint8)
     for half, found in enumerate((raw & 15, raw >> 4)):
         part = found.reshape(groups, planes, kh, 8 * run, lanes)
-        array[..., half::2, 0::2] = part[..., : lanes // 2]
-        array[..., half::2, 1::2] = part[..., lanes // 2 :]
-    return Laid(array, 16 * run, array[0, 0].nbytes, planes)
+        apart[..., half::2, 0::2] = part[..., : lanes // 2]
+        apart[..., half::2, 1::2] = part[..., lanes // 2 :]
+    array = aligned((groups, apart[0].size), np.uint8)
+    first = 0
+    for span in spans(groups):
+        together = np.moveaxis(apart[first : first + span], 0, -2)  # (planes, kh, 16 run, span, 32)
+        array[first : first + span] = together.reshape(span, -1)
+        first += span
+    return Laid(array, 16 * run, apart[0, 0].nbytes, planes)
 
 
 def shorts_layout(weights: Weights) -> Laid:
@@ -199,6 +206,7 @@ def offsets(
     columns: list[tuple[int, int]],
     *,
     plain: bool = False,
+    skipped: bool = False,
 ) -> npt.NDArray[np.int64]:
     """What makes a sum of a tile's A: S = 2 A + offset, (classes, O), for codes of so many bits.
 
@@ -208,6 +216,7 @@ def offsets(
         rows: ranges of taps inside the map, one for each class of rows.
         columns: the same of columns.
         plain: A adds up codes times weights, as bytes do, and not minus the counts of words.
+        skipped: rows of the kernel that lie outside the map have no part in A.
     """
     integers = weights.integers().astype(np.int64)
     top = largest(bits)
@@ -225,9 +234,13 @@ def offsets(
         sums[:, bottom][:, :, right] - sums[:, top_row][:, :, right]
         - sums[:, bottom][:, :, left] + sums[:, top_row][:, :, left]
     )  # fmt: skip
-    total = 0 if plain else sums[:, -1, -1, None]
-    found = whole[:, None] + top * (total - inside.reshape(len(integers), -1))
-    return np.ascontiguousarray(found.T)
+    total = 0 if plain else sums[:, -1, -1, None, None]
+    most = whole[:, None, None]
+    if skipped:
+        total = (sums[:, bottom, -1] - sums[:, top_row, -1])[:, :, None]
+        most = most // integers.shape[1] * (bottom - top_row)[None, :, None]
+    found = most + top * (total - inside)
+    return np.ascontiguousarray(found.reshape(len(integers), -1).T)
 
 
 def bounds(table: npt.NDArray[np.int32], offset: npt.NDArray[np.int64], factor: int) -> Array:

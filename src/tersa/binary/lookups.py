@@ -50,23 +50,33 @@ MOST = (1 << 16) - 2
 """The largest count of an output; the limit that is above all counts is one more."""
 PAIRS = 16
 """Pairs of pixels of one block, whose counts stay in the nearest cache."""
-COUNTS = 128 * PAIRS
-"""Bytes of a block's counts, of 32 channels."""
-SPAN = 2
-"""Groups of 32 channels of one block: a table that is in the nearest cache is used so many times."""
+COUNTS = 128
+"""Bytes of the counts of a pair of pixels, of 32 channels."""
+SPAN = 4
+"""Groups of 32 channels of one block, at most: a table that is in a register is used so many times."""
 
 BYTES, SHORTS, INTEGERS = vector_of(I8, LANES), vector_of(I16, LANES // 2), vector_of(I32, LANES // 2)
 
 
 def answers() -> npt.NDArray[np.uint8]:
-    """The tables of both halves of every byte, (256, 2, 16).
+    """The tables of both halves of every byte, and 16 times them, (256, 2, 2, 16).
 
-    >>> answers()[0x31, 0, 0b0111], answers()[0x31, 1, 0b0111]
-    (np.uint8(2), np.uint8(1))
+    >>> answers()[0x31, 0, 0, 0b0111], answers()[0x31, 0, 1, 0b0111], answers()[0x31, 1, 1, 0b0111]
+    (np.uint8(2), np.uint8(1), np.uint8(16))
     """
     values, index = np.arange(256), np.arange(16)
     halves = np.stack([values & 15, values >> 4], 1)
-    return np.bitwise_count(halves[:, :, None] ^ index).astype(np.uint8)
+    found = np.bitwise_count(halves[:, :, None] ^ index).astype(np.uint8)
+    return np.stack([found, 16 * found], 1)
+
+
+def spans(groups: int) -> list[int]:
+    """Groups of 32 channels that are counted together: by four, the rest by two and one.
+
+    >>> spans(11)
+    [4, 4, 2, 1]
+    """
+    return [SPAN] * (groups // SPAN) + [size for size in (2, 1) if groups & size]
 
 
 def _at(builder: Any, base: Any, offset: int) -> Any:
@@ -77,7 +87,7 @@ def _store(builder: Any, value: Any, address: Any, align: int) -> None:
     builder.store(value, builder.inttoptr(address, value.type.as_pointer()), align=align)
 
 
-class _Pair:
+class _Sums:
     """Two pixels' sums over one segment of the kernel's row, of 32 channels."""
 
     def __init__(self, builder: Any) -> None:
@@ -86,80 +96,106 @@ class _Pair:
             cgutils.alloca_once_value(builder, ir.Constant(SHORTS, None)) for _ in range(2)
         )
 
-    def take(self, tables: Any, weights: list[Any]) -> None:
-        """Add the answers of one to three tables that lie side by side."""
+    def take(self, answers: Any) -> None:
+        """Add the sum of one to three answers."""
         b = self.builder
-        kind = ir.FunctionType(BYTES, [BYTES, BYTES])
-        shuffle = cgutils.get_or_insert_function(b.module, kind, "llvm.x86.avx2.pshuf.b")
-        total: Any = None
-        for place, one in enumerate(weights):
-            half = load(b, _at(b, tables, TABLE * place), vector_of(I8, TABLE), 1)
-            both = b.shuffle_vector(half, half, ir.Constant(vector_of(I32, LANES), [*range(TABLE)] * 2))
-            found = b.call(shuffle, [both, one])
-            total = found if total is None else b.add(total, found)
-        words = b.bitcast(total, SHORTS)
+        words = b.bitcast(answers, SHORTS)
         mask, four = (ir.Constant(SHORTS, [value] * (LANES // 2)) for value in (0x0F0F, 4))
         b.store(b.add(b.load(self.low), b.and_(words, mask)), self.low)
         b.store(b.add(b.load(self.rest), b.lshr(words, four)), self.rest)
 
-    def counts(self) -> list[tuple[Any, Any]]:
+    def counts(self) -> list[Any]:
         """16-bit counts of even and odd bytes: of the first pixel, of the second."""
         b = self.builder
         byte, eight, four = (ir.Constant(SHORTS, [value] * (LANES // 2)) for value in (255, 8, 4))
         low, rest = b.load(self.low), b.load(self.rest)
         odd = b.lshr(low, eight)
         rest = b.sub(rest, b.shl(odd, four))
-        return [(b.and_(low, byte), odd), (b.and_(rest, byte), b.lshr(rest, eight))]
+        return [b.and_(low, byte), odd, b.and_(rest, byte), b.lshr(rest, eight)]
 
 
-def _segment(pairs: int, at_once: int) -> Any:
-    """A numba function that looks up so many tables at a time, `steps` times, for some pairs of pixels.
+def _answered(builder: Any, tables: Any, weights: Any, at_once: int, sums: list[_Sums]) -> None:
+    """Look up what the weights of some groups ask of one to three tables that lie side by side.
 
-    (address of each pair's first table, of the weights, steps, fresh, address of counts): counts, uint16
-    (pairs, 2 pixels, 32 channels), are written where fresh is not 0, otherwise added to.
+    A table stays in a register for all groups; weights are read as operands of the look-up, which spares an
+    instruction each: processors of four instructions a cycle are bound by their number.
+    """
+    kind = ir.FunctionType(BYTES, [BYTES, BYTES])
+    shuffle = cgutils.get_or_insert_function(builder.module, kind, "llvm.x86.avx2.pshuf.b")
+    totals: list[Any] = [None] * len(sums)
+    for place in range(at_once):
+        half = load(builder, _at(builder, tables, TABLE * place), vector_of(I8, TABLE), 1)
+        both = builder.shuffle_vector(half, half, ir.Constant(vector_of(I32, LANES), [*range(TABLE)] * 2))
+        for group, total in enumerate(totals):
+            at = _at(builder, weights, LANES * (place * len(sums) + group))
+            found = builder.call(shuffle, [both, load(builder, at, BYTES, LANES)])
+            totals[group] = found if total is None else builder.add(total, found)
+    for one, total in zip(sums, totals, strict=True):
+        one.take(total)
+
+
+def _segment(groups: int, at_once: int) -> Any:
+    """A numba function that looks up so many tables at a time, `steps` times, for so many groups of channels.
+
+    (address of a pair's first table, of the weights, steps, address of counts): counts, uint16 (2 pixels, 32
+    channels) one group after the other, are added to.
     """
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         del context, signature
         if not LOOKUPS:
             return cgutils.get_null_value(I64)
-        bases, (weights, steps, fresh, counts) = args[:pairs], args[pairs:]
-        sums = [_Pair(builder) for _ in bases]
-        with cgutils.for_range(builder, steps) as step:
-            along = builder.mul(step.index, ir.Constant(I64, at_once * TABLE))
-            at = builder.add(weights, builder.mul(step.index, ir.Constant(I64, at_once * LANES)))
-            loaded = [load(builder, _at(builder, at, LANES * i), BYTES, LANES) for i in range(at_once)]
-            for base, one in zip(bases, sums, strict=True):
-                one.take(builder.add(base, along), loaded)
-        found = [vector for one in sums for pixel in one.counts() for vector in pixel]
-        places = [(_at(builder, counts, 32 * place), vector) for place, vector in enumerate(found)]
-        with builder.if_else(builder.icmp_unsigned("!=", fresh, ir.Constant(I64, 0))) as (then, otherwise):
-            with then:
-                for where, vector in places:
-                    _store(builder, vector, where, 32)
-            with otherwise:
-                for where, vector in places:
-                    _store(builder, builder.add(load(builder, where, SHORTS, 32), vector), where, 32)
+        tables, weights, steps, counts = args
+        sums = [_Sums(builder) for _ in range(groups)]
+        table_bytes, weight_bytes = TABLE * at_once, LANES * at_once * groups
+
+        def go(step: Any, more: int) -> None:
+            """Some steps from one on."""
+            along = builder.add(tables, builder.mul(step, ir.Constant(I64, table_bytes)))
+            at = builder.add(weights, builder.mul(step, ir.Constant(I64, weight_bytes)))
+            for i in range(more):
+                _answered(
+                    builder,
+                    _at(builder, along, i * table_bytes),
+                    _at(builder, at, i * weight_bytes),
+                    at_once,
+                    sums,
+                )
+
+        one = ir.Constant(I64, 1)
+        with cgutils.for_range(builder, builder.lshr(steps, one)) as two:
+            go(builder.shl(two.index, one), 2)
+        with builder.if_then(builder.trunc(steps, ir.IntType(1))):
+            go(builder.sub(steps, one), 1)
+        for group, each in enumerate(sums):
+            for place, vector in enumerate(each.counts()):
+                where = _at(builder, counts, COUNTS * group + 32 * place)
+                _store(builder, builder.add(load(builder, where, SHORTS, 32), vector), where, 32)
         return cgutils.get_null_value(I64)
 
-    signature = types.int64(*[types.int64] * (pairs + 4))
-    if pairs == 2:
-
-        @intrinsic
-        def two(typing, x0, x1, weights, steps, fresh, counts):  # type: ignore[no-untyped-def]
-            return signature, codegen
-
-        return two
-
     @intrinsic
-    def four(typing, x0, x1, x2, x3, weights, steps, fresh, counts):  # type: ignore[no-untyped-def]
-        return signature, codegen
+    def segment(typing, tables, weights, steps, counts):  # type: ignore[no-untyped-def]
+        return types.int64(*[types.int64] * 4), codegen
 
-    return four
+    return segment
 
 
-threes_of_two, threes_of_four = _segment(2, 3), _segment(4, 3)
-ones_of_two, ones_of_four = _segment(2, 1), _segment(4, 1)
+threes_for_four, threes_for_two, threes_for_one = (_segment(groups, 3) for groups in (4, 2, 1))
+ones_for_four, ones_for_two, ones_for_one = (_segment(groups, 1) for groups in (4, 2, 1))
+
+
+@intrinsic
+def cleared(typing, counts, vectors):  # type: ignore[no-untyped-def]
+    """Zeros in so many vectors of 16 counts."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        del context, signature
+        with cgutils.for_range(builder, args[1]) as vector:
+            where = builder.add(args[0], builder.shl(vector.index, ir.Constant(I64, 5)))
+            _store(builder, ir.Constant(SHORTS, None), where, 32)
+        return cgutils.get_null_value(I64)
+
+    return types.int64(types.int64, types.int64), codegen
 
 
 @intrinsic
@@ -217,7 +253,7 @@ def counts_and_places(typing):  # type: ignore[no-untyped-def]
     """Address of room on the stack for the counts of a block, and behind them the addresses of its tables."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        room = cgutils.alloca_once(builder, ir.ArrayType(SHORTS, (SPAN * COUNTS + 8 * PAIRS) // 32))
+        room = cgutils.alloca_once(builder, ir.ArrayType(SHORTS, (SPAN * COUNTS * PAIRS + 8 * PAIRS) // 32))
         return builder.ptrtoint(room, I64)
 
     return types.int64(), codegen
@@ -234,32 +270,39 @@ def write_tables(typing, row, pixel, places, words, known, out):  # type: ignore
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         del context, signature
         row, pixel, places, words, known, out = args
-        shift = ir.Constant(SHORTS, [4] * (LANES // 2))
         size = builder.shl(words, ir.Constant(I64, 8))
         last = builder.sub(places, ir.Constant(I64, 1))
 
-        def answered(place: Any, byte: Any) -> list[Any]:
-            """The answers to two bytes of a place."""
-            at = builder.add(builder.add(row, builder.mul(place, pixel)), byte)
-            values = [builder.zext(load(builder, _at(builder, at, i), I8, 1), I64) for i in range(2)]
-            places_of = [builder.add(known, builder.shl(value, ir.Constant(I64, 5))) for value in values]
-            return [load(builder, one, SHORTS, 32) for one in places_of]
+        def known_of(at: Any) -> list[Any]:
+            """Addresses of the answers to four bytes."""
+            word = load(builder, at, I32, 1)
+            found: list[Any] = []
+            for i in range(4):
+                value = builder.and_(builder.lshr(word, ir.Constant(I32, 8 * i)), ir.Constant(I32, 255))
+                found.append(builder.add(known, builder.shl(builder.zext(value, I64), ir.Constant(I64, 6))))
+            return found
 
-        with cgutils.for_range(builder, builder.shl(words, ir.Constant(I64, 2))) as pair:
-            byte = builder.shl(pair.index, ir.Constant(I64, 1))
-            before = [cgutils.alloca_once(builder, SHORTS) for _ in range(2)]
-            for slot, value in zip(before, answered(ir.Constant(I64, 0), byte), strict=True):
-                builder.store(value, slot)
-            with cgutils.for_range(builder, places) as place:
-                after = builder.add(place.index, ir.Constant(I64, 1))
-                after = builder.select(builder.icmp_unsigned("<", after, last), after, last)
-                to = builder.add(
-                    builder.add(out, builder.mul(place.index, size)), builder.shl(byte, ir.Constant(I64, 5))
-                )
-                for i, (slot, value) in enumerate(zip(before, answered(after, byte), strict=True)):
-                    both = builder.or_(builder.load(slot), builder.shl(value, shift))
-                    _store(builder, both, _at(builder, to, 32 * i), 32)
-                    builder.store(value, slot)
+        def write(before: list[Any], at: Any, to: Any) -> None:
+            """Tables of the answers before and those of a place, which are the next ones before."""
+            for i, (slot, address) in enumerate(zip(before, known_of(at), strict=True)):
+                both = builder.or_(builder.load(slot), load(builder, _at(builder, address, 32), SHORTS, 32))
+                _store(builder, both, _at(builder, to, 32 * i), 32)
+                builder.store(load(builder, address, SHORTS, 32), slot)
+
+        with cgutils.for_range(builder, builder.shl(words, ir.Constant(I64, 1))) as four:
+            byte = builder.shl(four.index, ir.Constant(I64, 2))
+            first = builder.add(row, byte)
+            at, to = (cgutils.alloca_once(builder, I64) for _ in range(2))
+            builder.store(first, at)
+            builder.store(builder.add(out, builder.shl(byte, ir.Constant(I64, 5))), to)
+            before = [cgutils.alloca_once(builder, SHORTS) for _ in range(4)]
+            for slot, address in zip(before, known_of(first), strict=True):
+                builder.store(load(builder, address, SHORTS, 32), slot)
+            with cgutils.for_range(builder, last):
+                builder.store(builder.add(builder.load(at), pixel), at)
+                write(before, builder.load(at), builder.load(to))
+                builder.store(builder.add(builder.load(to), size), to)
+            write(before, builder.load(at), builder.load(to))
         return cgutils.get_null_value(I64)
 
     return types.int64(*[types.int64] * 6), codegen

@@ -127,7 +127,7 @@ class TablesShape:
     """Where the tables that a convolution reads lie: bytes from one to the next.
 
     Attributes:
-        rows: of each plane, the padding included.
+        rows: of each plane, without the padding: there is nothing to look up.
         columns: of each row, the padding included.
         pixel: tables of one place.
         row: of one row; a multiple of 4096 would bring the same tables of all rows into one set of a cache.
@@ -153,10 +153,10 @@ def tables_of(program: Program, index: int) -> TablesShape:
     assert isinstance(operation, Convolution)
     source = program.values[operation.source]
     c, h, w = source.shape
-    rows, columns, pixel = h + 2 * operation.padding, w + 2 * operation.padding, WORD * words_for(c)
+    columns, pixel = w + 2 * operation.padding, WORD * words_for(c)
     row = columns * pixel
     row += (ROW_OFFSET - row) % PAGE
-    return TablesShape(rows, columns, pixel, row, rows * row, source.bits * rows * row)
+    return TablesShape(h, columns, pixel, row, h * row, source.bits * h * row)
 
 
 @dataclass(frozen=True)

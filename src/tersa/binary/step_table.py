@@ -18,7 +18,7 @@ import numpy.typing as npt
 from tersa.binary import columns as k
 from tersa.binary.bitpack import levels, pack
 from tersa.binary.layout import Array, Laid, aligned, bounds, groups_for, lanes_of, limits, offsets, sides
-from tersa.binary.lookups import SPAN, WORD, answers
+from tersa.binary.lookups import WORD, answers, spans
 from tersa.binary.lowering import STORED, Form, Fused, Lowered, form_read, laid_shape, looked_up, tables_of
 from tersa.binary.program import (
     Add,
@@ -312,14 +312,15 @@ class Table:
             "GROUPS": groups,
             "TASKS": groups * images * chunks, "CHANNELS": o, "STEP_Y": row_step, "STEP_X": column_step,
             "W": laid.array.ctypes.data, "W_GROUP": laid.group_bytes, "KERNEL_ROWS": kh, "RUN": laid.run,
-            "POOL": pool,
+            "POOL": pool, "PADDING": operation.padding,
         }  # fmt: skip
         if form == "words":
-            offset = offsets(operation.weights, source.bits, row_ranges, column_ranges)
-            kind, factor = (k.BITS if operation.weights.bits else k.TERNARY), 2
-            plane = reads["X_PLANE"]
+            kind, factor, plane = (k.BITS if operation.weights.bits else k.TERNARY), 2, reads["X_PLANE"]
             if looked_up(program, fused.index):
                 kind, plane = k.LOOKED_UP, tables_of(program, fused.index).plane
+            offset = offsets(
+                operation.weights, source.bits, row_ranges, column_ranges, skipped=kind == k.LOOKED_UP
+            )
             pairs = self._pairs(plane, source.bits, laid)
         elif form == "bytes":
             offset = offsets(operation.weights, source.bits, row_ranges, column_ranges, plain=True)
@@ -335,7 +336,7 @@ class Table:
         shape = tables_of(self.lowered.program, index)
         there = {"ROW": shape.row, "PIXEL": shape.pixel, "PLANE": shape.plane, "IMAGE": shape.image}
         block = shape.images_at_once(self.images, self.threads)
-        tables = self._arena.ctypes.data
+        tables, above = self._arena.ctypes.data, columns["PADDING"]
         writing = {
             "KIND": k.TABULATE, "ROWS": shape.rows, "COLUMNS": shape.columns, "W": self._answers,
             "RUN": shape.pixel // WORD, "X_PLANES": shape.image // shape.plane, "OUT": tables,
@@ -343,11 +344,12 @@ class Table:
         writing |= {name: columns[name] for name in ("X_IMAGE", "X_PLANE", "X_ROW", "X_PIXEL")}
         writing |= {f"OUT_{name}": value for name, value in there.items()}
         reading = {f"X_{name}": value for name, value in there.items()}
-        reading |= {"X": tables, "STEP_Y": shape.row, "STEP_X": shape.pixel}
-        parts = -(-columns["GROUPS"] // SPAN)
+        reading |= {"X": tables - above * shape.row, "STEP_Y": shape.row, "STEP_X": shape.pixel}
+        parts = len(spans(columns["GROUPS"]))
         for first in range(0, self.images, block):
             images = min(block, self.images - first)
-            x, out = first * columns["X_IMAGE"], first * columns["OUT_IMAGE"]
+            x = first * columns["X_IMAGE"] + above * columns["X_ROW"]  # rows outside the map have no tables
+            out = first * columns["OUT_IMAGE"]
             self._row(**writing | {"X": columns["X"] + x, "TASKS": images * shape.rows})
             chunk = self._chunk(columns["ROWS"] // columns["POOL"], parts * images) * columns["POOL"]
             chunks = -(-columns["ROWS"] // chunk)

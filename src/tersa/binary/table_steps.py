@@ -1,6 +1,6 @@
 """Convolutions by table look-up (`lookups`): the tables, counts of a block, and what becomes of them.
 
-A block is up to 16 pairs of neighbouring pixels and 64 output channels. It is counted segment by segment of
+A block is up to 16 pairs of neighbouring pixels and 128 output channels. It is counted segment by segment of
 the kernel's rows, so that a segment's tables and weights are used by the whole block while the nearest cache
 has them.
 """
@@ -24,13 +24,16 @@ from tersa.binary.lookups import (
     STEPS,
     TABLE,
     below,
+    cleared,
     counts_and_places,
     negated,
-    ones_of_four,
-    ones_of_two,
+    ones_for_four,
+    ones_for_one,
+    ones_for_two,
     shifted,
-    threes_of_four,
-    threes_of_two,
+    threes_for_four,
+    threes_for_one,
+    threes_for_two,
     write_tables,
 )
 from tersa.binary.tiles import peek_half, peek_word, poke_half, poke_word, scratch
@@ -38,76 +41,82 @@ from tersa.binary.tiles import peek_half, peek_word, poke_half, poke_word, scrat
 
 @njit
 def look_up(table, i, task):
-    """Up to 64 channels over some rows of one image, from tables that lie where the words would."""
+    """Up to 128 channels over some rows of one image, from tables that lie where the words would."""
     shares = table[i, k.TASKS] // table[i, k.IMAGES]  # image by image: a thread reads what it wrote
     image, share = task // shares, task % shares
-    first = SPAN * (share // table[i, k.CHUNKS])
+    part = share // table[i, k.CHUNKS]  # as `spans` says
+    fours = table[i, k.GROUPS] // SPAN
+    first = SPAN * part if part <= fours else SPAN * fours + 2
+    left = table[i, k.GROUPS] - first
+    span = SPAN if left >= SPAN else (2 if left >= 2 else 1)
     y = (share % table[i, k.CHUNKS]) * table[i, k.CHUNK]
     stop = min(y + table[i, k.CHUNK], table[i, k.ROWS])
-    span = min(SPAN, table[i, k.GROUPS] - first)
-    columns = table[i, k.COLUMNS]
     x_at = table[i, k.X] + image * table[i, k.X_IMAGE]
     room = counts_and_places()
-    places = room + SPAN * COUNTS
+    places = room + SPAN * COUNTS * PAIRS
     for group in range(first, first + span):
         clear(table, i, group, image, y, stop)
-    along = (columns + 1) >> 1
+    along = (table[i, k.COLUMNS] + 1) >> 1
     last = (stop - y) * along
     start = 0
     while start < last:
         pairs = min(PAIRS, last - start)
-        for pair in range((pairs + 3) // 4 * 4):
-            place = start + min(pair, pairs - 1)
+        for pair in range(pairs):
+            place = start + pair
             row = x_at + (y + place // along) * table[i, k.STEP_Y]
             poke_word(places + 8 * pair, row + 2 * (place % along) * table[i, k.STEP_X])
-        _count(table, i, first, span, pairs, room, places)
+        cleared(room, 4 * span * pairs)
+        _count(table, i, first, span, y * along + start, pairs, room, places)
         for group in range(span):
-            _settle(table, i, first + group, image, y, start, pairs, room + COUNTS * group)
+            _settle(table, i, first + group, image, y, start, pairs, room + COUNTS * group, COUNTS * span)
         start += pairs
 
 
 @njit
-def _count(table, i, first, span, pairs, counts, places):
-    """Counts of some pairs of pixels and some times 32 channels, segment by segment of the kernel's rows."""
+def _count(table, i, first, span, start, pairs, counts, places):
+    """Counts of some pairs of pixels, the `start`-th of the map and on, and some times 32 channels.
+
+    Segment by segment of the kernel's rows; a pair takes no part in rows that lie outside its map.
+    """
     run = table[i, k.RUN]
-    fresh = 1
+    along = (table[i, k.COLUMNS] + 1) >> 1
     for plane in range(table[i, k.PLANE_COUNT]):
         entry = table[i, k.PLANES] + 24 * plane
         offset, shift = peek_word(entry), peek_word(entry + 16)
-        weights = table[i, k.W] + first * table[i, k.W_GROUP] + peek_word(entry + 8)
+        weights = table[i, k.W] + first * table[i, k.W_GROUP] + span * peek_word(entry + 8)
         if plane > 0 and shift > 0:
-            for group in range(span):
-                shifted(counts + COUNTS * group, 4 * pairs, shift)
-        for _ in range(table[i, k.KERNEL_ROWS]):
+            shifted(counts, 4 * span * pairs, shift)
+        for row in range(table[i, k.KERNEL_ROWS]):
+            top = table[i, k.PADDING] - row  # the first row of outputs for which this row is inside
+            low = max(0, top * along - start)
+            high = min(pairs, (top + table[i, k.INPUT_ROWS]) * along - start)
             done = 0
             while done < run:
                 steps = min(STEPS, (run - done) // 3)
-                for tile in range(0, pairs, 4):
-                    at = places + 8 * tile
-                    a0, a1 = peek_word(at) + offset, peek_word(at + 8) + offset
-                    a2, a3 = peek_word(at + 16) + offset, peek_word(at + 24) + offset
-                    for group in range(span):
-                        w = weights + group * table[i, k.W_GROUP]
-                        out = counts + COUNTS * group + 128 * tile
-                        if pairs - tile > 2:
-                            if steps > 0:
-                                threes_of_four(a0, a1, a2, a3, w, steps, fresh, out)
-                            else:
-                                ones_of_four(a0, a1, a2, a3, w, run - done, fresh, out)
-                        elif steps > 0:
-                            threes_of_two(a0, a1, w, steps, fresh, out)
-                        else:
-                            ones_of_two(a0, a1, w, run - done, fresh, out)
-                fresh = 0
                 used = 3 * steps if steps > 0 else run - done
+                for pair in range(low, high):
+                    tables, out = peek_word(places + 8 * pair) + offset, counts + COUNTS * span * pair
+                    if steps == 0:
+                        if span == SPAN:
+                            ones_for_four(tables, weights, used, out)
+                        elif span == 2:
+                            ones_for_two(tables, weights, used, out)
+                        else:
+                            ones_for_one(tables, weights, used, out)
+                    elif span == SPAN:
+                        threes_for_four(tables, weights, steps, out)
+                    elif span == 2:
+                        threes_for_two(tables, weights, steps, out)
+                    else:
+                        threes_for_one(tables, weights, steps, out)
                 done += used
                 offset += TABLE * used
-                weights += 32 * used
+                weights += 32 * span * used
             offset += table[i, k.X_ROW] - TABLE * run
 
 
 @njit
-def _settle(table, i, group, image, y, start, pairs, counts):
+def _settle(table, i, group, image, y, start, pairs, counts, step):
     """What becomes of the counts of some pairs of pixels."""
     columns = table[i, k.COLUMNS]
     plain = table[i, k.ENDING] == k.TO_BITS_BELOW
@@ -121,7 +130,7 @@ def _settle(table, i, group, image, y, start, pairs, counts):
     row, x = y + start // along, 2 * (start % along)
     for pair in range(pairs):
         for pixel in range(min(2, columns - x)):
-            mine = counts + 128 * pair + 64 * pixel
+            mine = counts + step * pair + 64 * pixel
             if plain:
                 limit = bounds + peek_word(b_rows + 8 * row) + peek_word(b_columns + 8 * (x + pixel))
                 at = out + (row >> half) * out_row + (x + pixel >> half) * out_pixel

@@ -23,7 +23,7 @@ from numba.extending import intrinsic
 
 from tersa.binary import lookups
 from tersa.binary.layout import aligned
-from tersa.binary.lookups import threes_of_four
+from tersa.binary.lookups import threes_for_four
 from tersa.binary.vectors import LANES, cpu_features
 
 WIDE, NARROW = (8, 24), (4, 8)
@@ -70,12 +70,10 @@ def _go(steps: int) -> int:
 
 
 @njit
-def _look_up(tables: int, size: int, weights: int, counts: int, calls: int) -> None:
-    """Four pairs of pixels, whose tables lie one after another."""
+def _look_up(tables: int, weights: int, counts: int, calls: int) -> None:
+    """One pair of pixels, over and over."""
     for _ in range(calls):
-        threes_of_four(  # pyright: ignore[reportCallIssue] - numba gives the first argument
-            tables, tables + size, tables + 2 * size, tables + 3 * size, weights, lookups.STEPS, 0, counts
-        )
+        threes_for_four(tables, weights, lookups.STEPS, counts)  # pyright: ignore[reportCallIssue] - numba gives the first argument
 
 
 @lru_cache(maxsize=1)
@@ -91,16 +89,16 @@ def looked_up() -> float:
     if not lookups.LOOKUPS:
         return 0.0
     places = 3 * lookups.STEPS
-    size = places * lookups.TABLE
     tables, weights, counts = (
-        aligned((each,), np.uint8) for each in (4 * size, places * LANES, 8 * 2 * LANES)
+        aligned((each,), np.uint8)
+        for each in (places * lookups.TABLE, lookups.SPAN * places * LANES, lookups.SPAN * lookups.COUNTS)
     )
 
     def call() -> None:
-        _look_up(tables.ctypes.data, size, weights.ctypes.data, counts.ctypes.data, CALLS)
+        _look_up(tables.ctypes.data, weights.ctypes.data, counts.ctypes.data, CALLS)
 
     call()
-    return 8 * LANES * 4 * places * CALLS / min(best(call, 40) for _ in range(3))
+    return 8 * LANES * lookups.SPAN * places * CALLS / min(best(call, 40) for _ in range(3))
 
 
 def limit() -> float:
