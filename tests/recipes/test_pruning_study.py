@@ -17,6 +17,7 @@ import torch
 
 import tersa.recipes.pruning_study as study
 import tersa.recipes.pruning_workers as workers
+import tersa.recipes.setting as setting_module
 from tersa.data.sources import load
 from tersa.errors import DataError, Diverged, UsageError
 from tersa.models import zoo
@@ -44,7 +45,6 @@ from tersa.recipes.pruning_study import (
     Pruning,
     chosen_curves,
     plan_pruning,
-    precision_of,
     reproduce_pruning,
 )
 from tersa.recipes.pruning_workers import Ended, Event, Job, Walks, in_workers
@@ -134,14 +134,6 @@ def test_unknown_figures_and_curves_are_told_together() -> None:
         UsageError, match=r"2 faults\n.*unknown figure '4.17'.*\n.*unknown curve 'conv1-l3-10'"
     ):
         chosen_curves(Pruning(figures=("4.17",), curves=("conv1-l3-10",)))
-
-
-def test_auto_precision_follows_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
-    for flags, expected in (("avx2 avx512_bf16", "bf16"), ("avx2 avx512f", "fp32"), ("", "fp32")):
-        monkeypatch.setattr(study, "cpuinfo", lambda flags=flags: f"flags : {flags}\n")
-        assert precision_of("auto", "cpu") == expected
-        assert precision_of("auto", "cuda") == "fp32"
-        assert precision_of("fp32", "cpu") == "fp32"
 
 
 def test_only_networks_with_the_document_s_layers_are_taken(tmp_path: Path, setting: Setting) -> None:
@@ -252,7 +244,7 @@ def test_auto_precision_is_the_folder_s_when_it_goes_on(
         data="digits", model="lenet:4-6-12", mode="quick", precision="fp32", baseline_iterations=20
     )
     open_folder(out, VERB, begun, resume=False, overwrite=False)
-    monkeypatch.setattr(study, "cpuinfo", lambda: "flags : avx512_bf16\n")
+    monkeypatch.setattr(setting_module, "cpuinfo", lambda: "flags : avx512_bf16\n")
     assert plan_pruning(tiny(precision="auto"), tmp_path / "other", setting).precision == "bf16"
     assert plan_pruning(tiny(precision="auto"), out, setting).precision == "fp32"
     again = reproduce_pruning(

@@ -41,8 +41,12 @@ def binary_vgg(
     ] = None,
     epochs: Annotated[int | None, typer.Option("--epochs", min=1, help="Other than the mode's.")] = None,
     precision: Annotated[
-        Literal["bf16", "fp32"], typer.Option("--precision", help="Of forward passes while training.")
-    ] = "bf16",
+        Literal["auto", "bf16", "fp32"],
+        typer.Option(
+            "--precision",
+            help="Of forward passes while training; auto is bf16 where the device computes in it.",
+        ),
+    ] = "auto",
     seed: options.Seed = 0,
     device: options.Device = "auto",
     workers: Annotated[int, typer.Option("--workers", min=1, help="Rows that are trained at once.")] = 1,

@@ -57,13 +57,14 @@ from tersa.models.zoo import bits_of
 from tersa.quant.subsidiary import without_masked
 from tersa.recipes.folder import RESULT, open_folder, releasing
 from tersa.recipes.published_binary import accuracies
-from tersa.recipes.setting import Setting
+from tersa.recipes.setting import Setting, precision_of
 from tersa.recipes.train import WEIGHTS, TrainedRun, plan_training, run_training
 from tersa.recipes.train_request import TrainRequest
 from tersa.records.base import SCHEMA, Record, read_record, write_record
 from tersa.report.numbers import plural
 from tersa.study.cluster import Crew, check_place
 from tersa.study.gather import gather
+from tersa.train.device import choose
 from tersa.train.loop import Status
 
 VERB = "reproduce binary-vgg"
@@ -132,8 +133,8 @@ class BinaryVgg(Record):
     """Rows by name; empty for all."""
     epochs: int | None = Field(default=None, ge=1)
     """Other than the mode's."""
-    precision: Literal["fp32", "bf16"] = "bf16"
-    """Of forward passes while training."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Of forward passes while training; `auto`: bf16 on a GPU and on a processor that computes in it."""
     seed: int = Field(default=0, ge=0)
     """Of every row."""
 
@@ -271,6 +272,7 @@ def plan_binary_vgg(
     """
     setting, crew = setting or Setting(), crew or Crew()
     check_place(crew.on)
+    wanted = _settled(wanted, setting, folder)
     alone = setting if crew.alone else replace(setting, threads=crew.threads)
     todo, ended, skipped, device = list[str](), list[str](), dict[str, str](), setting.device
     each = [0.0]
@@ -320,6 +322,7 @@ def reproduce_binary_vgg(
     began = time.perf_counter()
     setting, crew = setting or Setting(), crew or Crew()
     check_place(crew.on)
+    wanted = _settled(wanted, setting, folder if resume else None)
     chosen = chosen_rows(wanted)
     task = load(wanted.data, data_dir=setting.data_dir)
     deciding = Deciding(data=wanted.data, epochs=wanted.length, precision=wanted.precision, seed=wanted.seed)
@@ -377,6 +380,12 @@ def _train_at_once(folder: Path, setting: Setting, work: Sequence[Row], crew: Cr
 
 def _begin(folder: Path, setting: Setting) -> Callable[[Row], None]:
     return partial(_train, folder, setting)
+
+
+def _settled(wanted: BinaryVgg, setting: Setting, begun: Path | None) -> BinaryVgg:
+    """With the precision that `auto` is here, or was in the folder that goes on."""
+    precision = precision_of(wanted.precision, choose(setting.device), gpu="bf16", begun=begun, verb=VERB)
+    return wanted.model_copy(update={"precision": precision})
 
 
 def _request(method: Method, wanted: BinaryVgg) -> TrainRequest:

@@ -32,25 +32,24 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, cast, get_args
+from typing import Literal
 
 from pydantic import ConfigDict, Field
 
 from tersa.data.sources import load
 from tersa.data.task import Task
 from tersa.errors import UsageError, faults, unknown
-from tersa.export.processor import cpuinfo, features
 from tersa.models import zoo
 from tersa.models.summary import macs, parameters
 from tersa.prune.groups import find_groups
-from tersa.recipes.folder import SPEC, open_folder, read_spec, releasing
+from tersa.recipes.folder import open_folder, releasing
 from tersa.recipes.pruning_cost import Clock, Size, size_of, work
 from tersa.recipes.pruning_curves import FIGURES, LAYERS, TEST_EVERY, Curve, document_training, every_curve
 from tersa.recipes.pruning_report import Setup, write_results
 from tersa.recipes.pruning_results import TABLE_CURVE, PruningResult, scratch_spec, table_points
 from tersa.recipes.pruning_store import PruningStore, Trained, Walked, key_of
 from tersa.recipes.pruning_workers import Baselines, Ended, Event, Job, Walks, here, in_workers
-from tersa.recipes.setting import Say, Setting, threads_of
+from tersa.recipes.setting import Say, Setting, precision_of, threads_of
 from tersa.records.base import Record
 from tersa.study.cluster import LOCAL, Crew, check_place
 from tersa.study.launch import default_workers
@@ -190,13 +189,6 @@ def chosen_curves(wanted: Pruning) -> list[Curve]:
     ]
 
 
-def precision_of(asked: str, device: str) -> Precision:
-    """`auto` is bf16 on a processor that computes in it, and fp32 on others and on a GPU."""
-    if asked != "auto":
-        return cast(Precision, asked)
-    return "bf16" if device == "cpu" and "bf16" in features(cpuinfo()) else "fp32"
-
-
 def plan_pruning(
     wanted: Pruning, folder: Path, setting: Setting | None = None, *, workers: int | None = None
 ) -> PruningPlan:
@@ -325,9 +317,8 @@ def _checked(
             f"give one of {', '.join(FAMILIES)}, with widths of your own if you like (lenet:8-16-64)"
         )
     device, threads = choose(setting.device), setting.threads or 1
-    precision = precision_of(wanted.precision, device)
-    if resume and wanted.precision == "auto":
-        precision = _begun(folder) or precision
+    begun = folder if resume else None
+    precision = precision_of(wanted.precision, device, gpu="fp32", begun=begun, verb=VERB)
     iterations = wanted.baseline_iterations or document_training(0).iterations
     assert iterations is not None
     deciding = Deciding(
@@ -347,13 +338,6 @@ def _checked(
         Crew(workers or (default_workers(threads) if device == "cpu" else 1), threads, on),
     )
     return _Work(wanted, deciding, walks, curves)
-
-
-def _begun(folder: Path) -> Precision | None:
-    """The precision that a folder of this verb began with; None where it is another's, or not there."""
-    spec = read_spec(folder) if (folder / SPEC).is_file() else {}
-    found = spec.get("precision") if spec.get("verb") == VERB else None
-    return cast(Precision, found) if found in get_args(Precision) else None
 
 
 def _size(job: _Work, task: Task) -> Size:

@@ -11,9 +11,13 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast, get_args
 
+from tersa.export.processor import cpuinfo, features
+from tersa.recipes.folder import SPEC, read_spec
 from tersa.study.cluster import Crew
 from tersa.targets.environment import cores
+from tersa.train.config import Precision
 from tersa.train.device import torch_threads
 from tersa.train.memory import keep_freed
 
@@ -51,6 +55,28 @@ class Setting:
 def crew_of(workers: int, threads: int | None, on: str) -> Crew:
     """Workers that share the cores of this machine, unless their threads are given."""
     return Crew(workers, threads or max(1, cores() // workers), on)
+
+
+def precision_of(
+    asked: str, device: str, *, gpu: Precision, begun: Path | None = None, verb: str = ""
+) -> Precision:
+    """What `auto` is: of work that goes on, that with which it began; else what the device computes fast in.
+
+    Args:
+        asked: `auto`, or the answer.
+        device: `cpu` or a GPU's.
+        gpu: the answer on a GPU. A processor with bf16 takes that, another one fp32, which is faster there.
+        begun: folder of work that goes on.
+        verb: of the folder; one of another verb, or that is not there, is not asked.
+    """
+    if asked != "auto":
+        return cast(Precision, asked)
+    spec = read_spec(begun) if begun is not None and (begun / SPEC).is_file() else {}
+    if spec.get("verb") == verb and spec.get("precision") in get_args(Precision):
+        return cast(Precision, spec["precision"])
+    if device != "cpu":
+        return gpu
+    return "bf16" if "bf16" in features(cpuinfo()) else "fp32"
 
 
 @contextmanager
