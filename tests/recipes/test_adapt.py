@@ -412,6 +412,24 @@ def test_candidates_whose_score_is_no_number_are_left_out(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("guarded", [True, False])
+def test_a_score_without_training_makes_no_bottleneck(
+    tmp_path: Path, setting: Callable[..., Setting], monkeypatch: pytest.MonkeyPatch, guarded: bool
+) -> None:
+    """A step that only a bottleneck could save asks for less; without that rule a layer loses nearly all."""
+    if not guarded:
+        monkeypatch.setattr(adapt_candidates, "gentle", lambda *_: True)
+    goals = Goals(macs=parse_bound("0.2x", "macs"), max_loss=90.0)
+    asked = spec(search="netadapt", score="synflow", hybrid=0.0, delta=0.8, goals=goals)
+    result = adapt(asked, tmp_path / "run", setting=setting())
+    assert result.adaptation is not None
+    rows = result.adaptation.candidates
+    deep = [row for row in rows if row.width < row.before / 4]
+    assert bool(deep) != guarded
+    assert result.goals[0].met
+
+
+@pytest.mark.slow
 def test_when_no_candidate_has_a_score_it_is_said(
     tmp_path: Path, setting: Callable[..., Setting], monkeypatch: pytest.MonkeyPatch
 ) -> None:

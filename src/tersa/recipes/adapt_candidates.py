@@ -7,6 +7,10 @@ request:
     a score, --hybrid h   the score names a short list of K (`--shortlist`); these run a race (`adapt_race`),
                           after a share of T the best of them alone goes on to T
 
+Scores without training look at a network as a whole and do not see that one narrow layer lets nothing
+through: of 128 channels the last one seems cheap. What they rank are *gentle* cuts, and a step in which no
+group can give way gently asks for less. NetAdapt's own ranking sees a bottleneck in the accuracy.
+
 With `--race` both can be had of either. Where all of a short list diverge, the next K places of the ranking
 are fine-tuned, and so on. What is chosen has had T iterations either way.
 """
@@ -39,6 +43,9 @@ SAVES = 1.0 - 1e-9
 
 HALVINGS = 8
 """Times that a step is halved, where no single group can save what it asks."""
+
+LEFT_OF_STEP, LEFT_OF_FIRST = 1 / 4, 1 / 8
+"""Shares of a group's channels, before a step and in the first network, that a gentle cut leaves."""
 
 Quality = tuple[str, float]
 """What a network was ranked by, and the value."""
@@ -99,11 +106,33 @@ def _living(fit: Fit, ways: list[Way]) -> list[Way]:
 
 
 def _cuts(fit: Fit, groups: Groups, now: float, first: float, index: int) -> list[_Chosen]:
-    """The width of every group that can give way; for less than the step's share where none can for it."""
+    """The width of every group that can give way; for less than the step's share where none can for it.
+
+    For a score without training those that can give way gently, if for any share there is one.
+    """
     spec = fit.spec
     aim = Reduction(spec.delta, spec.decay).constraint(now, first, index - 1, 1.0)
     # Differs from the paper: NetAdapt ends where no group alone can save a whole step.
-    return next((cuts for most in easier(now, aim) if (cuts := _cuts_within(fit, groups, most))), [])
+    found: list[_Chosen] = []
+    before, widest = fit.widths(groups), fit.anatomy.widths
+    for most in easier(now, aim):
+        cuts = _cuts_within(fit, groups, most)
+        mild = [c for c in cuts if gentle(c.cut.width, before[c.place], widest[c.place])]
+        if mild and spec.score != TUNED:
+            return mild
+        found = found or cuts
+        if found and spec.score == TUNED:
+            break
+    return found
+
+
+def gentle(width: int, before: int, first: int) -> bool:
+    """Whether a cut leaves a group enough of the channels that it has, and of those that it had first.
+
+    >>> gentle(32, 128, 128), gentle(31, 128, 128), gentle(16, 32, 128), gentle(15, 32, 128)
+    (True, False, True, False)
+    """
+    return width >= LEFT_OF_STEP * before and width >= LEFT_OF_FIRST * first
 
 
 def easier(now: float, aim: float) -> Iterator[float]:
