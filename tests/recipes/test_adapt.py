@@ -157,7 +157,7 @@ def test_candidates_run_a_race_that_the_best_alone_ends(
     """Two of three of a short list, or all; a heat for each, the winner alone the rest."""
     protocol = {**QUICK, **usual_retraining("adapt")}
     asked = spec(
-        model="mlp:24x16x12", search="netadapt", finetune_steps=8, delta=0.2, protocol=protocol, **how
+        model="mlp:24x16x12", search="netadapt", finetune_steps=8, delta=0.1, protocol=protocol, **how
     )
     runs: list[tuple[int, int]] = []
     start, rest, once = adapt_race.start_, adapt_race.go_on_, adapt_race.retrain_
