@@ -189,11 +189,7 @@ def correlations(points: Sequence[Point]) -> dict[str, dict[str, tuple[float, fl
             x = np.array([float(point[name]) for point in own])
             spread = interval(len(own), lambda at, x=x, y=y: correlation(x[at], y[at]))
             found.setdefault(kind, {})[name] = (correlation(x, y), *spread)
-    steps = [
-        [point for point in points if point["set"] == "trajectory" and point["step"] == step]
-        for step in dict.fromkeys(point["step"] for point in points if point["step"])
-    ]
-    steps = [step for step in steps if len(step) > 2]
+    steps = choices(points)
     for name in NAMES if steps else ():
         each = [
             correlation(*(np.array([float(point[key]) for point in step]) for key in (name, "accuracy")))
@@ -205,6 +201,15 @@ def correlations(points: Sequence[Point]) -> dict[str, dict[str, tuple[float, fl
             spread = interval(len(values), lambda at, values=values: float(values[at].mean()))
             found.setdefault("step", {})[name] = (mean(each), *spread)
     return found
+
+
+def choices(points: Sequence[Point]) -> list[list[Point]]:
+    """The candidates of each step that has three or more; of two the correlation is 1 or -1."""
+    steps: dict[str, list[Point]] = {}
+    for point in points:
+        if point["set"] == "trajectory":
+            steps.setdefault(str(point["step"]), []).append(point)
+    return [step for step in steps.values() if len(step) > 2]
 
 
 def study(asked: argparse.Namespace, name: str) -> dict[str, dict[str, tuple[float, float, float]]]:
@@ -221,10 +226,11 @@ def study(asked: argparse.Namespace, name: str) -> dict[str, dict[str, tuple[flo
     ]
     keep_rows(asked.csv / "proxy_correlation_points.csv", points, ("model", "data"))
     found, machine = correlations(points), environment(1)
+    counts = {kind: len(own) for kind, own in sets.items()} | {"step": sum(map(len, choices(points)))}
     lines = [
         {
             "model": name, "data": asked.data, "set": kind, "score": score,
-            "networks": str(len(sets["trajectory" if kind == "step" else kind])),
+            "networks": str(counts[kind]),
             "correlation": f"{value:.2f}", "low": f"{low:.2f}", "high": f"{high:.2f}",
             **settings, "processor": machine.processor, "commit": machine.commit,
         }

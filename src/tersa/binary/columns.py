@@ -23,7 +23,8 @@ TO_BITS, TO_FLOATS, TO_SHORTS, TO_BITS_BELOW = range(4)
 ) = range(51)  # fmt: skip
 """Columns of the table. `X...` is what is read, `OUT...` what is written: address of the first place inside
 the padding (of a convolution's first tap, or table), and bytes from one image, plane, row and pixel to the
-next; `STEP_Y` and `STEP_X` are bytes from one output pixel's first tap to the next one's. `T...` are
+next; `STEP_Y` and `STEP_X` are bytes from one output pixel's first tap to the next one's. `PADDING` are rows
+of taps above the map; they have no tables, and a convolution that looks up reads none of them. `T...` are
 thresholds or offsets (class, group, level, 32) int32, or limits (class, group, 32) uint16. A `SMALL` row is
 done before other threads have begun."""
 

@@ -216,7 +216,7 @@ def offsets(
         rows: ranges of taps inside the map, one for each class of rows.
         columns: the same of columns.
         plain: A adds up codes times weights, as bytes do, and not minus the counts of words.
-        skipped: rows of the kernel that lie outside the map have no part in A.
+        skipped: rows of the kernel that lie outside the map have no part in A; not of ternary weights.
     """
     integers = weights.integers().astype(np.int64)
     top = largest(bits)
@@ -237,6 +237,7 @@ def offsets(
     total = 0 if plain else sums[:, -1, -1, None, None]
     most = whole[:, None, None]
     if skipped:
+        assert weights.bits
         total = (sums[:, bottom, -1] - sums[:, top_row, -1])[:, :, None]
         most = most // integers.shape[1] * (bottom - top_row)[None, :, None]
     found = most + top * (total - inside)

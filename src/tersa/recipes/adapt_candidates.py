@@ -9,7 +9,8 @@ request:
 
 Scores without training look at a network as a whole and do not see that one narrow layer lets nothing
 through: of 128 channels the last one seems cheap. What they rank are *gentle* cuts, and a step in which no
-group can give way gently asks for less. NetAdapt's own ranking sees a bottleneck in the accuracy.
+group can give way gently asks for less; only where none can at all, they rank any. NetAdapt's own ranking
+sees a bottleneck in the accuracy.
 
 With `--race` both can be had of either. Where all of a short list diverge, the next K places of the ranking
 are fine-tuned, and so on. What is chosen has had T iterations either way.
@@ -76,13 +77,14 @@ def ways(
     """
     spec, now = fit.spec, fit.cost().at(fit.widths(groups))
     trained = spec.score == TUNED or by_accuracy(now, first, 1.0, spec.hybrid)
-    cuts = _cuts(fit, groups, now, first, index)
+    by_accuracy_alone = spec.score == TUNED or (trained and not spec.shortlist)
+    cuts = _cuts(fit, groups, now, first, index, gently=not by_accuracy_alone)
     if not cuts:
         fit.job.ended = "empty"
         return []
     importances = fit.importances(model, groups, index)
     made = [_made(fit, model, groups, importances, cut, index) for cut in cuts]
-    if spec.score == TUNED or (trained and not spec.shortlist):
+    if by_accuracy_alone:
         return _living(fit, tuned(fit, made, index, _before(fit, model, TUNED, quality), now))
     made = [way for each in made if (way := _scored(fit, each, spec.score)) is not None]
     if not made:
@@ -105,10 +107,10 @@ def _living(fit: Fit, ways: list[Way]) -> list[Way]:
     return ways
 
 
-def _cuts(fit: Fit, groups: Groups, now: float, first: float, index: int) -> list[_Chosen]:
+def _cuts(fit: Fit, groups: Groups, now: float, first: float, index: int, *, gently: bool) -> list[_Chosen]:
     """The width of every group that can give way; for less than the step's share where none can for it.
 
-    For a score without training those that can give way gently, if for any share there is one.
+    Gently, those that can give way so, if for any share there is one; else as if it had not been asked.
     """
     spec = fit.spec
     aim = Reduction(spec.delta, spec.decay).constraint(now, first, index - 1, 1.0)
@@ -118,10 +120,10 @@ def _cuts(fit: Fit, groups: Groups, now: float, first: float, index: int) -> lis
     for most in easier(now, aim):
         cuts = _cuts_within(fit, groups, most)
         mild = [c for c in cuts if gentle(c.cut.width, before[c.place], widest[c.place])]
-        if mild and spec.score != TUNED:
+        if mild and gently:
             return mild
         found = found or cuts
-        if found and spec.score == TUNED:
+        if found and not gently:
             break
     return found
 
