@@ -83,9 +83,7 @@ def test_a_stack_is_mapped_as_one_by_one(name: str) -> None:
 
     mapped = torch.vmap(torch.func.grad(slope))(rows)
     apart = torch.stack([torch.func.grad(slope)(row) for row in rows])
-    torch.testing.assert_close(
-        mapped, apart, rtol=1e-6, atol=1e-6
-    )
+    torch.testing.assert_close(mapped, apart, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("bits", [1, 2, 3, 8])
