@@ -19,13 +19,14 @@ TO_BITS, TO_FLOATS, TO_SHORTS, TO_BITS_BELOW = range(4)
     OUT, OUT_IMAGE, OUT_PLANE, OUT_ROW, OUT_PIXEL, OUT_PLANES, POOL, ENDING,
     T, T_GROUP, T_ROWS, T_COLUMNS, LEVEL_COUNT, FACTOR, ALPHA, SCALE, SHIFT,
     OTHER, OTHER_IMAGE, OTHER_ROW, OTHER_PIXEL, SIZE, INPUT_ROWS, INPUT_COLUMNS,
-    INPUT_CHANNELS, KERNEL_COLUMNS, PADDING, SMALL,
-) = range(51)  # fmt: skip
+    INPUT_CHANNELS, KERNEL_COLUMNS, PADDING, PARTS, SMALL,
+) = range(52)  # fmt: skip
 """Columns of the table. `X...` is what is read, `OUT...` what is written: address of the first place inside
 the padding (of a convolution's first tap, or table), and bytes from one image, plane, row and pixel to the
 next; `STEP_Y` and `STEP_X` are bytes from one output pixel's first tap to the next one's. `PADDING` are rows
-of taps above the map; they have no tables, and a convolution that looks up reads none of them. `T...` are
-thresholds or offsets (class, group, level, 32) int32, or limits (class, group, 32) uint16. A `SMALL` row is
-done before other threads have begun."""
+of taps above the map; they have no tables, and a convolution that looks up reads none of them. `PARTS` is the
+address of int64 (part, 2): the first group of channels of each part that is looked up together, and how many.
+`T...` are thresholds or offsets (class, group, level, 32) int32, or limits (class, group, 32) uint16. A
+`SMALL` row is done before other threads have begun."""
 
-WIDTH = 51
+WIDTH = 52

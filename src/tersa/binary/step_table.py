@@ -4,7 +4,8 @@ A step is what `lowering.Lowered.steps` says: one row, or several where it is do
 convolution that looks its products up, a row writes the tables of some images; all layers' tables lie in the
 same place, one after another.
 
-Every buffer is allocated here, with room for all taps of all output places; kernels only follow addresses.
+Every buffer is allocated here, with room for all taps of all output places that kernels read; those only
+follow addresses.
 """
 
 from __future__ import annotations
@@ -345,7 +346,9 @@ class Table:
         writing |= {f"OUT_{name}": value for name, value in there.items()}
         reading = {f"X_{name}": value for name, value in there.items()}
         reading |= {"X": tables - above * shape.row, "STEP_Y": shape.row, "STEP_X": shape.pixel}
-        parts = len(spans(columns["GROUPS"]))
+        sizes = np.array(spans(columns["GROUPS"]))
+        parts = len(sizes)
+        columns["PARTS"] = self._keep(np.stack([sizes.cumsum() - sizes, sizes], 1).astype(np.int64))
         for first in range(0, self.images, block):
             images = min(block, self.images - first)
             x = first * columns["X_IMAGE"] + above * columns["X_ROW"]  # rows outside the map have no tables

@@ -44,11 +44,8 @@ def look_up(table, i, task):
     """Up to 128 channels over some rows of one image, from tables that lie where the words would."""
     shares = table[i, k.TASKS] // table[i, k.IMAGES]  # image by image: a thread reads what it wrote
     image, share = task // shares, task % shares
-    part = share // table[i, k.CHUNKS]  # as `spans` says
-    fours = table[i, k.GROUPS] // SPAN
-    first = SPAN * part if part <= fours else SPAN * fours + 2
-    left = table[i, k.GROUPS] - first
-    span = SPAN if left >= SPAN else (2 if left >= 2 else 1)
+    part = table[i, k.PARTS] + 16 * (share // table[i, k.CHUNKS])
+    first, span = peek_word(part), peek_word(part + 8)
     y = (share % table[i, k.CHUNKS]) * table[i, k.CHUNK]
     stop = min(y + table[i, k.CHUNK], table[i, k.ROWS])
     x_at = table[i, k.X] + image * table[i, k.X_IMAGE]
@@ -96,23 +93,34 @@ def _count(table, i, first, span, start, pairs, counts, places):
                 used = 3 * steps if steps > 0 else run - done
                 for pair in range(low, high):
                     tables, out = peek_word(places + 8 * pair) + offset, counts + COUNTS * span * pair
-                    if steps == 0:
-                        if span == SPAN:
-                            ones_for_four(tables, weights, used, out)
-                        elif span == 2:
-                            ones_for_two(tables, weights, used, out)
-                        else:
-                            ones_for_one(tables, weights, used, out)
-                    elif span == SPAN:
-                        threes_for_four(tables, weights, steps, out)
-                    elif span == 2:
-                        threes_for_two(tables, weights, steps, out)
+                    if steps > 0:
+                        _threes(span, tables, weights, steps, out)
                     else:
-                        threes_for_one(tables, weights, steps, out)
+                        _ones(span, tables, weights, used, out)
                 done += used
                 offset += TABLE * used
                 weights += 32 * span * used
             offset += table[i, k.X_ROW] - TABLE * run
+
+
+@njit(inline="always")
+def _threes(span, tables, weights, steps, counts):
+    if span == SPAN:
+        threes_for_four(tables, weights, steps, counts)
+    elif span == 2:
+        threes_for_two(tables, weights, steps, counts)
+    else:
+        threes_for_one(tables, weights, steps, counts)
+
+
+@njit(inline="always")
+def _ones(span, tables, weights, steps, counts):
+    if span == SPAN:
+        ones_for_four(tables, weights, steps, counts)
+    elif span == 2:
+        ones_for_two(tables, weights, steps, counts)
+    else:
+        ones_for_one(tables, weights, steps, counts)
 
 
 @njit
