@@ -220,8 +220,10 @@ def test_a_row_that_breaks_is_told_with_its_traceback(
 
 
 def test_a_plan_names_what_it_would_train(tmp_path: Path) -> None:
-    plan = plan_binary_vgg(WANTED, tmp_path / "none", Setting())
+    told: list[tuple[str, float, str]] = []
+    plan = plan_binary_vgg(WANTED, tmp_path / "none", Setting(say=lambda *words: told.append(words)))
     assert plan.rows == ["bvgg16"]
+    assert [remark for *_, remark in told] == ["some updates of bvgg16 are timed", "3 rows"]
     assert plan.seconds > 0
     assert not (tmp_path / "none").exists()
 

@@ -77,7 +77,8 @@ def binary_vgg(
     folder = out or Path("studies") / f"binary-vgg-{Path(data).name}-{wanted.mode}"
     crew = crew_of(workers, threads, on)
     if dry_run:
-        plan = plan_binary_vgg(wanted, folder, Setting(data_dir, device, threads), crew)
+        with terminal.progress() as say:
+            plan = plan_binary_vgg(wanted, folder, Setting(data_dir, device, threads, say), crew)
         _show_plan(terminal, plan, folder)
         return
     command = shlex.join(["tersa", *(word for word in sys.argv[1:] if word not in ONCE)])

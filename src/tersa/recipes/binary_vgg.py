@@ -57,7 +57,7 @@ from tersa.models.zoo import bits_of
 from tersa.quant.subsidiary import without_masked
 from tersa.recipes.folder import RESULT, open_folder, releasing
 from tersa.recipes.published_binary import accuracies
-from tersa.recipes.setting import Setting, precision_of
+from tersa.recipes.setting import Setting, precision_of, silent
 from tersa.recipes.train import WEIGHTS, TrainedRun, plan_training, run_training
 from tersa.recipes.train_request import TrainRequest
 from tersa.records.base import SCHEMA, Record, read_record, write_record
@@ -273,19 +273,22 @@ def plan_binary_vgg(
     setting, crew = setting or Setting(), crew or Crew()
     check_place(crew.on)
     wanted = _settled(wanted, setting, folder)
-    alone = setting if crew.alone else replace(setting, threads=crew.threads)
+    alone = replace(setting, say=silent) if crew.alone else replace(setting, threads=crew.threads, say=silent)
     todo, ended, skipped, device = list[str](), list[str](), dict[str, str](), setting.device
     each = [0.0]
-    for method in chosen_rows(wanted):
+    chosen = chosen_rows(wanted)
+    for place, method in enumerate(chosen):
         if reason := _cannot(method, wanted, setting):
             skipped[method.name] = reason
         elif (folder / ROWS_FOLDER / method.name / RESULT).is_file():
             ended.append(method.name)
         else:
+            setting.say("plan", place / len(chosen), f"some updates of {method.name} are timed")
             plan = plan_training(_request(method, wanted), alone)
             todo.append(method.name)
             each.append(plan.cost.seconds)
             device = plan.device
+    setting.say("plan", 1.0, plural(len(chosen), "row"))
     seconds = max(max(each), sum(each) / crew.workers)
     return BinaryVggPlan(
         rows=todo, ended=ended, skipped=skipped, epochs=wanted.length, device=device, seconds=seconds
