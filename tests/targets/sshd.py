@@ -37,6 +37,11 @@ class Server:
     process: subprocess.Popen[bytes]
 
     @property
+    def places(self) -> tuple[Path, Path]:
+        """The home and the temporary folder of its logins: no other test writes there."""
+        return self.folder / "home", self.folder / "temporary"
+
+    @property
     def place(self) -> str:
         return f"ssh://{self.user}@127.0.0.1:{self.port}"
 
@@ -119,13 +124,15 @@ def serve(folder: Path) -> Generator[Server]:
         subprocess.run(words, check=True)
     shutil.copy(folder / "key.pub", folder / "authorized_keys")
     port = free_port()
+    for name in ("home", "temporary"):
+        (folder / name).mkdir()
     public = (folder / "host.pub").read_text().split()
     (folder / "known_hosts").write_text(f"[127.0.0.1]:{port} {public[0]} {public[1]}\n")
     (folder / "sshd_config").write_text(
         f"Port {port}\nListenAddress 127.0.0.1\nHostKey {folder / 'host'}\n"
         f"AuthorizedKeysFile {folder / 'authorized_keys'}\nPidFile none\nStrictModes no\nUsePAM no\n"
         "PasswordAuthentication no\nKbdInteractiveAuthentication no\nPermitRootLogin prohibit-password\n"
-        f"SetEnv TERSA_TEST_SERVER={folder}\n"
+        f"SetEnv TERSA_TEST_SERVER={folder} HOME={folder / 'home'} TMPDIR={folder / 'temporary'}\n"
     )
     process = subprocess.Popen(
         [SSHD, "-D", "-f", str(folder / "sshd_config"), "-E", str(folder / "sshd.log")],

@@ -69,6 +69,7 @@ def onnxruntime_settings(onnxruntime, threads, options):
 
 
 def load_onnxruntime(content, threads, options, precision):
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # from 1.29 on it stores an identifier and sends data
     import onnxruntime
 
     settings = onnxruntime_settings(onnxruntime, threads, options)
