@@ -341,6 +341,10 @@ class Program:
         return found
 
 
+class Part(Program):
+    """Operations of a program: they end in floats of any shape, and have no classes."""
+
+
 def sources(operation: Operation) -> tuple[int, ...]:
     """The values that an operation reads."""
     if isinstance(operation, Pixels | FloatPixels):
@@ -353,7 +357,8 @@ def sources(operation: Operation) -> tuple[int, ...]:
 
 def _infer(program: Program) -> tuple[Value, ...]:
     found: list[Value] = []
-    if not program.classes or min(program.shape) < 1 or math.prod(program.shape) > MOST_VALUES:
+    nameless = not program.classes and not isinstance(program, Part)
+    if nameless or min(program.shape) < 1 or math.prod(program.shape) > MOST_VALUES:
         raise ModelError(
             f"a program needs classes and an image, got {len(program.classes)} of {program.shape}"
         )
@@ -380,7 +385,8 @@ def _infer(program: Program) -> tuple[Value, ...]:
             raise ModelError(f"the sums of operation {place} must feed one Threshold or Affine")
         if place + 1 < len(found) and not readers:
             raise ModelError(f"nothing reads what operation {place} makes")
-    if found[-1].kind != "floats" or found[-1].shape != (len(program.classes), 1, 1):
+    wanted = found[-1].shape if isinstance(program, Part) else (len(program.classes), 1, 1)
+    if found[-1].kind != "floats" or found[-1].shape != wanted:
         raise ModelError(f"the last operation makes {found[-1]}, not {len(program.classes)} logits")
     return tuple(found)
 

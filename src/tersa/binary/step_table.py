@@ -123,6 +123,10 @@ class Table:
         last = self._buffers[len(program.operations) - 1, "floats"]
         self.logits: Floats = last.array.view(np.float32).reshape(self.images, -1)
 
+    def buffer(self, index: int, form: Form) -> Array:
+        """Where a form of a value lies, padding included: (N, planes, rows, columns, words or channels)."""
+        return self._buffers[index, form].array
+
     # one row ----------------------------------------------------------------------------------------------
 
     def _keep(self, array: Array) -> int:

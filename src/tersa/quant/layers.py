@@ -47,6 +47,7 @@ from tersa.errors import UsageError
 from tersa.quant.estimators import ESTIMATORS, quantised
 from tersa.quant.primitives import round_half_even, ste
 from tersa.quant.steps import EXACT, MOST_BITS, steps, to_ternary
+from tersa.quant.sums import convolve
 
 FLOAT = 32
 """Bits of a value that is not quantised."""
@@ -195,7 +196,7 @@ class QuantConv2d(nn.Conv2d):
         if not self.training and self.largest_sum >= EXACT:
             sums = F.conv2d(input.double(), weight.double(), None, self.stride, self.padding).float()
         else:
-            sums = F.conv2d(input, weight, None, self.stride, self.padding)
+            sums = convolve(input, weight, self.stride[0], int(self.padding[0]))
         alpha = self.alpha()
         return sums if alpha is None else sums * alpha.view(1, -1, 1, 1)
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import cast, get_args
 
 from tersa.export.processor import cpuinfo, features
+from tersa.quant.sums import Array, by
 from tersa.recipes.folder import SPEC, read_spec
 from tersa.study.cluster import Crew
 from tersa.targets.environment import cores
@@ -81,7 +82,17 @@ def precision_of(
 
 @contextmanager
 def threads_of(setting: Setting) -> Generator[None]:
-    """Let torch use the asked number of threads (None: one per core) for a block, and keep freed memory."""
+    """Let torch use the asked number of threads (None: one per core) for a block, and keep freed memory.
+
+    Binary convolutions run forward on bits in it, where that pays: their sums are the same.
+    """
     keep_freed()
-    with torch_threads(setting.threads or cores()):
+    with torch_threads(setting.threads or cores()), by(_on_bits):
         yield
+
+
+def _on_bits(inputs: Array, weights: Array, stride: int, padding: int, threads: int) -> Array | None:
+    """`sign_sums.convolve`, whose kernels are loaded when the first low-bit convolution runs."""
+    from tersa.binary.sign_sums import convolve
+
+    return convolve(inputs, weights, stride, padding, threads)
