@@ -3,10 +3,10 @@
     python benchmarks/binary_training.py --rounds 5 --threads 1
 
 For each network: one update (forward, backward, Adam) on 128 drawn images of 32x32 and the evaluation of 250,
-with `tersa.binary.sign_sums` and without, in turns; ratios and intervals are those of paired rounds
-(`targets.statistics`). Before that both ways make the same update from the same weights, and every weight has
-to be the same to the last bit, or the script ends. Writes `results/binary_training.csv`; rows of other
-networks, threads and processors are kept.
+with `tersa.binary.sign_sums` and without, in turns, channels last as in a training; ratios and intervals are
+those of paired rounds (`targets.statistics`). Before that both ways make the same update from the same
+weights, and every weight has to be the same to the last bit, or the script ends. Writes
+`results/binary_training.csv`; rows of other networks, threads and processors are kept.
 """
 
 from __future__ import annotations
@@ -55,12 +55,17 @@ class Trainee:
 
     def __init__(self, network: nn.Module) -> None:
         drawn = np.random.default_rng(0)
-        self.network = network.train()
+        self.network = network.train().to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] - stub lacks it
         self.latents = Latents.of(network)
         self.optimizer = torch.optim.Adam(network.parameters(), lr=0.001)
-        self.images = torch.from_numpy(drawn.standard_normal((BATCH, *SHAPE), np.float32))
+        self.images = self._images(drawn, BATCH)
         self.labels = torch.from_numpy(drawn.integers(0, CLASSES, BATCH))
-        self.more = torch.from_numpy(drawn.standard_normal((EVALUATED, *SHAPE), np.float32))
+        self.more = self._images(drawn, EVALUATED)
+
+    @staticmethod
+    def _images(drawn: np.random.Generator, count: int) -> Tensor:
+        images = torch.from_numpy(drawn.standard_normal((count, *SHAPE), np.float32))
+        return images.contiguous(memory_format=torch.channels_last)
 
     def update(self) -> None:
         """Forward, backward, Adam, and latents put into -1..1."""

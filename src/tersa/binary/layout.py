@@ -27,7 +27,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from tersa.binary.bitpack import codes, largest, pack, words_for
+from tersa.binary.bitpack import WORD, largest, pack, unpack_flat, words_for
 from tersa.binary.lookups import spans
 from tersa.binary.program import FloatConvolution, Floats, Weights
 from tersa.binary.thresholds import ALWAYS, NEVER
@@ -103,10 +103,14 @@ def words_layout(weights: Weights) -> Laid:
     o, kh, kw, c = weights.shape
     run = kw * words_for(c)
     _bounded(f"weights {weights.shape}", groups_for(o), GROUP, weights.bits or 2, kh, run, 8)
-    integers = weights.integers()
-    if weights.bits:
-        planes = pack(codes(integers, weights.bits), weights.bits)[:, None]  # (planes, 1, O, kh, kw, words)
+    if weights.bits and c % WORD == 0:  # stored as they are read
+        planes = (
+            weights.planes.view("<u8").astype(np.uint64).reshape(weights.bits, 1, o, kh, kw, words_for(c))
+        )
+    elif weights.bits:
+        planes = pack(unpack_flat(weights.planes, weights.shape), weights.bits)[:, None]
     else:
+        integers = weights.integers()
         planes = np.stack(
             [pack((integers > 0).astype(np.uint8), 1), pack((integers != 0).astype(np.uint8), 1)], axis=1
         )  # (1, 2, O, kh, kw, words)
@@ -218,17 +222,17 @@ def offsets(
         plain: A adds up codes times weights, as bytes do, and not minus the counts of words.
         skipped: rows of the kernel that lie outside the map have no part in A; not of ternary weights.
     """
-    integers = weights.integers().astype(np.int64)
+    integers = weights.integers()
     top = largest(bits)
     if plain:
         whole = np.zeros(len(integers), np.int64)
     elif weights.bits:
         whole = np.full(len(integers), top * largest(weights.bits) * integers[0].size)
     else:
-        whole = top * np.abs(integers).sum((1, 2, 3))
+        whole = top * np.abs(integers).sum((1, 2, 3), dtype=np.int64)
     _bounded("offsets of places at the border", len(rows), len(columns), len(integers), 8)
     sums = np.zeros((integers.shape[0], integers.shape[1] + 1, integers.shape[2] + 1), np.int64)
-    sums[:, 1:, 1:] = integers.sum(3).cumsum(1).cumsum(2)  # of all taps above and to the left
+    sums[:, 1:, 1:] = integers.sum(3, dtype=np.int64).cumsum(1).cumsum(2)  # of all taps above and to the left
     (top_row, bottom), (left, right) = (np.array(ranges).T for ranges in (rows, columns))
     inside = (
         sums[:, bottom][:, :, right] - sums[:, top_row][:, :, right]

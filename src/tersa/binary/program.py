@@ -317,6 +317,19 @@ class Program:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "values", _infer(self))
+        self.check_end()
+
+    def check_end(self) -> None:
+        """Refuse operations that do not end in the logits of named classes.
+
+        Raises:
+            ModelError: they do not.
+        """
+        last = self.values[-1]
+        if not self.classes:
+            raise ModelError("a program needs classes, got none")
+        if last.kind != "floats" or last.shape != (len(self.classes), 1, 1):
+            raise ModelError(f"the last operation makes {last}, not {len(self.classes)} logits")
 
     @property
     def exact(self) -> bool:
@@ -342,7 +355,10 @@ class Program:
 
 
 class Part(Program):
-    """Operations of a program: they end in floats of any shape, and have no classes."""
+    """Operations of a program: they end in values of any shape, and name no classes."""
+
+    def check_end(self) -> None:
+        """Any end will do."""
 
 
 def sources(operation: Operation) -> tuple[int, ...]:
@@ -357,11 +373,9 @@ def sources(operation: Operation) -> tuple[int, ...]:
 
 def _infer(program: Program) -> tuple[Value, ...]:
     found: list[Value] = []
-    nameless = not program.classes and not isinstance(program, Part)
-    if nameless or min(program.shape) < 1 or math.prod(program.shape) > MOST_VALUES:
-        raise ModelError(
-            f"a program needs classes and an image, got {len(program.classes)} of {program.shape}"
-        )
+    if min(program.shape) < 1 or math.prod(program.shape) > MOST_VALUES:
+        most = f"at most {MOST_VALUES:,} values"
+        raise ModelError(f"a program needs an image of {most}, got the shape {program.shape}")
     if not program.operations:
         raise ModelError("a program without operations computes nothing")
     for place, operation in enumerate(program.operations):
@@ -385,9 +399,6 @@ def _infer(program: Program) -> tuple[Value, ...]:
             raise ModelError(f"the sums of operation {place} must feed one Threshold or Affine")
         if place + 1 < len(found) and not readers:
             raise ModelError(f"nothing reads what operation {place} makes")
-    wanted = found[-1].shape if isinstance(program, Part) else (len(program.classes), 1, 1)
-    if found[-1].kind != "floats" or found[-1].shape != wanted:
-        raise ModelError(f"the last operation makes {found[-1]}, not {len(program.classes)} logits")
     return tuple(found)
 
 

@@ -29,8 +29,8 @@ def are_signs(bits):
 
 
 @njit
-def _read(images, image, halves):
-    """The signs of one image as words, in halves of 32 channels; not 0 where a value is neither -1 nor 1."""
+def _read_first(images, image, halves):
+    """The signs of one image (C, places) as halves of words; not 0 where a value is no sign."""
     c, places = images.shape[1:]
     rows, columns = halves.shape[1:3]
     word = np.empty(places, np.uint32)
@@ -49,6 +49,31 @@ def _read(images, image, halves):
 
 
 @njit
+def _read_last(images, image, halves):
+    """The same of one image (places, C)."""
+    c = images.shape[2]
+    rows, columns = halves.shape[1:3]
+    other = np.int32(0)
+    for y in range(rows):
+        for x in range(columns):
+            values = images[image, y * columns + x]
+            for half in range(c // 32):
+                word = np.uint32(0)
+                for i in range(32):
+                    value = values[32 * half + i]
+                    other |= (value & np.int32(0x7FFFFFFF)) ^ np.int32(ONE)
+                    word |= (np.uint32(~value) >> np.uint32(31)) << np.uint32(i)
+                halves[image, y, x, half] = word
+            if c % 32:
+                word = np.uint32(0)
+                for i in range(c // 32 * 32, c):
+                    other |= (values[i] & np.int32(0x7FFFFFFF)) ^ np.int32(ONE)
+                    word |= (np.uint32(~values[i]) >> np.uint32(31)) << np.uint32(i % 32)
+                halves[image, y, x, c // 32] = word
+    return other
+
+
+@njit
 def _turned(sums, image, out):
     """Sums of one image, places first, to channels first."""
     places, channels = sums.shape[1:]
@@ -59,33 +84,64 @@ def _turned(sums, image, out):
                 out[image, channel, place] = sums[image, place, channel]
 
 
+# One function for one thread and one for several: numba's cache does not tell two compilations apart.
+
+
 @njit(cache=True, nogil=True)
-def read_alone(images, halves):
-    """`_read` of all images, on one thread."""
+def read_first_alone(images, halves):
+    """`_read_first` of all images."""
     other = np.int32(0)
     for image in range(len(images)):
-        other |= _read(images, image, halves)
+        other |= _read_first(images, image, halves)
     return other
 
 
 @njit(cache=True, nogil=True, parallel=True)
-def read_together(images, halves):
-    """`_read` of all images, on all threads."""
+def read_first_together(images, halves):
+    """`_read_first` of all images."""
     others = np.zeros(len(images), np.int32)
     for image in prange(len(images)):
-        others[image] = _read(images, image, halves)
+        others[image] = _read_first(images, image, halves)
+    return others.any()
+
+
+@njit(cache=True, nogil=True)
+def read_last_alone(images, halves):
+    """`_read_last` of all images."""
+    other = np.int32(0)
+    for image in range(len(images)):
+        other |= _read_last(images, image, halves)
+    return other
+
+
+@njit(cache=True, nogil=True, parallel=True)
+def read_last_together(images, halves):
+    """`_read_last` of all images."""
+    others = np.zeros(len(images), np.int32)
+    for image in prange(len(images)):
+        others[image] = _read_last(images, image, halves)
     return others.any()
 
 
 @njit(cache=True, nogil=True)
 def turned_alone(sums, out):
-    """`_turned` of all images of `out`, on one thread."""
+    """`_turned` of all images of `out`."""
     for image in range(len(out)):
         _turned(sums, image, out)
 
 
 @njit(cache=True, nogil=True, parallel=True)
 def turned_together(sums, out):
-    """`_turned` of all images of `out`, on all threads."""
+    """`_turned` of all images of `out`."""
     for image in prange(len(out)):
         _turned(sums, image, out)
+
+
+READ = {
+    (False, False): read_first_alone,
+    (False, True): read_first_together,
+    (True, False): read_last_alone,
+    (True, True): read_last_together,
+}
+"""By whether channels are last, and whether several threads share the images."""
+TURNED = {False: turned_alone, True: turned_together}

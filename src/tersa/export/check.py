@@ -21,6 +21,7 @@ from tersa.errors import ModelError
 from tersa.export.artefact import open_session
 from tersa.export.bundle import SUFFIX, read_bundle
 from tersa.export.onnx import as_pixels
+from tersa.quant.sums import by
 from tersa.records.results import Agreement
 
 BATCH = 256
@@ -58,9 +59,9 @@ def classify(path: Path, images: Images, *, threads: int = 1) -> npt.NDArray[np.
 
 
 def module_logits(module: nn.Module, images: Images) -> npt.NDArray[np.float32]:
-    """Logits (N, K) of stored images, by a module that takes pixels (`Deployed`)."""
+    """Logits (N, K) of stored images, by a module that takes pixels (`Deployed`) and PyTorch alone."""
     parts: list[npt.NDArray[np.float32]] = []
-    with torch.inference_mode():
+    with torch.inference_mode(), by(None):
         for start in range(0, len(images), BATCH):
             parts.append(module(torch.from_numpy(as_pixels(images[start : start + BATCH]))).numpy())
     return np.concatenate(parts)

@@ -195,8 +195,10 @@ class QuantConv2d(nn.Conv2d):
         weight = self.integer_weight()
         if not self.training and self.largest_sum >= EXACT:
             sums = F.conv2d(input.double(), weight.double(), None, self.stride, self.padding).float()
+        elif self.form.bits == self.input_bits == 1:
+            sums = convolve(input, weight, self.stride, self.padding)
         else:
-            sums = convolve(input, weight, self.stride[0], int(self.padding[0]))
+            sums = F.conv2d(input, weight, None, self.stride, self.padding)
         alpha = self.alpha()
         return sums if alpha is None else sums * alpha.view(1, -1, 1, 1)
 

@@ -1,4 +1,4 @@
-"""The sums of a low-bit convolution: `F.conv2d`, or a faster way to the same numbers.
+"""The sums of a binary convolution: `F.conv2d`, or a faster way to the same numbers.
 
 Where inputs and weights are all -1 or 1, the sums are integers far below 2^24, which float32 holds exactly:
 in whatever order they are added, they are the same bit for bit. So the forward pass of a binary network can
@@ -6,15 +6,15 @@ run on bits while it is trained and evaluated, and the training is the same to t
 pass, whose gradients are real numbers, stays as it is.
 
 This file has the place for such a way, `tersa.binary.sign_sums` is one. A way may decline (other values than
--1 and 1, a small layer), and then `conv2d` runs. It is not asked on a GPU, inside of autocast, `torch.func`
-or tracing.
+-1 and 1, a small layer), and then `conv2d` runs. It is not asked on a GPU, inside of autocast, `torch.func`,
+forward-mode differentiation, tracing, or where something records what PyTorch does.
 
 Example:
     >>> x, w = torch.ones(1, 2, 3, 3), -torch.ones(1, 2, 3, 3)
     >>> def way(x, w, stride, padding, threads):
     ...     print("asked for", x.shape, w.shape)
     >>> with by(way):
-    ...     convolve(x, w, 1, 0).tolist()
+    ...     convolve(x, w, (1, 1), (0, 0)).tolist()
     asked for (1, 2, 3, 3) (1, 2, 3, 3)
     [[[[-18.0]]]]
 """
@@ -32,16 +32,18 @@ from torch import Tensor
 from torch.nn import functional as F
 
 Array = npt.NDArray[np.float32]
+Pair = tuple[int, ...]
 
 Way = Callable[[Array, Array, int, int, int], Array | None]
-"""(inputs (N, C, H, W), weights (O, C, kh, kw), stride, padding, threads) -> sums (N, O, H', W'), or None."""
+"""(inputs (N, C, H, W), weights (O, C, kh, kw), stride, padding, threads) -> sums (N, O, H', W'), or None.
+All three lie contiguously in memory, channels first or channels last."""
 
-_ways: list[Way] = []
+_ways: list[Way | None] = []
 
 
 @contextmanager
-def by(way: Way) -> Generator[None]:
-    """Ask a way for the sums of every low-bit convolution of this process, for a block."""
+def by(way: Way | None) -> Generator[None]:
+    """Ask a way for the sums of every binary convolution of this process, for a block; None: ask no way."""
     _ways.append(way)
     try:
         yield
@@ -49,9 +51,9 @@ def by(way: Way) -> Generator[None]:
         _ways.remove(way)
 
 
-def convolve(input: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
+def convolve(input: Tensor, weight: Tensor, stride: Pair, padding: Pair | str) -> Tensor:
     """Sums (N, O, H', W') of inputs (N, C, H, W) and weights (O, C, kh, kw); padded places count 0."""
-    sums = _asked(input, weight, stride, padding)
+    sums = None if torch.compiler.is_compiling() or not _ways else _asked(input, weight, stride, padding)
     if sums is None:
         return F.conv2d(input, weight, None, stride, padding)
     if torch.is_grad_enabled() and (input.requires_grad or weight.requires_grad):
@@ -59,25 +61,44 @@ def convolve(input: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor
     return sums
 
 
-def _asked(input: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor | None:
-    if not _ways or not (_plain(input) and _plain(weight)):
+def _asked(input: Tensor, weight: Tensor, stride: Pair, padding: Pair | str) -> Tensor | None:
+    way = (_ways or [None])[-1]
+    steps, sides = set(stride), set(padding)
+    whole = isinstance(padding, tuple) and len(steps) == len(sides) == 1 and input.dim() == 4
+    if way is None or not whole or _watched() or not (_plain(input) and _plain(weight)):
         return None
-    threads = torch.get_num_threads()
-    found = _ways[-1](input.detach().numpy(), weight.detach().numpy(), stride, padding, threads)
+    if not _alike(input, weight):
+        return None
+    found = way(
+        *(input.detach().numpy(), weight.detach().numpy()),
+        *(stride[0], int(padding[0]), torch.get_num_threads()),
+    )
     return None if found is None else torch.from_numpy(found)  # pyright: ignore[reportUnknownMemberType] - no stub
 
 
 def _plain(tensor: Tensor) -> bool:
-    """Numbers in this machine's memory, that nothing follows but autograd."""
-    return (
-        type(tensor) in (Tensor, torch.nn.Parameter)
-        and tensor.device.type == "cpu"
-        and tensor.dtype == torch.float32
-        and tensor.is_contiguous()
-        and not torch.is_autocast_enabled("cpu")
-        and not torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage] - public, says its documentation
-        and not torch.compiler.is_compiling()
-        and not cast(Any, torch._C)._are_functorch_transforms_active()  # pyright: ignore[reportPrivateUsage] - there is no public question
+    """Numbers in this machine's memory."""
+    kind = type(tensor) in (Tensor, torch.nn.Parameter)
+    return kind and tensor.device.type == "cpu" and tensor.dtype == torch.float32
+
+
+def _alike(input: Tensor, weight: Tensor) -> bool:
+    """Both lie channels first, or both channels last: what `conv2d` keeps."""
+    both = (input, weight)
+    return all(each.is_contiguous() for each in both) or all(
+        each.is_contiguous(memory_format=torch.channels_last) for each in both
+    )
+
+
+def _watched() -> bool:
+    """Something follows the operations that would not see these, or differentiates them otherwise."""
+    core = cast(Any, torch._C)  # pyright: ignore[reportPrivateUsage] - there are no public questions
+    return bool(
+        torch.is_autocast_enabled("cpu")
+        or torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage] - public, says its documentation
+        or core._are_functorch_transforms_active()
+        or core._len_torch_dispatch_stack()
+        or torch.autograd.forward_ad._current_level >= 0  # pyright: ignore[reportPrivateUsage]
     )
 
 
@@ -86,18 +107,21 @@ class _Known(torch.autograd.Function):
 
     @staticmethod
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride] - by design of autograd.Function
-        ctx: Any, input: Tensor, weight: Tensor, sums: list[Tensor], stride: int, padding: int
+        input: Tensor, weight: Tensor, sums: list[Tensor], stride: Pair, padding: Pair
     ) -> Tensor:
-        ctx.save_for_backward(input, weight)
-        ctx.stride, ctx.padding = stride, padding
         return sums[0]
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        input, weight, _, ctx.stride, ctx.padding = inputs
+        ctx.save_for_backward(input, weight)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride] - by design of autograd.Function
         input, weight = ctx.saved_tensors
         needed = [ctx.needs_input_grad[0], ctx.needs_input_grad[1], False]
         of_input, of_weight, _ = torch.ops.aten.convolution_backward(
-            *(grad, input, weight, None, [ctx.stride] * 2, [ctx.padding] * 2, [1, 1]),
+            *(grad, input, weight, None, ctx.stride, ctx.padding, [1, 1]),
             *(False, [0, 0], 1, needed),
         )
         return of_input, of_weight, None, None, None

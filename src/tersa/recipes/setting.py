@@ -13,14 +13,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast, get_args
 
+from tersa.binary.sign_sums import Patient
 from tersa.export.processor import cpuinfo, features
-from tersa.quant.sums import Array, by
+from tersa.quant.sums import by
 from tersa.recipes.folder import SPEC, read_spec
 from tersa.study.cluster import Crew
 from tersa.targets.environment import cores
 from tersa.train.config import Precision
 from tersa.train.device import torch_threads
 from tersa.train.memory import keep_freed
+
+_ON_BITS = Patient()
 
 Say = Callable[[str, float, str], None]
 """Shows progress: (name of the work, share done, remark)."""
@@ -87,12 +90,5 @@ def threads_of(setting: Setting) -> Generator[None]:
     Binary convolutions run forward on bits in it, where that pays: their sums are the same.
     """
     keep_freed()
-    with torch_threads(setting.threads or cores()), by(_on_bits):
+    with torch_threads(setting.threads or cores()), by(_ON_BITS):
         yield
-
-
-def _on_bits(inputs: Array, weights: Array, stride: int, padding: int, threads: int) -> Array | None:
-    """`sign_sums.convolve`, whose kernels are loaded when the first low-bit convolution runs."""
-    from tersa.binary.sign_sums import convolve
-
-    return convolve(inputs, weights, stride, padding, threads)

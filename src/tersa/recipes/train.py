@@ -47,7 +47,7 @@ from tersa.train.baseline import save_weights
 from tersa.train.config import TrainConfig, override
 from tersa.train.device import choose
 from tersa.train.estimate import Estimate, asking_seconds, estimate
-from tersa.train.evaluation import evaluate
+from tersa.train.evaluation import Evaluation, evaluate
 from tersa.train.history import HistoryWriter, read_history
 from tersa.train.lessons import Lessons, prepare
 from tersa.train.loop import Progress, Status, TrainResult, train
@@ -224,11 +224,14 @@ def run_training(
                 evaluate_every=evaluate_every,
                 lessons=lessons,
             )
-            result = _finish(folder, spec, setting, task, model, files, device, done)
-            seen = portrait(model, task, spec.config, spec=spec.model, device=device)
+            setting.say("test", 0.0, "")
+            result, test = _finish(folder, spec, setting, task, model, files, device, done)
+            setting.say("test", 0.5, f"{test.accuracy:.2f} %, now its page")
+            seen = portrait(model, task, spec.config, spec=spec.model, device=device, answers=test.logits)
             write_record(folder / PORTRAIT, seen)
             write_record(folder / RESULT, result)
             write_report(folder, result)
+            setting.say("test", 1.0, f"{test.accuracy:.2f} %")
     (folder / CHECKPOINT).unlink(missing_ok=True)
     return read_record(folder / RESULT, TrainedRun)
 
@@ -354,14 +357,14 @@ def _finish(
     files: dict[str, str],
     device: str,
     done: TrainResult,
-) -> TrainedRun:
+) -> tuple[TrainedRun, Evaluation]:
     """Write the weights, read the test split once, and put together what is known of the run."""
     remove_leftovers(folder / WEIGHTS)
     save_weights(model, folder / WEIGHTS)
     validation = evaluate(model, task.validation, task, device=device)
     test = evaluate(model, task.test, task, device=device)
     model.to("cpu")
-    return TrainedRun(
+    found = TrainedRun(
         name=folder.name,
         command=setting.command or f"tersa train --data {spec.data} --model {spec.model}",
         status=done.status,
@@ -389,6 +392,7 @@ def _finish(
         report=REPORT,
         seconds=done.seconds,
     )
+    return found, test
 
 
 def history_of(folder: Path) -> list[Epoch]:

@@ -23,6 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from tersa.errors import TargetError
 from tersa.export.artefact import Artefact
 from tersa.export.onnx import Deployed
+from tersa.quant.sums import by
 from tersa.targets.base import Pixels, Session, described, executed, first_line, require_precision
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -172,7 +173,7 @@ class _Recorder(TorchDispatchMode):
 
 @contextmanager
 def pinned(threads: int) -> Generator[None]:
-    """Hold PyTorch's number of threads, and FP32 at FP32; both are given back."""
+    """Hold PyTorch's number of threads, FP32 at FP32, and its own convolutions; all are given back."""
     backends: Any = torch.backends
     settings = (backends.mkldnn.matmul, backends.mkldnn.conv, backends.cuda.matmul, backends.cudnn.conv)
     before = torch.get_num_threads(), [one.fp32_precision for one in settings]
@@ -181,7 +182,8 @@ def pinned(threads: int) -> Generator[None]:
     for one in settings:
         one.fp32_precision = "ieee"
     try:
-        yield
+        with by(None):
+            yield
     finally:
         if before[0] != threads:
             torch.set_num_threads(before[0])
