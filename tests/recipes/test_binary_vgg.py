@@ -277,4 +277,4 @@ def test_cifar_is_judged_against_the_document() -> None:
     assert "2.29 points above the document" in _verdict([row(90.5)], quick)
     assert _verdict([], quick) == "No row was trained"
     rows = [row(90.5, status="diverged"), row(70.0, "cnv")]
-    assert _verdict(rows, quick) == "cnv reaches 70.00 % after 3 epochs; B-VGG16 diverged"
+    assert _verdict(rows, quick) == "BNN-PYNQ reaches 70.00 % after 3 epochs; B-VGG16 diverged"

@@ -480,7 +480,7 @@ def _verdict(rows: list[RowResult], wanted: BinaryVgg) -> str:
     if own is None:
         best = max(ours, key=lambda name: ours[name])
         end = "diverged" if "bvgg16" in diverged else "was not trained"
-        return f"{best} reaches {ours[best]:.2f} % {length}; B-VGG16 {end}"
+        return f"{row_of(best).network or best} reaches {ours[best]:.2f} % {length}; B-VGG16 {end}"
     published = row_of("bvgg16").published
     assert published is not None
     if wanted.data != "cifar-10":

@@ -31,8 +31,10 @@ from tersa.recipes.pruning_store import PruningStore
 from tersa.recipes.quantized_training import COMPARISON, SUMMARY, ReproduceResult
 from tersa.recipes.study import DATABASE
 from tersa.recipes.study_curves import extremes
+from tersa.recipes.train import TrainedRun
 from tersa.records.base import SCHEMA, Record, read_record
 from tersa.records.results import Environment
+from tersa.report.numbers import plural
 from tersa.study.cell import CellResult
 from tersa.study.statistics import interval
 from tersa.study.store import StudyStore
@@ -153,7 +155,7 @@ def _of_folder(folder: Path) -> Summary:
     if document == "adaptation":
         return _adapted(folder.name, read_record(folder / RESULT, AdaptationResult))
     if document == "binary-vgg":
-        return _binary(folder.name, read_record(folder / RESULT, BinaryVggResult))
+        return _binary(folder, read_record(folder / RESULT, BinaryVggResult))
     raise UsageError(f"{folder} is a run of tersa {verb}, not of tersa reproduce; leave it out")
 
 
@@ -409,14 +411,18 @@ def _claims(result: AdaptationResult) -> dict[str, tuple[float, str]]:
     return ours
 
 
-def _binary(name: str, result: BinaryVggResult) -> Summary:
-    """Document 004's table II; rows that diverged say nothing of their method."""
+def _binary(folder: Path, result: BinaryVggResult) -> Summary:
+    """Document 004's table II, with the time of its trainings; rows that diverged are left out."""
     ours = {row.network: row for row in result.rows if row.network and row.trained}
     values: list[Ours] = []
     for row in rows_of("binary_vgg.csv"):
         each = ours.get(row["network"])
         if each is not None:
             key = key_of("binary_vgg.csv", row, "test_accuracy_percent")
-            remark = "; ".join(filter(None, [f"{each.epochs} epochs on {each.device}", each.note]))
+            length = f"{plural(each.epochs, 'epoch')} on {each.device}"
+            remark = "; ".join(filter(None, [length, each.note]))
             values.append(Ours(key=key, value=each.test_accuracy, remark=remark))
-    return _summary("binary-vgg", name, result, values)
+    summary = _summary("binary-vgg", folder.name, result, values)
+    summary = summary.model_copy(update={"seconds": sum(row.seconds for row in result.rows)})
+    run = next((folder / row.folder / RESULT for row in result.rows if row.trained and row.folder), None)
+    return _on(summary, read_record(run, TrainedRun).environment if run and run.is_file() else None)
