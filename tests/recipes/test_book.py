@@ -278,6 +278,7 @@ def binary_result(*rows: RowResult) -> BinaryVggResult:
 def test_binary_rows_that_were_run_are_read(tmp_path: Path) -> None:
     write_record(tmp_path / RESULT, binary_result(binary_row("BNN-PYNQ", 70.0), binary_row("LAB", None)))
     (read,) = found([tmp_path])
+    assert read.seconds == 2.0, "of the trainings, not of putting a table together"
     told = cell("BNN-PYNQ", read)
     assert (told.ours, told.verdict) == (70.0, "falls short")
     assert told.reason.startswith("a shortened run; 3 epochs on cpu; JPEG copy; ")

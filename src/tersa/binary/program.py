@@ -303,6 +303,7 @@ class Program:
         shape: (C, H, W) of one image.
         operations: see the head of this file.
         precision: bits in words, `1/1 (W/A), input 8, first 1/8, last 1/1`.
+        whole: it ends in the logits of its classes; a part of a program may end in any floats.
         values: what each operation makes; worked out.
 
     Raises:
@@ -313,23 +314,13 @@ class Program:
     shape: Shape
     operations: tuple[Operation, ...]
     precision: str = ""
+    whole: bool = True
     values: tuple[Value, ...] = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "values", _infer(self))
-        self.check_end()
-
-    def check_end(self) -> None:
-        """Refuse operations that do not end in the logits of named classes.
-
-        Raises:
-            ModelError: they do not.
-        """
-        last = self.values[-1]
-        if not self.classes:
-            raise ModelError("a program needs classes, got none")
-        if last.kind != "floats" or last.shape != (len(self.classes), 1, 1):
-            raise ModelError(f"the last operation makes {last}, not {len(self.classes)} logits")
+        if self.whole:
+            _check_end(self)
 
     @property
     def exact(self) -> bool:
@@ -352,13 +343,6 @@ class Program:
             for source in dict.fromkeys(sources(one)):
                 found.setdefault(source, []).append(place)
         return found
-
-
-class Part(Program):
-    """Operations of a program: they end in values of any shape, and name no classes."""
-
-    def check_end(self) -> None:
-        """Any end will do."""
 
 
 def sources(operation: Operation) -> tuple[int, ...]:
@@ -400,6 +384,14 @@ def _infer(program: Program) -> tuple[Value, ...]:
         if place + 1 < len(found) and not readers:
             raise ModelError(f"nothing reads what operation {place} makes")
     return tuple(found)
+
+
+def _check_end(program: Program) -> None:
+    last = program.values[-1]
+    if not program.classes:
+        raise ModelError("a program needs classes, got none")
+    if last.kind != "floats" or last.shape != (len(program.classes), 1, 1):
+        raise ModelError(f"the last operation makes {last}, not {len(program.classes)} logits")
 
 
 def _checked(operation: Operation, reads: list[Value], program: Program, name: str) -> Value:

@@ -32,7 +32,7 @@ import numpy.typing as npt
 from tersa.binary import kernels
 from tersa.binary import sign_kernels as signs
 from tersa.binary.lowering import Lowered, form_read
-from tersa.binary.program import Affine, Convolution, Part, Pixels, Weights
+from tersa.binary.program import Affine, Convolution, Pixels, Program, Weights
 from tersa.binary.runtime import execute
 from tersa.binary.step_table import Table
 from tersa.errors import ModelError
@@ -134,13 +134,14 @@ def _all_signs(values: Floats) -> bool:
     return signs.are_signs(np.ravel(values, order="K").view(np.int32))
 
 
-def _part(shape: tuple[int, ...], taps: Floats, stride: int, padding: int) -> Part:
+def _part(shape: tuple[int, ...], taps: Floats, stride: int, padding: int) -> Program:
     """The convolution as operations whose floats are the sums."""
     o, kh, kw, c = taps.shape
     image = (c, shape[1], shape[2])
     weights = Weights((o, kh, kw, c), 1, np.packbits((taps > 0).reshape(-1), bitorder="little")[None])
     plain = Affine(1, np.ones(o, np.float32), np.zeros(o, np.float32))
-    return Part((), image, (Pixels(1, image), Convolution(0, weights, stride, padding), plain))
+    operations = (Pixels(1, image), Convolution(0, weights, stride, padding), plain)
+    return Program((), image, operations, whole=False)
 
 
 def _through(table: Table, images: Floats, padding: int, threads: int, *, last: bool) -> Floats | None:

@@ -103,7 +103,7 @@ def _watched() -> bool:
 
 
 class _Known(torch.autograd.Function):
-    """A convolution whose sums are known: only its gradients are left to be found."""
+    """A convolution whose sums are known: only its gradients are left to be found. Never under `vmap`."""
 
     @staticmethod
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride] - by design of autograd.Function
