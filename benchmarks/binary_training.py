@@ -39,7 +39,6 @@ NETWORKS = (
     "bvgg16",
     "cnv+w1a1",
     "vgg-small+w1a1:first=float,last=float,scale=xnor",
-    "vgg-small+w1a1:scale=lab",
     "bresnet18+w1a1",
 )
 SHAPE, CLASSES, BATCH, EVALUATED = (3, 32, 32), 10, 128, 250
