@@ -18,6 +18,8 @@ from __future__ import annotations
 
 import math
 import threading
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import Any
 
 import numba
@@ -56,9 +58,8 @@ class Runner:
     """
 
     def __init__(self, program: Program, threads: int = 1) -> None:
-        most = int(getattr(numba.config, "NUMBA_NUM_THREADS"))  # noqa: B009 - set at run time
-        if not 1 <= threads <= most:
-            raise UsageError(f"threads are 1 to {most} here, not {threads}")
+        if not 1 <= threads <= most_threads():
+            raise UsageError(f"threads are 1 to {most_threads()} here, not {threads}")
         self.program, self.threads = program, threads
         self._lowered = Lowered(program)
         self._tables: dict[int, Table] = {}
@@ -108,16 +109,28 @@ class Runner:
         return table.logits.copy()
 
 
+def most_threads() -> int:
+    """That numba has; it is decided when numba is imported."""
+    return int(getattr(numba.config, "NUMBA_NUM_THREADS"))  # noqa: B009 - numba sets it, its types lack it
+
+
+@contextmanager
+def numba_threads(threads: int) -> Generator[None]:
+    """Let parallel kernels use so many threads for a block; one thread leaves numba's alone."""
+    before = threads if threads == 1 else numba.get_num_threads()
+    if before != threads:
+        numba.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        if before != threads:
+            numba.set_num_threads(before)
+
+
 def execute(rows: npt.NDArray[np.int64], threads: int) -> None:
     """Run steps of a table."""
     if threads == 1:
         kernels.alone(rows)
         return
-    before = numba.get_num_threads()
-    if before != threads:
-        numba.set_num_threads(threads)
-    try:
+    with numba_threads(threads):
         kernels.together(rows)
-    finally:
-        if before != threads:
-            numba.set_num_threads(before)

@@ -5,8 +5,8 @@ looked at; one that is neither -1 nor 1 makes it decline, and so do layers too s
 is that of the packed programs: it looks up or counts, as the processor does best. Some images go through at
 once, so that their sums stay in the cache until they lie as the inputs do.
 
-Where no kernel was compiled on a machine before, loading them takes about a minute. `Patient` therefore waits
-until as much work has gone by, so that a short training never pays for it.
+Where no kernel was compiled on a machine before, loading them takes longer than many a training. `Patient`
+therefore waits until `PATIENCE` products have gone by in floats.
 
 Example:
     >>> rng = np.random.default_rng(0)
@@ -22,10 +22,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Generator
-from contextlib import contextmanager
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
@@ -33,7 +30,7 @@ from tersa.binary import kernels
 from tersa.binary import sign_kernels as signs
 from tersa.binary.lowering import Lowered, form_read
 from tersa.binary.program import Affine, Convolution, Pixels, Program, Weights
-from tersa.binary.runtime import execute
+from tersa.binary.runtime import execute, most_threads, numba_threads
 from tersa.binary.step_table import Table
 from tersa.errors import ModelError
 
@@ -48,7 +45,7 @@ FEWEST_CHANNELS = 64
 SUMS_AT_ONCE = 1 << 20
 """Of each thread: 4 MiB."""
 PATIENCE = 1 << 39
-"""Products in floats before kernels are loaded: about 20 seconds of one core."""
+"""Products in floats before kernels are loaded: some 20 seconds at 50 GFLOP/s."""
 
 _one_at_a_time = threading.Lock()
 
@@ -105,10 +102,10 @@ def convolve(inputs: Floats, weights: Floats, stride: int, padding: int, threads
     taps = np.ascontiguousarray(weights.transpose(0, 2, 3, 1))  # (O, kh, kw, C)
     if not (_all_signs(inputs[0]) and _all_signs(taps)):
         return None
-    threads = min(threads, int(getattr(numba.config, "NUMBA_NUM_THREADS")))  # noqa: B009 - set at run time
+    threads = min(threads, most_threads())
     n, outputs = len(inputs), math.prod(_outputs(inputs, weights, stride, padding)) * len(weights)
     most = max(1, threads * SUMS_AT_ONCE // outputs)
-    with _one_at_a_time, _threads(threads):
+    with _one_at_a_time, numba_threads(threads):
         try:
             part = _part(inputs.shape[1:], taps, stride, padding)
             if form_read(part, 1) != "words":
@@ -168,16 +165,3 @@ def _through(table: Table, images: Floats, padding: int, threads: int, *, last: 
         else:
             signs.TURNED[threads > 1](sums, there)
     return found
-
-
-@contextmanager
-def _threads(threads: int) -> Generator[None]:
-    """numba's threads, which one thread leaves alone."""
-    before = 0 if threads == 1 else numba.get_num_threads()
-    if before:
-        numba.set_num_threads(threads)
-    try:
-        yield
-    finally:
-        if before:
-            numba.set_num_threads(before)
